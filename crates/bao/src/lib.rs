@@ -1,0 +1,1 @@
+//! Prove and verify one span of one blob

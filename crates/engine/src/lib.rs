@@ -1,0 +1,1 @@
+//! The async driver of Fetch and the use cases above it

@@ -1,0 +1,3 @@
+//! The peer protocol.
+mod ids;
+pub use ids::{Key, PeerId, PeerIdError};

@@ -1,0 +1,1 @@
+//! iroh and libp2p: one adapter each

@@ -1,0 +1,1 @@
+//! Nix's formats: store paths, narinfo, NAR, base32, signatures

@@ -1,0 +1,1 @@
+//! The local store: sync traits, in memory and on disk

@@ -1,0 +1,1 @@
+//! Keys, attestations and policy: the only place where a root becomes trusted

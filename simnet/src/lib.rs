@@ -1,0 +1,1 @@
+//! A deterministic simulation of peers, links and liars
