@@ -1,0 +1,116 @@
+//! A run of groups.
+
+use std::ops::Range;
+
+use bao_tree::{BaoTree, ChunkNum, ChunkRanges};
+
+use crate::BLOCK_SIZE;
+
+/// The unit of proof: 16 KiB. Only a blob's last group may be shorter.
+pub const GROUP_BYTES: u64 = 16 * 1024;
+const GROUP_CHUNKS: u64 = 16;
+/// The longest blob that is believed to exist, in bytes.
+pub const BLOB_BYTES_MAX: u64 = 1 << 48;
+
+/// A non-empty, half-open range of a blob's groups. An empty blob has one group, which is empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span {
+    start: u64,
+    end: u64,
+}
+
+impl Span {
+    /// All groups of a blob of this many bytes.
+    pub fn whole(size: u64) -> Self {
+        Self { start: 0, end: group_count(size) }
+    }
+
+    /// The last group of a blob of this many bytes.
+    pub fn last(size: u64) -> Self {
+        let end = group_count(size);
+        Self { start: end - 1, end }
+    }
+
+    /// The fewest groups that cover these bytes of a blob of `size` bytes; `None` where there is nothing to cover.
+    pub fn covering(bytes: Range<u64>, size: u64) -> Option<Self> {
+        let end = bytes.end.min(size);
+        (bytes.start < end).then(|| Self { start: bytes.start / GROUP_BYTES, end: end.div_ceil(GROUP_BYTES) })
+    }
+
+    /// These groups, if the range is not empty and within [`BLOB_BYTES_MAX`].
+    pub fn from_groups(groups: Range<u64>) -> Option<Self> {
+        let Range { start, end } = groups;
+        (start < end && end <= BLOB_BYTES_MAX / GROUP_BYTES).then_some(Self { start, end })
+    }
+
+    /// The groups.
+    pub fn groups(&self) -> Range<u64> {
+        self.start..self.end
+    }
+
+    /// The bytes of these groups in a blob of `size` bytes.
+    pub fn bytes(&self, size: u64) -> Range<u64> {
+        let start = (self.start * GROUP_BYTES).min(size);
+        start..(self.end * GROUP_BYTES).min(size)
+    }
+
+    /// Whether a blob of `size` bytes has all these groups.
+    pub fn fits(&self, size: u64) -> bool {
+        self.end <= group_count(size)
+    }
+
+    /// Cuts a blob of `size` bytes into spans of at most `groups_max` groups.
+    pub fn cut(size: u64, groups_max: u64) -> impl Iterator<Item = Span> {
+        let end = group_count(size);
+        let step = groups_max.max(1);
+        (0..end.div_ceil(step)).map(move |i| Self { start: i * step, end: ((i + 1) * step).min(end) })
+    }
+
+    pub(crate) fn chunk_ranges(&self) -> ChunkRanges {
+        ChunkRanges::from(ChunkNum(self.start * GROUP_CHUNKS)..ChunkNum(self.end * GROUP_CHUNKS))
+    }
+}
+
+fn group_count(size: u64) -> u64 {
+    size.div_ceil(GROUP_BYTES).max(1)
+}
+
+/// The shape of a blob's hash tree.
+pub(crate) fn tree(size: u64) -> BaoTree {
+    BaoTree::new(size, BLOCK_SIZE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_blob_has_one_empty_group() {
+        assert_eq!(Span::whole(0), Span::last(0));
+        assert_eq!(Span::whole(0).groups(), 0..1);
+        assert_eq!(Span::whole(0).bytes(0), 0..0);
+        assert_eq!(Span::covering(0..0, 0), None);
+    }
+
+    #[test]
+    fn covering_rounds_outwards_to_groups() {
+        let size = 40_000;
+        assert_eq!(Span::covering(0..1, size), Span::from_groups(0..1));
+        assert_eq!(Span::covering(16_383..16_385, size), Span::from_groups(0..2));
+        assert_eq!(Span::covering(32_768..99_999, size), Some(Span::last(size)));
+        assert_eq!(Span::covering(40_000..40_001, size), None);
+        assert_eq!(Span::last(size).bytes(size), 32_768..40_000);
+        assert!(Span::last(size).fits(size));
+        assert!(!Span::last(size).fits(32_768));
+    }
+
+    #[test]
+    fn cuts_are_seamless() {
+        for size in [0, 1, 16_384, 16_385, 1_000_000] {
+            let spans: Vec<_> = Span::cut(size, 4).collect();
+            assert_eq!(spans[0].groups().start, 0);
+            assert_eq!(spans.last().unwrap().groups().end, Span::whole(size).groups().end);
+            assert!(spans.windows(2).all(|pair| pair[0].groups().end == pair[1].groups().start));
+        }
+    }
+}
