@@ -1,0 +1,112 @@
+//! One switch, and the hosts on it.
+
+use std::{
+    cell::Cell,
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use tempfile::TempDir;
+
+use crate::host::Host;
+
+/// Names of namespaces are `firn-<pid of the test>-<lan>-<host>`, so that what a killed test left can be told.
+const NAME_PREFIX: &str = "firn";
+
+/// A LAN of its own: nothing on it reaches this machine's network, nor another test's LAN.
+pub struct Lan {
+    name: String,
+    switch: String,
+    hosts: Cell<u8>,
+    directory: TempDir,
+}
+
+impl Lan {
+    /// An empty switch.
+    pub fn new() -> Self {
+        static LANS: AtomicU32 = AtomicU32::new(0);
+        sweep();
+        let number = LANS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{NAME_PREFIX}-{}-{number}", std::process::id());
+        let switch = format!("{name}-switch");
+        ip(&["netns", "add", &switch]);
+        ip(&["-n", &switch, "link", "add", "bridge", "type", "bridge", "mcast_snooping", "0"]);
+        ip(&["-n", &switch, "link", "set", "bridge", "up"]);
+        Self { name, switch, hosts: Cell::new(0), directory: TempDir::with_prefix("firn-e2e-").unwrap() }
+    }
+
+    /// A new host with the next free address, plugged in. `label` stands in its name and its logs.
+    pub fn host(&self, label: &'static str) -> Host {
+        let number = self.hosts.get() + 1;
+        self.hosts.set(number);
+        let namespace = format!("{}-{label}", self.name);
+        let port = format!("port{number}");
+        let address = format!("10.77.0.{number}");
+        let inside = |arguments: &[&str]| ip(&[&["-n", &namespace], arguments].concat());
+
+        ip(&["netns", "add", &namespace]);
+        ip(&["-n", &self.switch, "link", "add", &port, "type", "veth", "peer", "eth0", "netns", &namespace]);
+        ip(&["-n", &self.switch, "link", "set", &port, "master", "bridge", "up"]);
+        inside(&["address", "add", &format!("{address}/24"), "dev", "eth0"]);
+        inside(&["link", "set", "lo", "multicast", "on", "up"]);
+        inside(&["link", "set", "eth0", "multicast", "on", "up"]);
+        inside(&["route", "add", "224.0.0.0/4", "dev", "eth0"]);
+        Host::new(label, namespace, address.parse().unwrap(), self.directory.path().join(label))
+    }
+
+    /// Pulls the plug of a host: what it sends and what is sent to it is lost.
+    pub fn unplug(&self, host: &Host) {
+        self.set_port(host, "down");
+    }
+
+    /// Puts the plug back in.
+    pub fn plug(&self, host: &Host) {
+        self.set_port(host, "up");
+    }
+
+    fn set_port(&self, host: &Host, state: &str) {
+        let port = format!("port{}", host.address().octets()[3]);
+        ip(&["-n", &self.switch, "link", "set", &port, state]);
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        delete_namespace(&self.switch);
+    }
+}
+
+/// Kills what runs in a namespace and removes it. Does nothing where there is none.
+pub fn delete_namespace(name: &str) {
+    if let Ok(output) = Command::new("ip").args(["netns", "pids", name]).output() {
+        let pids = String::from_utf8_lossy(&output.stdout);
+        for pid in pids.lines().filter_map(|line| line.parse().ok()).filter_map(rustix::process::Pid::from_raw) {
+            // It may have ended meanwhile.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+    let _ = Command::new("ip").args(["netns", "delete", name]).output();
+}
+
+/// Removes the namespaces of tests that were killed before they could.
+fn sweep() {
+    let output = Command::new("ip").args(["netns", "list"]).output().expect("`ip` is installed");
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let name = line.split(' ').next().unwrap_or_default();
+        let mut words = name.split('-');
+        if words.next() != Some(NAME_PREFIX) {
+            continue;
+        }
+        let pid: Option<u32> = words.next().and_then(|pid| pid.parse().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            delete_namespace(name);
+        }
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let output = Command::new("ip").args(arguments).output().expect("`ip` is installed");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {}: {error}(network namespaces take root)", arguments.join(" "));
+}

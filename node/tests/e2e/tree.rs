@@ -1,0 +1,48 @@
+//! Comparing file trees.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use walkdir::WalkDir;
+
+/// What a tree's entry is, as far as castore and NAR know.
+#[derive(PartialEq, Eq)]
+enum Entry {
+    Directory,
+    File { contents: Vec<u8>, executable: bool },
+    Symlink(PathBuf),
+}
+
+/// Both trees have the same names, kinds, contents, executable bits and symlink targets.
+pub fn assert_same_tree(left: &Path, right: &Path) {
+    let (left_entries, right_entries) = (read(left), read(right));
+    assert!(!left_entries.is_empty(), "{} is not there", left.display());
+    for (name, entry) in &left_entries {
+        let same = right_entries.get(name).is_some_and(|other| other == entry);
+        assert!(same, "{} differs between {} and {}", name.display(), left.display(), right.display());
+    }
+    for name in right_entries.keys() {
+        assert!(left_entries.contains_key(name), "{} is only in {}", name.display(), right.display());
+    }
+}
+
+fn read(root: &Path) -> BTreeMap<PathBuf, Entry> {
+    let entries = WalkDir::new(root).into_iter().map(|entry| {
+        let entry = entry.unwrap();
+        let kind = entry.file_type();
+        let value = if kind.is_dir() {
+            Entry::Directory
+        } else if kind.is_symlink() {
+            Entry::Symlink(fs::read_link(entry.path()).unwrap())
+        } else {
+            let executable = entry.metadata().unwrap().permissions().mode() & 0o100 != 0;
+            Entry::File { contents: fs::read(entry.path()).unwrap(), executable }
+        };
+        (entry.path().strip_prefix(root).unwrap().to_path_buf(), value)
+    });
+    entries.collect()
+}
