@@ -129,7 +129,14 @@ impl Host {
         fs::write(&body, b"").unwrap();
         let output = self
             .command("curl")
-            .args(["--silent", "--max-time", "30", "--write-out", "%{http_code} %{time_total}", "--dump-header"])
+            .args([
+                "--silent",
+                "--max-time",
+                "30",
+                "--write-out",
+                "%{http_code} %{time_total}",
+                "--dump-header",
+            ])
             .arg(&headers)
             .arg("--output")
             .arg(&body)

@@ -81,7 +81,9 @@ impl Drop for Lan {
 pub fn delete_namespace(name: &str) {
     if let Ok(output) = Command::new("ip").args(["netns", "pids", name]).output() {
         let pids = String::from_utf8_lossy(&output.stdout);
-        for pid in pids.lines().filter_map(|line| line.parse().ok()).filter_map(rustix::process::Pid::from_raw) {
+        for pid in
+            pids.lines().filter_map(|line| line.parse().ok()).filter_map(rustix::process::Pid::from_raw)
+        {
             // It may have ended meanwhile.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }

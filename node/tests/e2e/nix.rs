@@ -92,7 +92,8 @@ impl<'h> Nix<'h> {
 
     /// Makes a key pair.
     pub fn generate_key(&self, name: &str) -> NixKey {
-        let (secret, public) = (self.host.path(&format!("{name}.sec")), self.host.path(&format!("{name}.pub")));
+        let (secret, public) =
+            (self.host.path(&format!("{name}.sec")), self.host.path(&format!("{name}.pub")));
         self.host.succeed(
             "nix-store",
             &["--generate-binary-cache-key".as_ref(), name.as_ref(), secret.as_os_str(), public.as_os_str()],
@@ -102,7 +103,8 @@ impl<'h> Nix<'h> {
 
     /// Signs a path and all that it refers to.
     pub fn sign(&self, key: &NixKey, path: &str) {
-        let arguments = ["store", "sign", "--recursive", "--key-file", key.secret_file.to_str().unwrap(), path];
+        let arguments =
+            ["store", "sign", "--recursive", "--key-file", key.secret_file.to_str().unwrap(), path];
         self.host.succeed("nix", &arguments);
     }
 

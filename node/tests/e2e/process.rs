@@ -24,7 +24,8 @@ pub struct Process {
 
 impl Process {
     pub(crate) fn start(mut command: Command, name: String, directory: &Path) -> Self {
-        let log = (0..).map(|number| directory.join(format!("{name}-{number}.log"))).find(|log| !log.exists());
+        let log =
+            (0..).map(|number| directory.join(format!("{name}-{number}.log"))).find(|log| !log.exists());
         let log = log.expect("the numbers do not end");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&log).unwrap());
         let mut child = command.spawn().unwrap();
