@@ -80,7 +80,8 @@ fn nix_copies_a_signed_closure_from_host_to_host() {
     let key = from.generate_key("cache-1");
     from.sign(&key, &app);
     let cache = publisher.path("cache");
-    publisher.succeed("nix", &["copy", "--to", &format!("file://{}", cache.display()), &app]);
+    publisher
+        .succeed("nix", &["copy", "--to", &format!("file://{}?compression=none", cache.display()), &app]);
     let (_server, url) = serve(&publisher, &cache);
 
     let refusal = consumer.fail("nix", &["copy", "--from", &url, &app]);

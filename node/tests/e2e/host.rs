@@ -26,7 +26,6 @@ pub struct Host {
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
-    pub headers: String,
     pub body: Vec<u8>,
     pub took: Duration,
 }
@@ -125,19 +124,11 @@ impl Host {
 
     /// As [`Host::get`], with more arguments for curl.
     pub fn get_with(&self, url: &str, arguments: &[&str]) -> Option<Answer> {
-        let (headers, body) = (self.path("tmp/headers"), self.path("tmp/body"));
+        let body = self.path("tmp/body");
         fs::write(&body, b"").unwrap();
         let output = self
             .command("curl")
-            .args([
-                "--silent",
-                "--max-time",
-                "30",
-                "--write-out",
-                "%{http_code} %{time_total}",
-                "--dump-header",
-            ])
-            .arg(&headers)
+            .args(["--silent", "--max-time", "30", "--write-out", "%{http_code} %{time_total}"])
             .arg("--output")
             .arg(&body)
             .args(arguments)
@@ -151,7 +142,6 @@ impl Host {
         let (status, seconds) = written.split_once(' ').unwrap();
         Some(Answer {
             status: status.parse().unwrap(),
-            headers: fs::read_to_string(headers).unwrap(),
             body: fs::read(body).unwrap(),
             took: Duration::from_secs_f64(seconds.parse().unwrap()),
         })

@@ -16,6 +16,7 @@ const NAME_PREFIX: &str = "firn";
 
 /// A LAN of its own: nothing on it reaches this machine's network, nor another test's LAN.
 pub struct Lan {
+    network: &'static str,
     name: String,
     switch: String,
     hosts: Cell<u8>,
@@ -23,8 +24,17 @@ pub struct Lan {
 }
 
 impl Lan {
-    /// An empty switch.
+    /// An empty switch whose hosts have private addresses.
     pub fn new() -> Self {
+        Self::with_network("10.77.0")
+    }
+
+    /// An empty switch whose hosts have addresses of the internet, which it does not reach.
+    pub fn internet() -> Self {
+        Self::with_network("5.77.0")
+    }
+
+    fn with_network(network: &'static str) -> Self {
         static LANS: AtomicU32 = AtomicU32::new(0);
         sweep();
         let number = LANS.fetch_add(1, Ordering::Relaxed);
@@ -33,7 +43,13 @@ impl Lan {
         ip(&["netns", "add", &switch]);
         ip(&["-n", &switch, "link", "add", "bridge", "type", "bridge", "mcast_snooping", "0"]);
         ip(&["-n", &switch, "link", "set", "bridge", "up"]);
-        Self { name, switch, hosts: Cell::new(0), directory: TempDir::with_prefix("firn-e2e-").unwrap() }
+        Self {
+            network,
+            name,
+            switch,
+            hosts: Cell::new(0),
+            directory: TempDir::with_prefix("firn-e2e-").unwrap(),
+        }
     }
 
     /// A new host with the next free address, plugged in. `label` stands in its name and its logs.
@@ -42,7 +58,7 @@ impl Lan {
         self.hosts.set(number);
         let namespace = format!("{}-{label}", self.name);
         let port = format!("port{number}");
-        let address = format!("10.77.0.{number}");
+        let address = format!("{}.{number}", self.network);
         let inside = |arguments: &[&str]| ip(&[&["-n", &namespace], arguments].concat());
 
         ip(&["netns", "add", &namespace]);

@@ -6,9 +6,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod firn;
 mod harness;
 mod host;
 mod lan;
 mod nix;
 mod process;
+mod stories;
 mod tree;

@@ -18,7 +18,7 @@ let
   });
   data = build "data" { } ''
     mkdir -p $out/many $out/empty
-    seq 1 300000 > $out/numbers
+    seq 1 2000000 > $out/numbers
     for number in $(seq 1 150); do echo "file $number" > $out/many/$number; done
     : > $out/nothing
     odd=$(printf 'odd-\377')
@@ -65,6 +65,18 @@ impl<'h> Nix<'h> {
         nix.configure(&NixConf::default());
         host.succeed("nix-store", &["--init"]);
         nix
+    }
+
+    /// Empties the store and forgets all that Nix remembers of its substituters.
+    pub fn reset(&self) {
+        for directory in ["nix", "home/.cache/nix"] {
+            let directory = self.host.path(directory);
+            for entry in fs::read_dir(&directory).into_iter().flatten() {
+                let path = entry.unwrap().path();
+                if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
+            }
+        }
+        self.host.succeed("nix-store", &["--init"]);
     }
 
     /// Writes nix.conf.

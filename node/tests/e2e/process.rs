@@ -66,12 +66,6 @@ impl Process {
         kill_process(pid, Signal::TERM).unwrap();
         eventually(&format!("{} ends", self.name), within, || self.child.try_wait().unwrap())
     }
-
-    /// Kills it (SIGKILL), as a power cut would.
-    pub fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
 }
 
 impl Drop for Process {

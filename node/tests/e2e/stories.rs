@@ -1,0 +1,307 @@
+//! What users do, from end to end.
+
+use std::{fs, time::Duration};
+
+use serde_json::Value;
+
+use crate::{
+    firn::{CACHE, Node, Said, firn, firn_ok},
+    host::Host,
+    lan::Lan,
+    nix::{Nix, NixConf, NixKey},
+    process::eventually,
+    tree::assert_same_tree,
+};
+
+/// An announcement has reached those who store it, and a look-up those who announced.
+const FOUND_WITHIN: Duration = Duration::from_secs(60);
+
+/// No trusted key vouches for it, by the exit code.
+const UNTRUSTED: i32 = 4;
+/// Neither here nor at any peer, by the exit code.
+const MISSING: i32 = 3;
+
+/// `firn get`, again and again until somebody has it. Gives what came of it, be it success or not.
+fn get_when_found(host: &Host, arguments: &[&str]) -> Said {
+    let arguments = [&["get"], arguments].concat();
+    eventually(&format!("somebody has {arguments:?}"), FOUND_WITHIN, || {
+        Some(firn(host, &arguments)).filter(|said| said.code != MISSING)
+    })
+}
+
+/// As [`get_when_found`]; it must succeed, and its object is given.
+fn get(host: &Host, arguments: &[&str]) -> Value {
+    let said = get_when_found(host, arguments);
+    assert_eq!(said.code, 0, "{}: firn get {arguments:?}: {said}", host.label());
+    said.json
+}
+
+/// Waits until a node's binary cache has the path.
+fn wait_for_narinfo(node: &Node<'_>, store_path: &str) {
+    eventually("its narinfo is there", FOUND_WITHIN, || {
+        (node.narinfo(store_path).status == 200).then_some(())
+    });
+}
+
+fn key_of(nix: &Nix<'_>) -> NixKey {
+    nix.generate_key("cache-1")
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("no text: {value}"))
+}
+
+/// Writes a small tree with a symlink, an executable and a file larger than a chunk group.
+fn write_site(host: &Host) -> std::path::PathBuf {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let site = host.path("home/site");
+    fs::create_dir_all(site.join("pages/empty")).unwrap();
+    fs::write(site.join("pages/index.html"), "<h1>hello</h1>").unwrap();
+    fs::write(site.join("large"), "0123456789".repeat(100_000)).unwrap();
+    fs::write(site.join("run"), "#!/bin/sh\n").unwrap();
+    fs::set_permissions(site.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("pages/index.html", site.join("index.html")).unwrap();
+    site
+}
+
+/// Adds the closure with an attestation.
+fn add_signed(host: &Host, key: &NixKey, path: &str) -> Value {
+    firn_ok(host, &["add", "--sign-key", key.secret_file.to_str().unwrap(), "--closure", path])
+}
+
+#[test]
+fn a_signed_closure_comes_from_seeders_found_on_the_dht() {
+    let internet = Lan::internet();
+    let hosts =
+        ["bootstrap", "publisher", "seeder1", "seeder2", "consumer"].map(|label| internet.host(label));
+    let [bootstrap, publisher, seeder1, seeder2, consumer] = &hosts;
+    let origin = Nix::new(publisher);
+    let app = origin.build_app();
+    let key = key_of(&origin);
+
+    let b = Node::start(bootstrap, &["--role", "seed"]);
+    let known = ["--bootstrap", &b.multiaddr(), "--trust", &key.public];
+    let p = Node::start(publisher, &[&["--role", "seed"], &known[..2]].concat());
+    let added = add_signed(publisher, &key, &app);
+    assert_eq!(text(&added["store_path"]), app);
+    assert_eq!(added["announced"], true);
+
+    let seed = [&["--role", "seed"], &known[..]].concat();
+    let (s1, s2) = (Node::start(seeder1, &seed), Node::start(seeder2, &seed));
+    get(seeder1, &[&app, "--closure"]);
+    get(seeder2, &[&app, "--closure"]);
+
+    p.end();
+    internet.unplug(publisher);
+
+    let c = Node::start(consumer, &known);
+    let nix = Nix::new(consumer);
+    nix.configure(&NixConf { substituters: &[CACHE], trusted_public_keys: &[&key.public] });
+    wait_for_narinfo(&c, &app);
+    consumer.succeed("nix-store", &["--realise", &app]);
+    nix.assert_has_closure_of(&origin, &app);
+
+    for seeder in [&s1, &s2] {
+        let peer = c.peer(seeder.id());
+        assert_eq!(peer["via"], "dht", "{peer}");
+        assert!(peer["received_bytes"].as_u64() > Some(0), "{peer}");
+        assert_eq!(peer["lies"], Value::Array(Vec::new()), "{peer}");
+    }
+    assert_eq!(b.status()["store"]["paths"], 0, "the bootstrap node holds nothing");
+    assert_eq!(c.peer(b.id())["received_bytes"].as_u64().unwrap_or(0), 0);
+
+    // Once more into an empty Nix store, by the other two ways in.
+    nix.reset();
+    consumer.succeed("nix", &["copy", "--from", CACHE, &app]);
+    nix.assert_has_closure_of(&origin, &app);
+    nix.reset();
+    assert_eq!(nix.build_app(), app);
+    nix.assert_has_closure_of(&origin, &app);
+
+    for node in [b, s1, s2, c] {
+        node.end();
+    }
+}
+
+#[test]
+fn a_closure_with_nix_signatures_only_is_proven_by_its_nar() {
+    let internet = Lan::internet();
+    let hosts = ["bootstrap", "publisher", "seeder", "consumer"].map(|label| internet.host(label));
+    let [bootstrap, publisher, seeder, consumer] = &hosts;
+    let origin = Nix::new(publisher);
+    let app = origin.build_app();
+    let key = key_of(&origin);
+    origin.sign(&key, &app);
+
+    let b = Node::start(bootstrap, &["--role", "seed"]);
+    let known = ["--bootstrap", &b.multiaddr(), "--trust", &key.public];
+    let seed = [&["--role", "seed"], &known[..]].concat();
+    let p = Node::start(publisher, &seed);
+    firn_ok(publisher, &["add", "--share", "--closure", &app]);
+    let s = Node::start(seeder, &seed);
+    get(seeder, &[&app, "--closure"]);
+    p.end();
+
+    let c = Node::start(consumer, &known);
+    let nix = Nix::new(consumer);
+    nix.configure(&NixConf { substituters: &[CACHE], trusted_public_keys: &[&key.public] });
+    wait_for_narinfo(&c, &app);
+    let narinfo = String::from_utf8(c.narinfo(&app).body).unwrap();
+    assert!(narinfo.contains("\nURL: nar/sha256-"), "no root before it is proven: {narinfo}");
+    consumer.succeed("nix-store", &["--realise", &app]);
+    nix.assert_has_closure_of(&origin, &app);
+    assert!(c.peer(s.id())["received_bytes"].as_u64() > Some(0));
+}
+
+#[test]
+fn neighbours_on_a_lan_find_each_other() {
+    let lan = Lan::new();
+    let (publisher, consumer) = (lan.host("publisher"), lan.host("consumer"));
+    let origin = Nix::new(&publisher);
+    let app = origin.build_app();
+    let key = key_of(&origin);
+    let p = Node::start(&publisher, &["--role", "lan"]);
+    add_signed(&publisher, &key, &app);
+
+    let c = Node::start(&consumer, &["--role", "lan", "--trust", &key.public]);
+    let nix = Nix::new(&consumer);
+    nix.configure(&NixConf { substituters: &[CACHE], trusted_public_keys: &[&key.public] });
+    wait_for_narinfo(&c, &app);
+    consumer.succeed("nix-store", &["--realise", &app]);
+    nix.assert_has_closure_of(&origin, &app);
+    assert_eq!(c.peer(p.id())["via"], "mdns");
+}
+
+#[test]
+fn a_tree_goes_from_machine_to_machine_without_nix() {
+    let internet = Lan::internet();
+    let (publisher, consumer) = (internet.host("publisher"), internet.host("consumer"));
+    let site = write_site(&publisher);
+    // Added while no node runs; the node announces it when one does.
+    let added = firn_ok(&publisher, &["add", "--share", site.to_str().unwrap()]);
+    assert_eq!(added["announced"], false);
+    let p = Node::start(&publisher, &["--role", "seed"]);
+    let c = Node::start(&consumer, &["--bootstrap", &p.multiaddr()]);
+
+    let out = consumer.path("home/copy");
+    let got = get(&consumer, &[text(&added["root"]), "-o", out.to_str().unwrap()]);
+    assert_same_tree(&site, &out);
+    assert_eq!(got["fetched_bytes"], added["bytes"]);
+    let again = firn(&consumer, &["get", text(&added["root"]), "-o", out.to_str().unwrap()]);
+    assert_ne!(again.code, 0, "DIR exists: {again}");
+    c.end();
+    p.end();
+}
+
+#[test]
+fn a_path_signed_by_a_stranger_is_refused_by_us_and_by_nix() {
+    let internet = Lan::internet();
+    let (publisher, consumer) = (internet.host("publisher"), internet.host("consumer"));
+    let origin = Nix::new(&publisher);
+    let app = origin.build_app();
+    let (key, other) = (key_of(&origin), origin.generate_key("other-1"));
+    let p = Node::start(&publisher, &["--role", "seed"]);
+    add_signed(&publisher, &key, &app);
+    let known = ["--bootstrap", &p.multiaddr(), "--trust"];
+
+    let nix = Nix::new(&consumer);
+    let c = Node::start(&consumer, &[&known[..], &[&other.public]].concat());
+    let said = get_when_found(&consumer, &[&app]);
+    assert_eq!(said.code, UNTRUSTED, "{said}");
+    assert_eq!(c.narinfo(&app).status, 404);
+    let peer = c.peer(p.id());
+    assert_eq!(peer["lies"], Value::Array(Vec::new()), "an unknown key is no lie");
+    c.end();
+
+    // We trust the key, Nix does not.
+    let c = Node::start(&consumer, &[&known[..], &[&key.public]].concat());
+    nix.configure(&NixConf { substituters: &[CACHE], trusted_public_keys: &[&other.public] });
+    wait_for_narinfo(&c, &app);
+    let refusal = consumer.fail("nix", &["copy", "--from", CACHE, &app]);
+    assert!(refusal.contains("lacks a valid signature"), "{refusal}");
+    nix.assert_lacks(&app);
+}
+
+#[test]
+fn a_removed_key_takes_its_paths_out_of_view() {
+    let internet = Lan::internet();
+    let (publisher, consumer) = (internet.host("publisher"), internet.host("consumer"));
+    let origin = Nix::new(&publisher);
+    let app = origin.build_app();
+    let key = key_of(&origin);
+    let p = Node::start(&publisher, &["--role", "seed"]);
+    add_signed(&publisher, &key, &app);
+    let c = Node::start(&consumer, &["--bootstrap", &p.multiaddr(), "--trust", &key.public]);
+    get(&consumer, &[&app, "--closure"]);
+    p.end();
+    assert_eq!(c.narinfo(&app).status, 200);
+    c.end();
+
+    let c = Node::start(&consumer, &[]);
+    assert_eq!(c.narinfo(&app).status, 404);
+    assert_eq!(c.status()["store"]["paths_untrusted"], 3);
+    c.end();
+
+    let c = Node::start(&consumer, &["--trust", &key.public]);
+    assert_eq!(c.narinfo(&app).status, 200);
+}
+
+#[test]
+fn what_is_not_shared_is_missing_to_every_peer() {
+    let internet = Lan::internet();
+    let (owner, peer) = (internet.host("owner"), internet.host("peer"));
+    let site = write_site(&owner);
+    let o = Node::start(&owner, &["--role", "seed"]);
+    let secret = firn_ok(&owner, &["add", site.to_str().unwrap()]);
+    assert_eq!(secret["paths"][0]["shared"], false);
+    fs::write(owner.path("home/leaflet"), "for all").unwrap();
+    let leaflet = firn_ok(&owner, &["add", "--share", owner.path("home/leaflet").to_str().unwrap()]);
+
+    let _c = Node::start(&peer, &["--peer", &format!("{}@{}:7334", o.id(), owner.address())]);
+    // That this comes shows that the two talk.
+    get(&peer, &[text(&leaflet["root"])]);
+    for what in [&secret["root"], &secret["store_path"]] {
+        let said = firn(&peer, &["get", text(what)]);
+        assert_eq!(said.code, MISSING, "{said}");
+    }
+
+    firn_ok(&owner, &["add", "--share", site.to_str().unwrap()]);
+    let out = peer.path("home/copy");
+    get(&peer, &[text(&secret["root"]), "-o", out.to_str().unwrap()]);
+    assert_same_tree(&site, &out);
+}
+
+#[test]
+fn with_all_peers_off_nix_goes_on_to_its_next_substituter() {
+    let internet = Lan::internet();
+    let hosts = ["bootstrap", "seeder", "consumer"].map(|label| internet.host(label));
+    let [bootstrap, seeder, consumer] = &hosts;
+    let origin = Nix::new(seeder);
+    let app = origin.build_app();
+    let key = key_of(&origin);
+    origin.sign(&key, &app);
+    let cache = format!("file://{}?compression=none", seeder.path("cache").display());
+    seeder.succeed("nix", &["copy", "--to", &cache, &app]);
+
+    let b = Node::start(bootstrap, &["--role", "seed"]);
+    let known = ["--bootstrap", &b.multiaddr(), "--trust", &key.public];
+    let _s = Node::start(seeder, &[&["--role", "seed"], &known[..2]].concat());
+    add_signed(seeder, &key, &app);
+    let c = Node::start(consumer, &known);
+    wait_for_narinfo(&c, &app);
+    c.end();
+
+    // A node that has not yet fetched anything, and nobody to fetch it from.
+    internet.unplug(seeder);
+    internet.unplug(bootstrap);
+    fs::remove_dir_all(consumer.path("home/.local/share/firn")).unwrap();
+    let c = Node::start(consumer, &known);
+    let answer = c.narinfo(&app);
+    assert_eq!(answer.status, 404);
+    assert!(answer.took < Duration::from_secs(6), "{:?}", answer.took);
+
+    let nix = Nix::new(consumer);
+    nix.configure(&NixConf { substituters: &[CACHE, &cache], trusted_public_keys: &[&key.public] });
+    consumer.succeed("nix-store", &["--realise", &app]);
+    nix.assert_has_closure_of(&origin, &app);
+}
