@@ -30,9 +30,9 @@ pub enum StorePathError {
     /// A name that is longer than [`STORE_PATH_NAME_BYTES_MAX`].
     #[error("the name of the store path has {0} bytes, more than {STORE_PATH_NAME_BYTES_MAX}")]
     NameTooLong(usize),
-    /// A name that begins with a dot.
-    #[error("the name of the store path begins with a dot")]
-    LeadingDot,
+    /// `.` or `..`, alone or before a dash. Later versions of Nix refuse them, too.
+    #[error("the name of the store path begins with a component of dots")]
+    Dots,
     /// A byte other than letters, digits and `+-._?=`.
     #[error("the name of the store path contains '{}'", .0.escape_ascii())]
     Forbidden(u8),
@@ -141,7 +141,7 @@ fn check_name(name: &str) -> Result<(), StorePathError> {
     match name.as_bytes() {
         [] => Err(StorePathError::NoName),
         bytes if bytes.len() > STORE_PATH_NAME_BYTES_MAX => Err(StorePathError::NameTooLong(bytes.len())),
-        [b'.', ..] => Err(StorePathError::LeadingDot),
+        [b'.'] | [b'.', b'-', ..] | [b'.', b'.'] | [b'.', b'.', b'-', ..] => Err(StorePathError::Dots),
         bytes => match bytes.iter().find(|byte| !legal(byte)) {
             Some(byte) => Err(StorePathError::Forbidden(*byte)),
             None => Ok(()),
@@ -203,10 +203,14 @@ mod tests {
         assert_eq!(base(HASH[1..].to_owned()), NoHash);
         assert_eq!(base(format!("{HASH}_a")), NoHash);
         assert_eq!(base(format!("{HASH}-")), NoName);
-        assert_eq!(base(format!("{HASH}-.a")), LeadingDot);
+        for dots in [".", "..", ".-a", "..-a"] {
+            assert_eq!(base(format!("{HASH}-{dots}")), Dots);
+        }
         assert_eq!(base(format!("{HASH}-a b")), Forbidden(b' '));
         assert_eq!(base(format!("{HASH}-{}", "a".repeat(212))), NameTooLong(212));
-        assert!(format!("{HASH}-{}", "a".repeat(211)).parse::<StorePath>().is_ok());
+        for legal in [&"a".repeat(211), ".a", "...", "-", "=?+_-."] {
+            assert!(format!("{HASH}-{legal}").parse::<StorePath>().is_ok(), "{legal}");
+        }
         assert!(matches!(base(format!("e{}-a", &HASH[1..])), Hash(NixBase32Error::Digit(b'e'))));
     }
 

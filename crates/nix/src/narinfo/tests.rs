@@ -89,7 +89,7 @@ fn paths() -> impl Strategy<Value = StorePath> {
 }
 
 fn facts() -> impl Strategy<Value = NarFacts> {
-    (any::<[u8; 32]>(), 1.., proptest::collection::btree_set(paths(), 0..5))
+    (any::<[u8; 32]>(), 1u64.., proptest::collection::btree_set(paths(), 0..5))
         .prop_map(|(hash, nar_size, references)| NarFacts { nar_hash: hash.into(), nar_size, references })
 }
 
