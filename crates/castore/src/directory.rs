@@ -1,6 +1,9 @@
 //! One level of a tree.
 
-use std::collections::{BTreeMap, btree_map};
+use std::{
+    collections::{BTreeMap, btree_map},
+    ops::Bound,
+};
 
 use bytes::Bytes;
 use firn_proto::castore as proto;
@@ -130,6 +133,11 @@ impl Directory {
     /// The entries, sorted by name, which is also the order of a NAR.
     pub fn iter(&self) -> btree_map::Iter<'_, PathComponent, Node> {
         self.nodes.iter()
+    }
+
+    /// The entries behind this name in order, or all: where an iteration goes on that could not keep its iterator.
+    pub fn after(&self, name: Option<&PathComponent>) -> btree_map::Range<'_, PathComponent, Node> {
+        self.nodes.range((name.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
     }
 
     /// The node of this name.
