@@ -64,6 +64,11 @@ impl<'h> Node<'h> {
         Self { host, process, ready }
     }
 
+    /// The id of its process.
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Its id as a peer.
     pub fn id(&self) -> &str {
         self.ready["peer_id"].as_str().unwrap()

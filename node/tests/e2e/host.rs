@@ -4,6 +4,7 @@ use std::{
     ffi::OsStr,
     fs,
     net::Ipv4Addr,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output},
     time::Duration,
@@ -36,7 +37,10 @@ impl Host {
             fs::create_dir_all(directory.join(name)).unwrap();
         }
         fs::create_dir_all(NIX_MOUNT).unwrap();
-        Self { label, namespace, address, directory }
+        let host = Self { label, namespace, address, directory };
+        fs::create_dir(host.nobody_home()).unwrap();
+        fs::set_permissions(host.nobody_home(), fs::Permissions::from_mode(0o777)).unwrap();
+        host
     }
 
     pub fn label(&self) -> &'static str {
@@ -76,6 +80,22 @@ impl Host {
             .env("NIX_CONF_DIR", self.path("nix.conf.d"))
             .env("RUST_BACKTRACE", "1");
         command
+    }
+
+    /// As [`Host::command`], for a user without any rights, whose home is [`Host::nobody_home`].
+    pub fn command_as_nobody(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = self.command("setpriv");
+        command
+            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+            .arg(program)
+            .env("HOME", self.nobody_home())
+            .env_remove("XDG_RUNTIME_DIR");
+        command
+    }
+
+    /// A directory that everybody may write to.
+    pub fn nobody_home(&self) -> PathBuf {
+        self.path("nobody")
     }
 
     /// Runs a command to its end and gives what it came to, be it success or not.

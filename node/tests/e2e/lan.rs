@@ -2,6 +2,8 @@
 
 use std::{
     cell::Cell,
+    fs,
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -43,13 +45,10 @@ impl Lan {
         ip(&["netns", "add", &switch]);
         ip(&["-n", &switch, "link", "add", "bridge", "type", "bridge", "mcast_snooping", "0"]);
         ip(&["-n", &switch, "link", "set", "bridge", "up"]);
-        Self {
-            network,
-            name,
-            switch,
-            hosts: Cell::new(0),
-            directory: TempDir::with_prefix("firn-e2e-").unwrap(),
-        }
+        let directory = TempDir::with_prefix("firn-e2e-").unwrap();
+        // Users of the hosts other than root reach their homes through it.
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        Self { network, name, switch, hosts: Cell::new(0), directory }
     }
 
     /// A new host with the next free address, plugged in. `label` stands in its name and its logs.

@@ -10,6 +10,7 @@ mod firn;
 mod harness;
 mod host;
 mod lan;
+mod mishaps;
 mod nix;
 mod process;
 mod stories;

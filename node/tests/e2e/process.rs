@@ -55,6 +55,11 @@ impl Process {
         }
     }
 
+    /// Whether it goes on.
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     /// All that it wrote to its standard error until now.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()

@@ -10,7 +10,7 @@ use crate::{
     lan::Lan,
     nix::{Nix, NixConf, NixKey},
     process::eventually,
-    tree::assert_same_tree,
+    tree::{assert_same_tree, write_site},
 };
 
 /// An announcement has reached those who store it, and a look-up those who announced.
@@ -49,19 +49,6 @@ fn key_of(nix: &Nix<'_>) -> NixKey {
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_else(|| panic!("no text: {value}"))
-}
-
-/// Writes a small tree with a symlink, an executable and a file larger than a chunk group.
-fn write_site(host: &Host) -> std::path::PathBuf {
-    use std::os::unix::fs::{PermissionsExt, symlink};
-    let site = host.path("home/site");
-    fs::create_dir_all(site.join("pages/empty")).unwrap();
-    fs::write(site.join("pages/index.html"), "<h1>hello</h1>").unwrap();
-    fs::write(site.join("large"), "0123456789".repeat(100_000)).unwrap();
-    fs::write(site.join("run"), "#!/bin/sh\n").unwrap();
-    fs::set_permissions(site.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
-    symlink("pages/index.html", site.join("index.html")).unwrap();
-    site
 }
 
 /// Adds the closure with an attestation.
@@ -176,7 +163,8 @@ fn neighbours_on_a_lan_find_each_other() {
 fn a_tree_goes_from_machine_to_machine_without_nix() {
     let internet = Lan::internet();
     let (publisher, consumer) = (internet.host("publisher"), internet.host("consumer"));
-    let site = write_site(&publisher);
+    let site = publisher.path("home/site");
+    write_site(&site);
     // Added while no node runs; the node announces it when one does.
     let added = firn_ok(&publisher, &["add", "--share", site.to_str().unwrap()]);
     assert_eq!(added["announced"], false);
@@ -249,25 +237,32 @@ fn a_removed_key_takes_its_paths_out_of_view() {
 #[test]
 fn what_is_not_shared_is_missing_to_every_peer() {
     let internet = Lan::internet();
-    let (owner, peer) = (internet.host("owner"), internet.host("peer"));
-    let site = write_site(&owner);
-    let o = Node::start(&owner, &["--role", "seed"]);
-    let secret = firn_ok(&owner, &["add", site.to_str().unwrap()]);
-    assert_eq!(secret["paths"][0]["shared"], false);
-    fs::write(owner.path("home/leaflet"), "for all").unwrap();
-    let leaflet = firn_ok(&owner, &["add", "--share", owner.path("home/leaflet").to_str().unwrap()]);
+    let hosts = ["owner", "client", "stranger"].map(|label| internet.host(label));
+    let [owner, client, stranger] = &hosts;
+    let (site, leaflet) = (owner.path("home/site"), owner.path("home/leaflet"));
+    write_site(&site);
+    fs::write(&leaflet, "for all").unwrap();
+    let o = Node::start(owner, &["--role", "seed"]);
+    let private = firn_ok(owner, &["add", site.to_str().unwrap()]);
+    assert_eq!(private["paths"][0]["shared"], false);
+    let leaflet = firn_ok(owner, &["add", "--share", leaflet.to_str().unwrap()]);
 
-    let _c = Node::start(&peer, &["--peer", &format!("{}@{}:7334", o.id(), owner.address())]);
-    // That this comes shows that the two talk.
-    get(&peer, &[text(&leaflet["root"])]);
-    for what in [&secret["root"], &secret["store_path"]] {
-        let said = firn(&peer, &["get", text(what)]);
+    // That the leaflet comes shows that the two talk.
+    let c = Node::start(client, &["--peer", &format!("{}@{}:7334", o.id(), owner.address())]);
+    get(client, &[text(&leaflet["root"])]);
+    for what in [&private["root"], &private["store_path"]] {
+        let said = firn(client, &["get", text(what)]);
         assert_eq!(said.code, MISSING, "{said}");
     }
 
-    firn_ok(&owner, &["add", "--share", site.to_str().unwrap()]);
-    let out = peer.path("home/copy");
-    get(&peer, &[text(&secret["root"]), "-o", out.to_str().unwrap()]);
+    // A client gives nothing away, not even what it had from others.
+    let _s = Node::start(stranger, &["--peer", &format!("{}@{}:7334", c.id(), client.address())]);
+    let said = firn(stranger, &["get", text(&leaflet["root"])]);
+    assert_eq!(said.code, MISSING, "{said}");
+
+    firn_ok(owner, &["add", "--share", site.to_str().unwrap()]);
+    let out = client.path("home/copy");
+    get(client, &[text(&private["root"]), "-o", out.to_str().unwrap()]);
     assert_same_tree(&site, &out);
 }
 
@@ -304,4 +299,35 @@ fn with_all_peers_off_nix_goes_on_to_its_next_substituter() {
     nix.configure(&NixConf { substituters: &[CACHE, &cache], trusted_public_keys: &[&key.public] });
     consumer.succeed("nix-store", &["--realise", &app]);
     nix.assert_has_closure_of(&origin, &app);
+}
+
+#[test]
+fn an_ordinary_user_reads_the_nix_store_while_root_writes_to_it() {
+    let lan = Lan::new();
+    let host = lan.host("machine");
+    let nix = Nix::new(&host);
+    let app = nix.build_app();
+    let binary = host.nobody_home().join("firn");
+    fs::copy(env!("CARGO_BIN_EXE_firn"), &binary).unwrap();
+    let add = || {
+        let mut command = host.command_as_nobody(&binary);
+        let output = command.args(["add", "--closure", &app, "--json"]).output().unwrap();
+        let (said, log) =
+            (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{said}{log}");
+        let said: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(said["paths"].as_array().unwrap().len(), 3, "{said}");
+    };
+    add();
+
+    const WRITE: &str =
+        "for number in $(seq 60); do echo $number > it; nix-store --add it || exit 1; done; echo done";
+    let mut writer = host.start("sh", &["-c", WRITE]);
+    writer.line(Duration::from_secs(20));
+    let mut reads = 0;
+    while writer.runs() {
+        add();
+        reads += 1;
+    }
+    assert!(reads > 0, "the writer was done before the first read");
 }

@@ -3,11 +3,14 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
 };
 
 use walkdir::WalkDir;
+
+/// The length of the largest file that [`write_site`] makes.
+pub const LARGE_BYTES: usize = 1_000_000;
 
 /// What a tree's entry is, as far as castore and NAR know.
 #[derive(PartialEq, Eq)]
@@ -45,4 +48,14 @@ fn read(root: &Path) -> BTreeMap<PathBuf, Entry> {
         (entry.path().strip_prefix(root).unwrap().to_path_buf(), value)
     });
     entries.collect()
+}
+
+/// Makes a small tree with a symlink, an executable, an empty directory and a file of many chunk groups.
+pub fn write_site(site: &Path) {
+    fs::create_dir_all(site.join("pages/empty")).unwrap();
+    fs::write(site.join("pages/index.html"), "<h1>hello</h1>").unwrap();
+    fs::write(site.join("large"), "0123456789".repeat(LARGE_BYTES / 10)).unwrap();
+    fs::write(site.join("run"), "#!/bin/sh\n").unwrap();
+    fs::set_permissions(site.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("pages/index.html", site.join("index.html")).unwrap();
 }
