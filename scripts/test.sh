@@ -131,13 +131,14 @@ count_tests() {
 }
 
 run_step() {
-    local name="$1" started=$SECONDS outcome=ok
+    local name="$1" started=$SECONDS outcome=ok code
     say "== $name"
-    # A subshell of its own, so that errexit holds inside.
+    # Not as a condition of "if", which would switch errexit off inside.
     set +e
     (set -e; "step_$name") </dev/null
-    [ $? -eq 0 ] || outcome=FAILED
+    code=$?
     set -e
+    [ "$code" -eq 0 ] || outcome=FAILED
     results+=("$(printf '%-8s %-6s %5d s' "$name" "$outcome" "$((SECONDS - started))")")
     [ "$outcome" = ok ] || failures=$((failures + 1))
     say "== $name: $outcome, $((SECONDS - started)) s"
