@@ -59,11 +59,21 @@ impl Span {
         self.end <= group_count(size)
     }
 
-    /// Cuts a blob of `size` bytes into spans of at most `groups_max` groups.
-    pub fn cut(size: u64, groups_max: u64) -> impl Iterator<Item = Span> {
-        let end = group_count(size);
-        let step = groups_max.max(1);
-        (0..end.div_ceil(step)).map(move |i| Self { start: i * step, end: ((i + 1) * step).min(end) })
+    /// The first `groups_max` groups (at least one), and what is left.
+    pub fn split(self, groups_max: u64) -> (Self, Option<Self>) {
+        let middle = self.end.min(self.start.saturating_add(groups_max.max(1)));
+        let rest = (middle < self.end).then_some(Self { start: middle, end: self.end });
+        (Self { end: middle, ..self }, rest)
+    }
+
+    /// Pieces of at most `groups_max` groups.
+    pub fn pieces(self, groups_max: u64) -> impl Iterator<Item = Span> {
+        let mut left = Some(self);
+        std::iter::from_fn(move || {
+            let (first, rest) = left?.split(groups_max);
+            left = rest;
+            Some(first)
+        })
     }
 
     pub(crate) fn chunk_ranges(&self) -> ChunkRanges {
@@ -107,7 +117,7 @@ mod tests {
     #[test]
     fn cuts_are_seamless() {
         for size in [0, 1, 16_384, 16_385, 1_000_000] {
-            let spans: Vec<_> = Span::cut(size, 4).collect();
+            let spans: Vec<_> = Span::whole(size).pieces(4).collect();
             assert_eq!(spans[0].groups().start, 0);
             assert_eq!(spans.last().unwrap().groups().end, Span::whole(size).groups().end);
             assert!(spans.windows(2).all(|pair| pair[0].groups().end == pair[1].groups().start));

@@ -81,6 +81,16 @@ impl ClosureBuilder {
         self.missing.keys().copied()
     }
 
+    /// The first of the [missing](ClosureBuilder::missing) Directories.
+    pub fn next_missing(&self) -> Option<DirectoryDigest> {
+        self.missing.keys().next().copied()
+    }
+
+    /// Whether this Directory is one of the [missing](ClosureBuilder::missing).
+    pub fn is_missing(&self, digest: &DirectoryDigest) -> bool {
+        self.missing.contains_key(digest)
+    }
+
     /// Takes a Directory that is [missing](ClosureBuilder::missing); one that is here already changes nothing.
     pub fn insert(&mut self, directory: Directory) -> Result<(), ClosureError> {
         let digest = directory.digest();

@@ -1,3 +1,26 @@
-//! The peer protocol.
+//! The peer protocol, without sockets and without a clock.
+//!
+//! One side asks: [`Fetch`] is the machine that turns a [`Goal`] into [`Request`]s to peers, takes what [`check`] has
+//! proven of their replies, asks elsewhere for what is left, and names liars. The other side gives: [`answer`] reads what
+//! a [`SharedView`] lets this peer see.
+//!
+//! Deliberately absent: connections, time, threads. Whoever drives `Fetch` brings `now`, carries its requests and runs
+//! `check` wherever it likes. `docs/PROTOCOL.md` draws the bytes.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+mod answer;
+mod check;
+mod fetch;
+mod frame;
 mod ids;
+mod request;
+
+pub use answer::{Reply, ReplyError, Shared, SharedView, answer};
+pub use check::{BatchAnswer, Lie, Presence, RootFault, Verified, check};
+pub use fetch::{AskId, Candidate, Fetch, Goal, Input, Limits, Micros, Outcome, Output};
+pub use frame::FrameError;
 pub use ids::{Key, PeerId, PeerIdError};
+pub use request::{
+    Asked, BATCH_BLOBS_MAX, BATCH_BYTES_MAX, CLAIMS_MAX, CLOSURE_BYTES_MAX, HAVE_BLOBS_MAX, INLINE_BYTES_MAX,
+    REQUEST_BYTES_MAX, Request, RequestError, SPAN_GROUPS_MAX,
+};

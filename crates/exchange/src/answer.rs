@@ -1,0 +1,197 @@
+//! The side that gives.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use firn_bao::Span;
+use firn_castore::{BlobDigest, BlobRef, Closure, DirectoryDigest, Node, Root};
+use firn_nix::StorePathHash;
+use firn_proto::exchange as proto;
+use firn_store::{Store, StoreError};
+use firn_trust::{Claim, TrustedPath};
+
+use crate::frame;
+use crate::{Asked, INLINE_BYTES_MAX};
+
+/// All that can be reached from what is shared. Whatever is not in here does not exist for peers.
+#[derive(Debug, Clone, Default)]
+pub struct Shared {
+    claims: BTreeMap<StorePathHash, Claim>,
+    roots: BTreeSet<Root>,
+    directories: BTreeSet<DirectoryDigest>,
+    blobs: BTreeMap<BlobDigest, u64>,
+}
+
+impl Shared {
+    /// Shares a path and all beneath it.
+    pub fn add_path(&mut self, path: &TrustedPath, closure: &Closure) {
+        self.claims.insert(*path.facts().path.hash(), path.claim().clone());
+        self.add_root(closure);
+    }
+
+    /// Shares a tree that needs no path.
+    pub fn add_root(&mut self, closure: &Closure) {
+        self.roots.insert(closure.root().clone());
+        self.directories.extend(closure.directories().map(|directory| directory.digest()));
+        self.blobs.extend(closure.blobs().iter().map(|blob| (blob.digest, blob.size)));
+    }
+
+    /// The roots that are shared.
+    pub fn roots(&self) -> impl Iterator<Item = &Root> {
+        self.roots.iter()
+    }
+
+    /// The paths that are shared.
+    pub fn paths(&self) -> impl Iterator<Item = &StorePathHash> {
+        self.claims.keys()
+    }
+}
+
+/// What one peer may see of a store.
+#[derive(Clone)]
+pub struct SharedView {
+    store: Arc<dyn Store>,
+    shared: Arc<Shared>,
+}
+
+impl SharedView {
+    /// A view of what is shared.
+    pub fn new(store: Arc<dyn Store>, shared: Arc<Shared>) -> Self {
+        Self { store, shared }
+    }
+
+    fn blob(&self, digest: BlobDigest) -> Option<BlobRef> {
+        self.shared.blobs.get(&digest).map(|size| BlobRef { digest, size: *size })
+    }
+}
+
+/// A reply that is pulled piece by piece, so that its memory stays flat.
+pub struct Reply {
+    /// Goes out first.
+    head: Option<Bytes>,
+    view: SharedView,
+    body: Body,
+}
+
+enum Body {
+    Empty,
+    Items(VecDeque<Bytes>),
+    Directories { queue: VecDeque<DirectoryDigest>, seen: BTreeSet<DirectoryDigest> },
+    Batch(VecDeque<BlobDigest>),
+    Span(BlobRef, Span),
+}
+
+/// Answers what a peer asks, out of what it may see. What cannot be understood is refused.
+pub fn answer(view: &SharedView, request: Bytes) -> Reply {
+    let (status, body) = match Asked::decode(request) {
+        Ok(asked) => body(view, asked),
+        Err(_) => (proto::Status::Refused, Body::Empty),
+    };
+    let header = proto::ReplyHeader { status: status.into() };
+    Reply { head: Some(frame::put_message(&header)), view: view.clone(), body }
+}
+
+fn body(view: &SharedView, asked: Asked) -> (proto::Status, Body) {
+    let body = match asked {
+        Asked::Path(hash) => view
+            .shared
+            .claims
+            .get(&hash)
+            .map(|claim| Body::Items(VecDeque::from([frame::put_message(&claim.to_proto())]))),
+        Asked::Closure(root) => view.shared.roots.contains(&root).then(|| match root.node() {
+            Node::Directory { digest, .. } => {
+                Body::Directories { queue: VecDeque::from([*digest]), seen: BTreeSet::from([*digest]) }
+            }
+            Node::File { .. } | Node::Symlink { .. } => Body::Empty,
+        }),
+        Asked::Batch(digests) => Some(Body::Batch(digests.into())),
+        Asked::Ranges { digest, span } => view.blob(digest).map(|blob| {
+            // A range past the end means the last group: it tells the asker the true length.
+            let span = if span.fits(blob.size) { span } else { Span::last(blob.size) };
+            Body::Span(blob, span)
+        }),
+        Asked::Have(digests) => {
+            let item = |digest| match view.blob(digest) {
+                Some(blob) => proto::HaveItem { size: blob.size, ..proto::HaveItem::default() },
+                None => {
+                    proto::HaveItem { status: proto::Status::Missing.into(), ..proto::HaveItem::default() }
+                }
+            };
+            Some(Body::Items(digests.into_iter().map(|digest| frame::put_message(&item(digest))).collect()))
+        }
+    };
+    match body {
+        Some(body) => (proto::Status::Ok, body),
+        None => (proto::Status::Missing, Body::Empty),
+    }
+}
+
+impl Reply {
+    /// The next piece; `None` at the end. After an error, or where a piece has gone meanwhile, the stream must be broken
+    /// off: what was sent is no whole reply.
+    pub fn next(&mut self) -> Result<Option<Bytes>, ReplyError> {
+        if let Some(head) = self.head.take() {
+            return Ok(Some(head));
+        }
+        match &mut self.body {
+            Body::Empty => Ok(None),
+            Body::Items(items) => Ok(items.pop_front()),
+            Body::Directories { queue, seen } => {
+                let Some(digest) = queue.pop_front() else { return Ok(None) };
+                let directory = self.view.store.directory(&digest)?.ok_or(ReplyError::Gone)?;
+                for (_, node) in &directory {
+                    if let Node::Directory { digest, .. } = node
+                        && seen.insert(*digest)
+                    {
+                        queue.push_back(*digest);
+                    }
+                }
+                Ok(Some(frame::put(directory.encoded())))
+            }
+            Body::Batch(digests) => match digests.pop_front() {
+                Some(digest) => Ok(Some(frame::put_message(&batch_item(&self.view, digest)?))),
+                None => Ok(None),
+            },
+            Body::Span(blob, span) => {
+                let proven = self.view.store.read_span(blob, *span)?.ok_or(ReplyError::Gone)?;
+                self.body = Body::Empty;
+                Ok(Some(proven.to_proof()))
+            }
+        }
+    }
+
+    /// All pieces in one.
+    pub fn collect(mut self) -> Result<Bytes, ReplyError> {
+        let mut whole = Vec::new();
+        while let Some(piece) = self.next()? {
+            whole.extend_from_slice(&piece);
+        }
+        Ok(whole.into())
+    }
+}
+
+/// Why a reply cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplyError {
+    /// The store could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It was there when the reply began.
+    #[error("what was to be sent has gone")]
+    Gone,
+}
+
+fn batch_item(view: &SharedView, digest: BlobDigest) -> Result<proto::BatchItem, StoreError> {
+    let with = |status: proto::Status| proto::BatchItem { status: status.into(), contents: Bytes::new() };
+    let Some(blob) = view.blob(digest) else { return Ok(with(proto::Status::Missing)) };
+    if blob.size > INLINE_BYTES_MAX {
+        return Ok(with(proto::Status::Refused));
+    }
+    match view.store.read_span(&blob, Span::whole(blob.size))? {
+        Some(whole) => {
+            Ok(proto::BatchItem { status: proto::Status::Ok.into(), contents: whole.bytes().clone() })
+        }
+        None => Ok(with(proto::Status::Missing)),
+    }
+}

@@ -1,0 +1,264 @@
+//! What can be asked of a peer, on both sides of the wire.
+
+use bytes::Bytes;
+use firn_bao::{GROUP_BYTES, Span};
+use firn_castore::{BlobDigest, BlobRef, DigestError, ENTRIES_MAX, Node, Root, RootError};
+use firn_nix::StorePathHash;
+use firn_proto::exchange as proto;
+
+use crate::frame::{self, FrameError};
+
+/// The longest request, in bytes.
+pub const REQUEST_BYTES_MAX: usize = 1 << 20;
+/// The most claims in a reply.
+pub const CLAIMS_MAX: usize = 16;
+/// The most bytes of Directories in a reply.
+pub const CLOSURE_BYTES_MAX: usize = 256 << 20;
+/// The most blobs in a batch.
+pub const BATCH_BLOBS_MAX: usize = 1024;
+/// The most bytes of blobs in a batch.
+pub const BATCH_BYTES_MAX: u64 = 4 << 20;
+/// The longest blob that goes inline in a batch, in bytes.
+pub const INLINE_BYTES_MAX: u64 = 64 << 10;
+/// The most groups in one `Ranges` request: 4 MiB.
+pub const SPAN_GROUPS_MAX: u64 = (4 << 20) / GROUP_BYTES;
+/// The most blobs in one `Have` request.
+pub const HAVE_BLOBS_MAX: usize = 4096;
+
+/// A claim, with its references and signatures, is shorter than this.
+const CLAIM_BYTES_MAX: usize = 4 << 20;
+/// A frame's length prefix and a status.
+const ITEM_OVERHEAD_BYTES: usize = 32;
+
+/// What this node asks of a peer. It names blobs with the lengths that it believes, which stay at home.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Who vouches for which root of this store path?
+    Path(StorePathHash),
+    /// The Directories beneath this root, parents first.
+    Closure(Root),
+    /// Small blobs, inline.
+    Batch(Vec<BlobRef>),
+    /// Groups of one blob with their proof.
+    Ranges {
+        /// Of this blob.
+        blob: BlobRef,
+        /// These groups.
+        span: Span,
+    },
+    /// Which of these blobs are there?
+    Have(Vec<BlobDigest>),
+}
+
+/// What a peer asks of this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// See [`Request::Path`].
+    Path(StorePathHash),
+    /// See [`Request::Closure`].
+    Closure(Root),
+    /// See [`Request::Batch`].
+    Batch(Vec<BlobDigest>),
+    /// See [`Request::Ranges`].
+    Ranges {
+        /// Of this blob.
+        digest: BlobDigest,
+        /// These groups.
+        span: Span,
+    },
+    /// See [`Request::Have`].
+    Have(Vec<BlobDigest>),
+}
+
+/// Why a request cannot be answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// Not one length-prefixed message.
+    #[error("the request is no message: {0}")]
+    Frame(#[from] FrameError),
+    /// Something follows the message.
+    #[error("{0} bytes follow the request")]
+    TooMuch(usize),
+    /// None of the kinds that this version knows.
+    #[error("the request is of an unknown kind")]
+    Unknown,
+    /// More than may be asked at once.
+    #[error("{count} {what} are asked for, more than {max}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        count: u64,
+        /// How many there may be.
+        max: u64,
+    },
+    /// A digest of the wrong length.
+    #[error(transparent)]
+    Digest(#[from] DigestError),
+    /// A store path hash of the wrong length.
+    #[error("a store path hash has 20 bytes, not {0}")]
+    StorePathHash(usize),
+    /// No root.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// An empty range, or one that no blob can have.
+    #[error("the range of groups is empty, backwards or too far out")]
+    Range,
+}
+
+impl Request {
+    /// The bytes that go over the wire.
+    pub fn encode(&self) -> Bytes {
+        use proto::request::Request as Kind;
+        let digest = |digest: &[u8; 32]| Bytes::copy_from_slice(digest);
+        let kind = match self {
+            Request::Path(hash) => {
+                Kind::Path(proto::PathRequest { hash: Bytes::copy_from_slice(hash.as_bytes()) })
+            }
+            Request::Closure(root) => Kind::Closure(proto::ClosureRequest { root: root.to_bytes().into() }),
+            Request::Batch(blobs) => Kind::Batch(proto::BatchRequest {
+                digests: blobs.iter().map(|blob| digest(blob.digest.as_bytes())).collect(),
+            }),
+            Request::Ranges { blob, span } => {
+                let range = proto::GroupRange { start: span.groups().start, end: span.groups().end };
+                Kind::Ranges(proto::RangesRequest {
+                    digest: digest(blob.digest.as_bytes()),
+                    range: Some(range),
+                })
+            }
+            Request::Have(digests) => Kind::Have(proto::HaveRequest {
+                digests: digests.iter().map(|d| digest(d.as_bytes())).collect(),
+            }),
+        };
+        frame::put_message(&proto::Request { request: Some(kind) })
+    }
+
+    /// The longest reply that an honest peer gives to this, in bytes.
+    pub fn reply_bytes_max(&self) -> usize {
+        let body = match self {
+            Request::Path(_) => CLAIMS_MAX * CLAIM_BYTES_MAX,
+            Request::Closure(root) => closure_bytes_max(root),
+            Request::Batch(blobs) => blobs.len() * (INLINE_BYTES_MAX as usize + ITEM_OVERHEAD_BYTES),
+            Request::Ranges { span, .. } => span_bytes_max(*span),
+            Request::Have(digests) => digests.len() * ((1 << 20) + ITEM_OVERHEAD_BYTES),
+        };
+        body.min(CLOSURE_BYTES_MAX) + ITEM_OVERHEAD_BYTES
+    }
+}
+
+/// An entry is at most a symlink with the longest name and target.
+fn closure_bytes_max(root: &Root) -> usize {
+    let entries = match root.node() {
+        Node::Directory { size, .. } => (*size).min(ENTRIES_MAX) as usize + 1,
+        Node::File { .. } | Node::Symlink { .. } => 0,
+    };
+    entries.saturating_mul(255 + 4095 + 2 * ITEM_OVERHEAD_BYTES)
+}
+
+/// Each group comes with less than one parent of its own, and all with one path from the root.
+fn span_bytes_max(span: Span) -> usize {
+    let groups = (span.groups().end - span.groups().start).min(SPAN_GROUPS_MAX) as usize;
+    groups * (GROUP_BYTES as usize + 64) + 2 * 64 * 64
+}
+
+impl Asked {
+    /// Reads a request as it came over the wire.
+    pub fn decode(mut bytes: Bytes) -> Result<Self, RequestError> {
+        use proto::request::Request as Kind;
+        limit("bytes", bytes.len(), REQUEST_BYTES_MAX)?;
+        let request: proto::Request = frame::take_message(&mut bytes)?;
+        if !bytes.is_empty() {
+            return Err(RequestError::TooMuch(bytes.len()));
+        }
+        Ok(match request.request.ok_or(RequestError::Unknown)? {
+            Kind::Path(path) => {
+                let hash: [u8; 20] =
+                    path.hash[..].try_into().map_err(|_| RequestError::StorePathHash(path.hash.len()))?;
+                Asked::Path(hash.into())
+            }
+            Kind::Closure(closure) => Asked::Closure(Root::from_bytes(&closure.root)?),
+            Kind::Batch(batch) => Asked::Batch(digests(&batch.digests, BATCH_BLOBS_MAX)?),
+            Kind::Ranges(ranges) => {
+                let range = ranges.range.ok_or(RequestError::Range)?;
+                let span = Span::from_groups(range.start..range.end).ok_or(RequestError::Range)?;
+                limit("groups", (range.end - range.start) as usize, SPAN_GROUPS_MAX as usize)?;
+                Asked::Ranges { digest: ranges.digest[..].try_into()?, span }
+            }
+            Kind::Have(have) => Asked::Have(digests(&have.digests, HAVE_BLOBS_MAX)?),
+        })
+    }
+}
+
+fn limit(what: &'static str, count: usize, max: usize) -> Result<(), RequestError> {
+    if count > max {
+        return Err(RequestError::TooMany { what, count: count as u64, max: max as u64 });
+    }
+    Ok(())
+}
+
+fn digests(digests: &[Bytes], max: usize) -> Result<Vec<BlobDigest>, RequestError> {
+    limit("blobs", digests.len(), max)?;
+    Ok(digests.iter().map(|digest| BlobDigest::try_from(&digest[..])).collect::<Result<_, _>>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn requests() -> impl Strategy<Value = Request> {
+        let digest = any::<[u8; 32]>();
+        let blob = (digest, any::<u64>()).prop_map(|(digest, size)| BlobRef { digest: digest.into(), size });
+        prop_oneof![
+            any::<[u8; 20]>().prop_map(|hash| Request::Path(hash.into())),
+            (digest, any::<u64>()).prop_map(|(digest, size)| {
+                Request::Closure(Node::Directory { digest: digest.into(), size }.into())
+            }),
+            prop::collection::vec(blob.clone(), 0..20).prop_map(Request::Batch),
+            (blob, 0u64..1 << 30, 1..=SPAN_GROUPS_MAX).prop_map(|(blob, start, length)| {
+                Request::Ranges { blob, span: Span::from_groups(start..start + length).unwrap() }
+            }),
+            prop::collection::vec(digest.prop_map(BlobDigest::from), 0..20).prop_map(Request::Have),
+        ]
+    }
+
+    fn as_asked(request: Request) -> Asked {
+        match request {
+            Request::Path(hash) => Asked::Path(hash),
+            Request::Closure(root) => Asked::Closure(root),
+            Request::Batch(blobs) => Asked::Batch(blobs.into_iter().map(|blob| blob.digest).collect()),
+            Request::Ranges { blob, span } => Asked::Ranges { digest: blob.digest, span },
+            Request::Have(digests) => Asked::Have(digests),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn over_the_wire(request in requests()) {
+            prop_assert_eq!(Asked::decode(request.encode()).unwrap(), as_asked(request));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Asked::decode(bytes.into());
+        }
+
+        #[test]
+        fn altered_requests_never_panic(
+            request in requests(), at in any::<prop::sample::Index>(), byte in any::<u8>()
+        ) {
+            let mut bytes = request.encode().to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            let _ = Asked::decode(bytes.into());
+        }
+    }
+
+    #[test]
+    fn too_many_blobs_are_refused() {
+        let request = Request::Batch(vec![BlobRef::of(b"1"); BATCH_BLOBS_MAX + 1]);
+        let error = RequestError::TooMany { what: "blobs", count: 1025, max: 1024 };
+        assert_eq!(Asked::decode(request.encode()), Err(error));
+    }
+}
