@@ -1,1 +1,40 @@
-//! The local store: sync traits, in memory and on disk
+//! The local store: what this machine holds, verified on its way in and again on its way out.
+//!
+//! A store is three small sync traits: [`Blobs`], [`Directories`] and [`Paths`]; whoever has all three is a [`Store`].
+//! [`DiskStore`] keeps things in a directory, [`MemoryStore`] in memory.
+//! Around them stand [`closure`], [`missing_blobs`], [`add_tree`], [`write_tree`] and [`verify_all`], which know no
+//! implementation.
+//!
+//! Content may lie in a store without being reachable. It becomes visible through [`Paths::commit`], which comes last,
+//! makes durable all that came before, and refuses if anything beneath its root is missing. After a crash there is
+//! nothing but garbage besides what was committed.
+//!
+//! Deliberately absent: async, remote content, judgement about trust (a [`StoredPath`](firn_trust::StoredPath) is
+//! evidence and is judged again by whoever reads it), deletion.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+mod add;
+mod disk;
+mod error;
+mod groups;
+mod memory;
+mod traits;
+mod tree;
+mod verify;
+mod write;
+
+pub use add::{AddError, add_tree};
+pub use disk::{DiskStore, FORMAT_VERSION, OpenError};
+pub use error::{Damage, Item, StoreError};
+pub use memory::MemoryStore;
+pub use traits::{Blobs, Directories, Paths, Store};
+pub use tree::{closure, missing_blobs};
+pub use verify::{Finding, Holder, Verified, verify_all};
+pub use write::{WriteError, write_tree};
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks, also where another thread has panicked: what the locks of this crate guard is whole after each statement.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,153 @@
+//! From a store into the file system.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{OpenOptionsExt, symlink},
+    },
+    path::{Path, PathBuf},
+};
+
+use firn_bao::Span;
+use firn_castore::{BlobRef, Closure, PathComponent, Step};
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
+
+use crate::{Item, Store, StoreError};
+
+/// How many groups are read at a time: 1 MiB.
+const READ_GROUPS: u64 = 64;
+/// How many names are tried for the place aside.
+const ASIDE_MAX: u32 = 1000;
+
+/// Why a tree could not be written out.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// Something is there already.
+    #[error("{} exists already", .0.display())]
+    Exists(PathBuf),
+    /// The path does not end in a name.
+    #[error("{} does not end in a name", .0.display())]
+    NoName(PathBuf),
+    /// The file system would not.
+    #[error("{}: {source}", .path.display())]
+    Io {
+        /// With which file.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+    /// The store would not, or lacks a blob.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Writes a tree to `to`, which must not exist: aside first, in the same directory, then renamed into place.
+///
+/// Files get the mode 0644 or 0755 and directories 0755, less the umask. Nothing is synced. A tree cannot reach out of
+/// its place: names are legal by their type, each is made anew and fails where something is there already, and only
+/// directories made here are entered, so no symlink of the tree is ever followed.
+pub fn write_tree(store: &dyn Store, closure: &Closure, to: &Path) -> Result<(), WriteError> {
+    let name = to.file_name().ok_or_else(|| WriteError::NoName(to.to_path_buf()))?;
+    if exists(to)? {
+        return Err(WriteError::Exists(to.to_path_buf()));
+    }
+    let aside = aside(to, name)?;
+    let written = write(store, closure, &aside).and_then(|()| rename(&aside, to));
+    if written.is_err() {
+        // The error that is reported is the first one; what cannot be removed stays and is named for what it is.
+        let _ = fs::remove_file(&aside).or_else(|_| fs::remove_dir_all(&aside));
+    }
+    written
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> WriteError {
+    let path = path.to_path_buf();
+    move |source| WriteError::Io { path, source }
+}
+
+/// Whether there is something, be it a symlink to nowhere.
+fn exists(path: &Path) -> Result<bool, WriteError> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(io_error(path)(error)),
+    }
+}
+
+/// A path beside `to` that does not exist.
+fn aside(to: &Path, name: &OsStr) -> Result<PathBuf, WriteError> {
+    for attempt in 0..ASIDE_MAX {
+        let mut aside = OsString::from(format!(".firn-{}-{attempt}-", std::process::id()));
+        // The whole name may be as long as names may be: a part of it says well enough what this is.
+        aside.push(OsStr::from_bytes(&name.as_bytes()[..name.len().min(100)]));
+        let aside = to.with_file_name(aside);
+        if !exists(&aside)? {
+            return Ok(aside);
+        }
+    }
+    Err(WriteError::Exists(to.to_path_buf()))
+}
+
+fn write(store: &dyn Store, closure: &Closure, aside: &Path) -> Result<(), WriteError> {
+    let mut path = aside.to_path_buf();
+    for step in closure.walk() {
+        match step {
+            Step::Open { name } => {
+                enter(&mut path, name);
+                fs::create_dir(&path).map_err(io_error(&path))?;
+            }
+            Step::Close => {
+                path.pop();
+            }
+            Step::File { name, blob, executable } => {
+                enter(&mut path, name);
+                write_file(store, &path, blob, executable)?;
+                path.pop();
+            }
+            Step::Symlink { name, target } => {
+                enter(&mut path, name);
+                symlink(OsStr::from_bytes(target.as_bytes()), &path).map_err(io_error(&path))?;
+                path.pop();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The topmost node has no name: its path is the one aside already.
+fn enter(path: &mut PathBuf, name: Option<&PathComponent>) {
+    if let Some(name) = name {
+        path.push(OsStr::from_bytes(name.as_bytes()));
+    }
+}
+
+fn write_file(store: &dyn Store, path: &Path, blob: BlobRef, executable: bool) -> Result<(), WriteError> {
+    let mode = if executable { 0o755 } else { 0o644 };
+    let options = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    let mut file: File = options.map_err(io_error(path))?;
+    for span in Span::whole(blob.size).pieces(READ_GROUPS) {
+        let read = store.read_span(&blob, span)?;
+        let read = read.ok_or(StoreError::Missing(Item::Blob(blob.digest)))?;
+        file.write_all(read.bytes()).map_err(io_error(path))?;
+    }
+    Ok(())
+}
+
+fn rename(aside: &Path, to: &Path) -> Result<(), WriteError> {
+    match renameat_with(CWD, aside, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
+        Err(Errno::EXIST) => Err(WriteError::Exists(to.to_path_buf())),
+        // Some file systems (NFS, older ZFS) know no such flag.
+        Err(Errno::INVAL | Errno::NOSYS) => match exists(to)? {
+            true => Err(WriteError::Exists(to.to_path_buf())),
+            false => fs::rename(aside, to).map_err(io_error(to)),
+        },
+        Err(error) => Err(io_error(to)(error.into())),
+    }
+}
