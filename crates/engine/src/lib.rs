@@ -1,1 +1,27 @@
-//! The async driver of Fetch and the use cases above it
+//! The async driver: runs the pure [`Fetch`](firn_exchange::Fetch) against the network, and the use cases above it.
+//!
+//! An [`Engine`] owns the local store, the user's policy, one bounded pool for what blocks, and the flights: whoever
+//! wants what is already being fetched joins that flight, and a flight that nobody wants any longer ends. The network
+//! is what [`Ask`] and [`Find`] carry; nothing that comes from it is kept before it has been checked.
+//!
+//! Deliberately absent: sockets, HTTP, configuration, and any thought of how peers are reached.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+mod engine;
+mod error;
+mod flight;
+mod flights;
+mod index;
+mod ledger;
+mod nar;
+mod pool;
+mod progress;
+mod source;
+
+pub use engine::{Engine, EngineConfig, NarName, Resolved};
+pub use error::EngineError;
+pub use ledger::{LedgerEntry, RejectedRoot};
+pub use flights::Fetched;
+pub use nar::{Nar, OpenNar};
+pub use progress::Progress;
+pub use source::{Ask, AskError, Find, Found, Via};

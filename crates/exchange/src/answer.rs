@@ -1,7 +1,7 @@
 //! The side that gives.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use firn_bao::Span;
@@ -12,11 +12,14 @@ use firn_store::{Store, StoreError};
 use firn_trust::{Claim, TrustedPath};
 
 use crate::frame;
-use crate::{Asked, INLINE_BYTES_MAX};
+use crate::{Asked, INLINE_BYTES_MAX, Key};
 
 /// All that can be reached from what is shared. Whatever is not in here does not exist for peers.
-#[derive(Debug, Clone, Default)]
-pub struct Shared {
+#[derive(Debug, Default)]
+pub struct Shared(RwLock<Reachable>);
+
+#[derive(Debug, Default)]
+struct Reachable {
     claims: BTreeMap<StorePathHash, Claim>,
     roots: BTreeSet<Root>,
     directories: BTreeSet<DirectoryDigest>,
@@ -25,26 +28,44 @@ pub struct Shared {
 
 impl Shared {
     /// Shares a path and all beneath it.
-    pub fn add_path(&mut self, path: &TrustedPath, closure: &Closure) {
-        self.claims.insert(*path.facts().path.hash(), path.claim().clone());
+    pub fn add_path(&self, path: &TrustedPath, closure: &Closure) {
+        self.write().claims.insert(*path.facts().path.hash(), path.claim().clone());
         self.add_root(closure);
     }
 
     /// Shares a tree that needs no path.
-    pub fn add_root(&mut self, closure: &Closure) {
-        self.roots.insert(closure.root().clone());
-        self.directories.extend(closure.directories().map(|directory| directory.digest()));
-        self.blobs.extend(closure.blobs().iter().map(|blob| (blob.digest, blob.size)));
+    pub fn add_root(&self, closure: &Closure) {
+        let mut reachable = self.write();
+        reachable.roots.insert(closure.root().clone());
+        reachable.directories.extend(closure.directories().map(|directory| directory.digest()));
+        reachable.blobs.extend(closure.blobs().iter().map(|blob| (blob.digest, blob.size)));
     }
 
-    /// The roots that are shared.
-    pub fn roots(&self) -> impl Iterator<Item = &Root> {
-        self.roots.iter()
+    /// Under which keys a holder of all this can be found.
+    pub fn keys(&self) -> Vec<Key> {
+        let reachable = self.read();
+        let paths = reachable.claims.keys().copied().map(Key::Path);
+        paths.chain(reachable.roots.iter().cloned().map(Key::Root)).collect()
     }
 
-    /// The paths that are shared.
-    pub fn paths(&self) -> impl Iterator<Item = &StorePathHash> {
-        self.claims.keys()
+    fn claim(&self, hash: &StorePathHash) -> Option<Claim> {
+        self.read().claims.get(hash).cloned()
+    }
+
+    fn has_root(&self, root: &Root) -> bool {
+        self.read().roots.contains(root)
+    }
+
+    fn blob(&self, digest: BlobDigest) -> Option<BlobRef> {
+        self.read().blobs.get(&digest).map(|size| BlobRef { digest, size: *size })
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Reachable> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Reachable> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -59,10 +80,6 @@ impl SharedView {
     /// A view of what is shared.
     pub fn new(store: Arc<dyn Store>, shared: Arc<Shared>) -> Self {
         Self { store, shared }
-    }
-
-    fn blob(&self, digest: BlobDigest) -> Option<BlobRef> {
-        self.shared.blobs.get(&digest).map(|size| BlobRef { digest, size: *size })
     }
 }
 
@@ -96,23 +113,22 @@ fn body(view: &SharedView, asked: Asked) -> (proto::Status, Body) {
     let body = match asked {
         Asked::Path(hash) => view
             .shared
-            .claims
-            .get(&hash)
+            .claim(&hash)
             .map(|claim| Body::Items(VecDeque::from([frame::put_message(&claim.to_proto())]))),
-        Asked::Closure(root) => view.shared.roots.contains(&root).then(|| match root.node() {
+        Asked::Closure(root) => view.shared.has_root(&root).then(|| match root.node() {
             Node::Directory { digest, .. } => {
                 Body::Directories { queue: VecDeque::from([*digest]), seen: BTreeSet::from([*digest]) }
             }
             Node::File { .. } | Node::Symlink { .. } => Body::Empty,
         }),
         Asked::Batch(digests) => Some(Body::Batch(digests.into())),
-        Asked::Ranges { digest, span } => view.blob(digest).map(|blob| {
+        Asked::Ranges { digest, span } => view.shared.blob(digest).map(|blob| {
             // A range past the end means the last group: it tells the asker the true length.
             let span = if span.fits(blob.size) { span } else { Span::last(blob.size) };
             Body::Span(blob, span)
         }),
         Asked::Have(digests) => {
-            let item = |digest| match view.blob(digest) {
+            let item = |digest| match view.shared.blob(digest) {
                 Some(blob) => proto::HaveItem { size: blob.size, ..proto::HaveItem::default() },
                 None => {
                     proto::HaveItem { status: proto::Status::Missing.into(), ..proto::HaveItem::default() }
@@ -184,7 +200,7 @@ pub enum ReplyError {
 
 fn batch_item(view: &SharedView, digest: BlobDigest) -> Result<proto::BatchItem, StoreError> {
     let with = |status: proto::Status| proto::BatchItem { status: status.into(), contents: Bytes::new() };
-    let Some(blob) = view.blob(digest) else { return Ok(with(proto::Status::Missing)) };
+    let Some(blob) = view.shared.blob(digest) else { return Ok(with(proto::Status::Missing)) };
     if blob.size > INLINE_BYTES_MAX {
         return Ok(with(proto::Status::Refused));
     }

@@ -54,6 +54,16 @@ pub enum BatchAnswer {
     OtherSize(RootFault),
 }
 
+impl BatchAnswer {
+    /// How many bytes of contents it has brought.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            BatchAnswer::Here(span) => span.bytes().len() as u64,
+            _ => 0,
+        }
+    }
+}
+
 /// What a peer has of a blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Presence {

@@ -17,7 +17,7 @@ mod request;
 
 pub use answer::{Reply, ReplyError, Shared, SharedView, answer};
 pub use check::{BatchAnswer, Lie, Presence, RootFault, Verified, check};
-pub use fetch::{AskId, Candidate, Fetch, Goal, Input, Limits, Micros, Outcome, Output};
+pub use fetch::{AskId, Candidate, Fetch, Goal, Input, Limits, Micros, Outcome, Output, Rejection};
 pub use frame::FrameError;
 pub use ids::{Key, PeerId, PeerIdError};
 pub use request::{

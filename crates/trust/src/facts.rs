@@ -29,7 +29,7 @@ impl PathFacts {
         self.deriver = None;
         self.ca = self
             .ca
-            .filter(|ca| ca.store_path(self.path.name(), &self.nar.references).as_ref() == Some(&self.path));
+            .filter(|ca| ca.recompute(&self.path, &self.nar.references).as_ref() == Some(&self.path));
         self
     }
 }

@@ -1,0 +1,396 @@
+//! The use cases.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use firn_castore::Root;
+use firn_exchange::{Goal, Key, Limits, Outcome, PeerId, SharedView};
+use firn_nix::{NarHash, StorePath, StorePathHash};
+use firn_store::Store;
+use firn_trust::{Admitted, Policy, SignedNarInfo, TrustedPath};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::sync::watch;
+use tracing::Instrument;
+
+use crate::flight::{Crew, fly};
+use crate::flights::{FlightKey, Flights, Landed, Seat};
+use crate::index::Index;
+use crate::ledger::Ledger;
+use crate::nar::Contents;
+use crate::pool::Pool;
+use crate::{Ask, EngineError, Fetched, Find, LedgerEntry, Nar, Progress, RejectedRoot};
+
+/// How many paths of a closure are fetched at once.
+const PATHS_AT_ONCE: usize = 4;
+
+/// What an engine can be told.
+#[derive(Debug, Clone, Copy)]
+pub struct EngineConfig {
+    /// How far each fetch goes.
+    pub limits: Limits,
+    /// Decides among equal peers; different for each node.
+    pub seed: u64,
+}
+
+/// A local store, and all that can be had from others, as one.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    crew: Crew,
+    index: Arc<Index>,
+    flights: Flights,
+    changes: watch::Sender<u64>,
+}
+
+/// What is believed of a path that was asked for.
+#[derive(Debug, Clone)]
+pub enum Resolved {
+    /// Its root is believed: it is here, or it is attested.
+    Proven(Arc<TrustedPath>),
+    /// Its narinfo is signed; its root waits for the NAR match.
+    Signed(SignedNarInfo),
+}
+
+/// Under which name a NAR is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NarName {
+    /// The NAR of this tree, if it is admitted.
+    Root(Root),
+    /// The NAR of this hash, whichever tree it is of.
+    Hash(NarHash),
+}
+
+impl Engine {
+    /// Judges what the store has, and is ready.
+    pub async fn open(
+        store: Arc<dyn Store>,
+        policy: Policy,
+        ask: Arc<dyn Ask>,
+        find: Arc<dyn Find>,
+        config: EngineConfig,
+    ) -> Result<Self, EngineError> {
+        let pool = Pool::new();
+        let policy = Arc::new(policy);
+        let EngineConfig { limits, seed } = config;
+        let crew = Crew { store, policy, ask, find, pool, ledger: Arc::new(Ledger::default()), limits, seed };
+        let Crew { store, policy, .. } = crew.clone();
+        let index = Arc::new(crew.pool.run(move || Index::load(&*store, &policy)).await??);
+        let (changes, _) = watch::channel(0);
+        Ok(Self(Arc::new(Inner { crew, index, flights: Flights::default(), changes })))
+    }
+
+    /// The local store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.0.crew.store
+    }
+
+    /// What peers may see, whoever they are; who may see it is the caller's to decide.
+    pub fn shared_view(&self) -> SharedView {
+        SharedView::new(self.store().clone(), self.0.index.shared.clone())
+    }
+
+    /// Under which keys this node should be found.
+    pub fn keys(&self) -> Vec<Key> {
+        self.0.index.shared.keys()
+    }
+
+    /// Changes whenever something was committed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// All paths that are here and believed.
+    pub fn paths(&self) -> Vec<Arc<TrustedPath>> {
+        self.0.index.paths()
+    }
+
+    /// How many paths are in the store and believed no longer.
+    pub fn paths_refused(&self) -> u64 {
+        self.0.index.refused_count()
+    }
+
+    /// What is known of peers that were found.
+    pub fn peers(&self) -> Vec<(PeerId, LedgerEntry)> {
+        self.0.crew.ledger.peers()
+    }
+
+    /// Roots that were given up, the latest last.
+    pub fn rejected_roots(&self) -> Vec<RejectedRoot> {
+        self.0.crew.ledger.rejected_roots()
+    }
+
+    /// Runs blocking work on the engine's bounded pool.
+    pub async fn run_blocking<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, EngineError> {
+        self.0.crew.pool.run(job).await
+    }
+
+    /// Makes a path visible whose tree is in the store.
+    pub async fn commit(&self, path: TrustedPath, shared: bool) -> Result<(), EngineError> {
+        self.0.commit(path, shared).await
+    }
+
+    /// Makes a tree visible that has no path.
+    pub async fn commit_root(&self, root: Root, shared: bool) -> Result<(), EngineError> {
+        self.0.commit_root(root, shared).await
+    }
+
+    /// What is believed of a path: from here, else from peers within the budget; none at all are asked if it is zero.
+    pub async fn resolve(&self, hash: StorePathHash, budget: Duration) -> Result<Option<Resolved>, EngineError> {
+        if let Some(path) = self.0.index.path(&hash) {
+            return Ok(Some(Resolved::Proven(path)));
+        }
+        if let Some(admitted) = self.0.index.admitted(&hash) {
+            return Ok(Some(admitted.into()));
+        }
+        if budget.is_zero() {
+            return Ok(None);
+        }
+        let seat = self.0.clone().join(Goal::Claims(hash), None);
+        match tokio::time::timeout(budget, seat.landing).await {
+            Err(_) | Ok(Err(EngineError::NotFound | EngineError::TimedOut)) => Ok(None),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(Landed::Here(_))) => Ok(None),
+            Ok(Ok(Landed::Claims(claims))) => {
+                let best = claims.into_iter().next();
+                if let Some(admitted) = &best {
+                    self.0.index.admit(admitted.clone());
+                }
+                Ok(best.map(Resolved::from))
+            }
+        }
+    }
+
+    /// A NAR of something that is here or was admitted. `path` helps where this node has forgotten: whoever asks for
+    /// it knows by which path it came. What was not admitted is absent, and never fetched.
+    pub async fn nar(
+        &self,
+        name: NarName,
+        path: Option<StorePathHash>,
+        budget: Duration,
+    ) -> Result<Option<Nar>, EngineError> {
+        let here = match &name {
+            NarName::Root(root) => self.0.index.by_root(root),
+            NarName::Hash(nar_hash) => self.0.index.by_nar_hash(nar_hash),
+        };
+        if let Some(path) = here {
+            return Ok(Some(self.nar_of(Resolved::Proven(path))));
+        }
+        let Some(hash) = path else { return Ok(None) };
+        let resolved = self.resolve(hash, budget).await?;
+        let named = resolved.filter(|resolved| match &name {
+            NarName::Root(root) => matches!(resolved, Resolved::Proven(path) if path.facts().root == *root),
+            NarName::Hash(nar_hash) => resolved.facts().nar.nar_hash == *nar_hash,
+        });
+        Ok(named.map(|resolved| self.nar_of(resolved)))
+    }
+
+    fn nar_of(&self, resolved: Resolved) -> Nar {
+        let size = resolved.facts().nar.nar_size;
+        let is_proven = matches!(resolved, Resolved::Proven(_));
+        Nar::new(size, is_proven, Contents { engine: self.clone(), resolved })
+    }
+
+    /// Fetches a path, unless it is here.
+    pub async fn get_path(
+        &self,
+        hash: StorePathHash,
+        on_progress: &(dyn Fn(&Progress) + Send + Sync),
+    ) -> Result<Fetched, EngineError> {
+        if let Some(path) = self.0.index.path(&hash)
+            && let Some(closure) = self.0.local_closure(path.facts().root.clone()).await?
+        {
+            return Ok(Fetched { path: Some(path), closure });
+        }
+        fetched(self.0.clone().join(Goal::Path(hash), None).landed(on_progress).await?)
+    }
+
+    /// Fetches a tree that the user has named, unless it is here.
+    pub async fn get_root(
+        &self,
+        root: Root,
+        on_progress: &(dyn Fn(&Progress) + Send + Sync),
+    ) -> Result<Fetched, EngineError> {
+        fetched(self.0.clone().join(Goal::Tree(root), None).landed(on_progress).await?)
+    }
+
+    /// Fetches a path and all that it refers to, directly or not. Gives the paths as they were finished.
+    pub async fn get_closure(
+        &self,
+        path: StorePathHash,
+        on_progress: &(dyn Fn(&StorePathHash, &Progress) + Send + Sync),
+    ) -> Result<Vec<Fetched>, EngineError> {
+        let mut wanted: Vec<(StorePathHash, Option<StorePath>)> = vec![(path, None)];
+        let mut seen = BTreeSet::from([path]);
+        let mut under_way = FuturesUnordered::new();
+        let mut all = Vec::new();
+        loop {
+            while under_way.len() < PATHS_AT_ONCE
+                && let Some((hash, reference)) = wanted.pop()
+            {
+                under_way.push(async move {
+                    let fetched = self.get_path(hash, &|progress| on_progress(&hash, progress)).await;
+                    fetched.map_err(|source| match reference {
+                        Some(path) => EngineError::Reference { path, source: Box::new(source) },
+                        None => source,
+                    })
+                });
+            }
+            let Some(fetched) = under_way.next().await else { return Ok(all) };
+            let fetched = fetched?;
+            if let Some(path) = &fetched.path {
+                let new = path.facts().nar.references.iter().filter(|reference| seen.insert(*reference.hash()));
+                wanted.extend(new.map(|reference| (*reference.hash(), Some(reference.clone()))));
+            }
+            all.push(fetched);
+        }
+    }
+
+    /// A seat in the flight that brings this path's tree.
+    pub(crate) fn board(&self, resolved: &Resolved) -> Seat {
+        match resolved {
+            Resolved::Proven(path) => {
+                self.0.clone().join(Goal::Tree(path.facts().root.clone()), Some(path.clone()))
+            }
+            Resolved::Signed(signed) => self.0.clone().join(Goal::Path(*signed.facts().path.hash()), None),
+        }
+    }
+
+    pub(crate) fn is_here(&self, hash: &StorePathHash) -> bool {
+        self.0.index.path(hash).is_some()
+    }
+
+    pub(crate) async fn local_closure(
+        &self,
+        root: Root,
+    ) -> Result<Option<Arc<firn_castore::Closure>>, EngineError> {
+        self.0.local_closure(root).await
+    }
+}
+
+fn fetched(landed: Landed) -> Result<Fetched, EngineError> {
+    match landed {
+        Landed::Here(fetched) => Ok(fetched),
+        Landed::Claims(_) => Err(EngineError::NotFound),
+    }
+}
+
+impl From<Admitted> for Resolved {
+    fn from(admitted: Admitted) -> Self {
+        match admitted {
+            Admitted::Attested(path) => Resolved::Proven(Arc::new(path)),
+            Admitted::Signed(signed) => Resolved::Signed(signed),
+        }
+    }
+}
+
+impl Resolved {
+    /// What is said of the path.
+    pub fn facts(&self) -> &firn_trust::PathFacts {
+        match self {
+            Resolved::Proven(path) => path.facts(),
+            Resolved::Signed(signed) => signed.facts(),
+        }
+    }
+
+    /// Nix's signatures.
+    pub fn signatures(&self) -> &[firn_nix::Signature] {
+        match self {
+            Resolved::Proven(path) => path.signatures(),
+            Resolved::Signed(signed) => signed.signatures(),
+        }
+    }
+}
+
+impl Inner {
+    /// Joins, or starts, the flight to this goal. A tree is committed as `path` if there is one.
+    fn join(self: Arc<Self>, goal: Goal, path: Option<Arc<TrustedPath>>) -> Seat {
+        let key = match &goal {
+            Goal::Claims(hash) => FlightKey::Claims(*hash),
+            Goal::Path(hash) => FlightKey::Path(*hash),
+            Goal::Tree(root) => {
+                FlightKey::Tree(root.clone(), path.as_ref().map(|path| *path.facts().path.hash()))
+            }
+        };
+        let span = tracing::info_span!("fetch", goal = ?goal);
+        let inner = self.clone();
+        self.flights.join(key, move |progress| inner.carry(goal, path, progress).instrument(span))
+    }
+
+    async fn carry(
+        self: Arc<Self>,
+        goal: Goal,
+        path: Option<Arc<TrustedPath>>,
+        progress: watch::Sender<Progress>,
+    ) -> Result<Landed, EngineError> {
+        if let Goal::Tree(root) = &goal
+            && let Some(closure) = self.local_tree(root.clone()).await?
+        {
+            return self.land(closure, path).await;
+        }
+        match fly(self.crew.clone(), goal, progress).await? {
+            Outcome::Claims(claims) => Ok(Landed::Claims(claims)),
+            Outcome::Path(path, closure) => self.land(closure, Some(Arc::new(*path))).await,
+            Outcome::Tree(closure) => self.land(closure, path).await,
+            Outcome::NotFound => Err(EngineError::NotFound),
+            Outcome::Rejected(rejection) => Err(EngineError::Rejected(rejection)),
+            Outcome::TimedOut => Err(EngineError::TimedOut),
+        }
+    }
+
+    /// Commits what a flight has brought. What came from others may go to others.
+    async fn land(
+        &self,
+        closure: Arc<firn_castore::Closure>,
+        path: Option<Arc<TrustedPath>>,
+    ) -> Result<Landed, EngineError> {
+        match &path {
+            Some(path) => self.commit(TrustedPath::clone(path), true).await?,
+            None => self.commit_root(closure.root().clone(), true).await?,
+        }
+        Ok(Landed::Here(Fetched { path, closure }))
+    }
+
+    async fn commit(&self, path: TrustedPath, shared: bool) -> Result<(), EngineError> {
+        let (store, index) = (self.crew.store.clone(), self.index.clone());
+        let commit = move || {
+            store.commit(path.to_stored(shared))?;
+            index.add(&*store, path, shared)
+        };
+        self.crew.pool.run(commit).await??;
+        self.changes.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    async fn commit_root(&self, root: Root, shared: bool) -> Result<(), EngineError> {
+        let (store, index) = (self.crew.store.clone(), self.index.clone());
+        let commit = move || {
+            store.commit_root(&root, shared)?;
+            if shared && let Some(closure) = firn_store::closure(&*store, &root)? {
+                index.shared.add_root(&closure);
+            }
+            Ok::<_, firn_store::StoreError>(())
+        };
+        self.crew.pool.run(commit).await??;
+        self.changes.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    async fn local_closure(&self, root: Root) -> Result<Option<Arc<firn_castore::Closure>>, EngineError> {
+        let store = self.crew.store.clone();
+        Ok(self.crew.pool.run(move || firn_store::closure(&*store, &root)).await??.map(Arc::new))
+    }
+
+    /// The tree, if all its blobs are here as well.
+    async fn local_tree(&self, root: Root) -> Result<Option<Arc<firn_castore::Closure>>, EngineError> {
+        let Some(closure) = self.local_closure(root).await? else { return Ok(None) };
+        let (store, looked) = (self.crew.store.clone(), closure.clone());
+        let missing = self.crew.pool.run(move || firn_store::missing_blobs(&*store, &looked)).await??;
+        Ok(missing.is_empty().then_some(closure))
+    }
+}

@@ -1,0 +1,47 @@
+//! Why a use case could not be carried out.
+
+use std::sync::Arc;
+
+use firn_exchange::Rejection;
+use firn_nix::{LayoutError, StorePath};
+use firn_store::StoreError;
+
+/// Why a use case could not be carried out. *Absent* is not among these where absence is an answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum EngineError {
+    /// The local store.
+    #[error(transparent)]
+    Store(Arc<StoreError>),
+    /// Nobody that could be reached has it, or nobody says what a trusted key has signed.
+    #[error("nobody that can be reached has it under a trusted signature")]
+    NotFound,
+    /// Somebody names a root for it, and none can be believed and delivered.
+    #[error("no root of it can be believed and delivered: {0}")]
+    Rejected(Rejection),
+    /// It took too long.
+    #[error("it took too long")]
+    TimedOut,
+    /// A reference of what was fetched cannot be had.
+    #[error("its reference {path}: {source}")]
+    Reference {
+        /// Which one.
+        path: StorePath,
+        /// Why not.
+        source: Box<EngineError>,
+    },
+    /// A tree whose NAR cannot be counted.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// Something in the store has gone while it was read.
+    #[error("it has gone from the store while it was read")]
+    Gone,
+    /// A task of this process has panicked, or the process is ending.
+    #[error("this node is ending, or a task of it has failed")]
+    Ending,
+}
+
+impl From<StoreError> for EngineError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}

@@ -1,0 +1,305 @@
+//! One fetch under way: the machine, what it asked for, what is being stored.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use firn_bao::VerifiedSpan;
+use firn_castore::{BlobRef, Closure};
+use firn_exchange::{
+    AskId, Fetch, Goal, Input, Key, Limits, Lie, Micros, Outcome, Output, PeerId, Request, Verified, check,
+};
+use firn_store::{Store, StoreError, missing_blobs};
+use firn_trust::{NarHasher, NarMatch, NarMismatch, Policy, SignedNarInfo};
+use futures::future::{AbortHandle, Abortable, BoxFuture};
+use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
+use futures::{FutureExt, StreamExt};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::ledger::{Ledger, RejectedRoot};
+use crate::pool::Pool;
+use crate::{Ask, AskError, EngineError, Find, Found, Progress};
+
+/// How many writes of verified spans may be under way before the fetch waits for the store.
+const KEEPS_MAX: usize = 8;
+
+/// What a flight works with.
+#[derive(Clone)]
+pub(crate) struct Crew {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) ask: Arc<dyn Ask>,
+    pub(crate) find: Arc<dyn Find>,
+    pub(crate) pool: Pool,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) limits: Limits,
+    pub(crate) seed: u64,
+}
+
+/// Something that the network or the pool has brought.
+enum Event {
+    Reply { id: AskId, peer: PeerId, result: Result<Result<Verified, Lie>, AskError> },
+    Cancelled,
+    Looked(Result<Vec<BlobRef>, StoreError>),
+    Hashed(Result<Result<NarMatch, NarMismatch>, StoreError>),
+}
+
+struct Flight {
+    crew: Crew,
+    fetch: Fetch,
+    begun: Instant,
+    progress: watch::Sender<Progress>,
+    events: FuturesUnordered<BoxFuture<'static, Result<Event, EngineError>>>,
+    asks: BTreeMap<AskId, (PeerId, AbortHandle)>,
+    finds: SelectAll<BoxStream<'static, Input>>,
+    /// Verified spans that are not with the store yet.
+    spans: Vec<VerifiedSpan>,
+    keeps: FuturesUnordered<BoxFuture<'static, Result<u64, EngineError>>>,
+}
+
+/// Runs a fetch to its end. All that it found is in the store when it returns, though not committed.
+pub(crate) async fn fly(
+    crew: Crew,
+    goal: Goal,
+    progress: watch::Sender<Progress>,
+) -> Result<Outcome, EngineError> {
+    let flight = Flight {
+        fetch: Fetch::new(goal, crew.limits, crew.seed),
+        crew,
+        begun: Instant::now(),
+        progress,
+        events: FuturesUnordered::new(),
+        asks: BTreeMap::new(),
+        finds: SelectAll::new(),
+        spans: Vec::new(),
+        keeps: FuturesUnordered::new(),
+    };
+    flight.run().await
+}
+
+impl Flight {
+    async fn run(mut self) -> Result<Outcome, EngineError> {
+        loop {
+            while let Some(output) = self.fetch.poll(self.now()) {
+                if let Some(outcome) = self.carry_out(output).await? {
+                    return Ok(outcome);
+                }
+            }
+            self.keep_spans();
+            while self.keeps.len() > KEEPS_MAX {
+                self.kept_one().await?;
+            }
+            self.wait().await?;
+        }
+    }
+
+    fn now(&self) -> Micros {
+        Micros(u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// Waits until something comes or the machine's time is up.
+    async fn wait(&mut self) -> Result<(), EngineError> {
+        let deadline = self.fetch.deadline().map(|at| self.begun + std::time::Duration::from_micros(at.0));
+        let alarm = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(event) = self.events.next() => self.take(event?),
+            Some(input) = self.finds.next() => self.fetch.handle(self.now(), input),
+            Some(kept) = self.keeps.next() => self.kept(kept?),
+            () = alarm => {}
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, event: Event) {
+        let input = match event {
+            Event::Cancelled => return,
+            Event::Reply { id, peer, result: Ok(result) } => {
+                self.asks.remove(&id);
+                self.note_gift(peer, &result);
+                Input::Answered { id, result }
+            }
+            Event::Reply { id, peer, result: Err(error) } => {
+                self.asks.remove(&id);
+                tracing::debug!(%peer, %error, "no answer");
+                self.crew.ledger.failed(peer);
+                Input::Failed(id)
+            }
+            Event::Looked(Ok(missing)) => {
+                self.progress.send_modify(|progress| {
+                    progress.bytes_total = progress.bytes_done + missing.iter().map(|blob| blob.size).sum::<u64>();
+                    progress.blobs_total = missing.len() as u64;
+                });
+                Input::Missing(missing)
+            }
+            Event::Hashed(Ok(result)) => Input::Hashed(result.map(Box::new)),
+            Event::Looked(Err(error)) | Event::Hashed(Err(error)) => {
+                // The next round of the loop ends the flight with it.
+                self.events.push(async move { Err(error.into()) }.boxed());
+                return;
+            }
+        };
+        self.fetch.handle(self.now(), input);
+    }
+
+    fn note_gift(&self, peer: PeerId, result: &Result<Verified, Lie>) {
+        let bytes = match result {
+            Ok(Verified::Span(span)) => span.bytes().len() as u64,
+            Ok(Verified::Batch(answers)) => answers.iter().map(|(_, answer)| answer.bytes()).sum(),
+            _ => 0,
+        };
+        if bytes > 0 {
+            self.crew.ledger.gave(peer, bytes);
+            self.progress.send_modify(|progress| progress.given(peer, bytes));
+        }
+    }
+
+    /// Does what the machine wants; gives the outcome once there is one and all is stored.
+    async fn carry_out(&mut self, output: Output) -> Result<Option<Outcome>, EngineError> {
+        match output {
+            Output::Find(key) => self.find(key),
+            Output::Ask { peer, id, request } => self.ask(peer, id, request),
+            Output::Cancel(id) => {
+                if let Some((_, abort)) = self.asks.remove(&id) {
+                    abort.abort();
+                }
+            }
+            Output::KeepClosure(closure) => {
+                let store = self.crew.store.clone();
+                let kept = closure.clone();
+                let keep = move || {
+                    let directories: Vec<_> = kept.directories().cloned().collect();
+                    store.keep_directories(&directories)
+                };
+                self.crew.pool.run(keep).await??;
+                self.progress.send_modify(|progress| progress.closure = Some(closure));
+            }
+            Output::Look(closure) => self.look(closure),
+            Output::Keep(span) => self.spans.push(span),
+            Output::HashNar(signed, closure) => {
+                self.keep_everything().await?;
+                self.hash(signed, closure);
+            }
+            Output::Blame { peer, lie } => {
+                tracing::warn!(%peer, %lie, "a peer lies and is dropped");
+                self.crew.ledger.lied(peer, lie);
+            }
+            Output::Reject { root, claimants, reason } => {
+                tracing::warn!(%root, %reason, "a root is rejected");
+                self.progress.send_modify(|progress| progress.closure = None);
+                self.crew.ledger.rejected(RejectedRoot { root, claimants, reason });
+            }
+            Output::Done(outcome) => {
+                self.keep_everything().await?;
+                return Ok(Some(outcome));
+            }
+        }
+        Ok(None)
+    }
+
+    fn find(&mut self, key: Key) {
+        let ledger = self.crew.ledger.clone();
+        let ended = Input::FindEnded(key.clone());
+        let found = self.crew.find.find(key.clone()).filter_map(move |found: Found| {
+            let input = ledger.found(found).then(|| Input::Found { key: key.clone(), peer: found.peer });
+            std::future::ready(input)
+        });
+        self.finds.push(found.chain(futures::stream::once(std::future::ready(ended))).boxed());
+    }
+
+    fn ask(&mut self, peer: PeerId, id: AskId, request: Request) {
+        self.crew.ledger.asked(peer);
+        let crew = self.crew.clone();
+        let (abort, registration) = AbortHandle::new_pair();
+        let reply = Abortable::new(ask_and_check(crew, peer, request), registration);
+        self.asks.insert(id, (peer, abort));
+        let event = reply.map(move |reply| match reply {
+            Ok(result) => result.map(|result| Event::Reply { id, peer, result }),
+            Err(_) => Ok(Event::Cancelled),
+        });
+        self.events.push(event.boxed());
+    }
+
+    fn look(&mut self, closure: Arc<Closure>) {
+        let Crew { store, pool, .. } = self.crew.clone();
+        let look = async move { pool.run(move || missing_blobs(&*store, &closure)).await.map(Event::Looked) };
+        self.events.push(look.boxed());
+    }
+
+    fn hash(&mut self, signed: SignedNarInfo, closure: Arc<Closure>) {
+        let Crew { store, pool, .. } = self.crew.clone();
+        let hash = async move { pool.run(move || hash_nar(&*store, signed, closure)).await.map(Event::Hashed) };
+        self.events.push(hash.boxed());
+    }
+
+    /// Hands what has come to the store.
+    fn keep_spans(&mut self) {
+        if self.spans.is_empty() {
+            return;
+        }
+        let spans = std::mem::take(&mut self.spans);
+        let Crew { store, pool, .. } = self.crew.clone();
+        let keep = move || {
+            let bytes = spans.iter().map(|span| span.bytes().len() as u64).sum();
+            spans.iter().try_for_each(|span| store.keep_span(span)).map(|()| bytes)
+        };
+        self.keeps.push(async move { Ok(pool.run(keep).await??) }.boxed());
+    }
+
+    async fn kept_one(&mut self) -> Result<(), EngineError> {
+        if let Some(kept) = self.keeps.next().await {
+            self.kept(kept?);
+        }
+        Ok(())
+    }
+
+    fn kept(&self, bytes: u64) {
+        self.progress.send_modify(|progress| progress.bytes_done += bytes);
+    }
+
+    async fn keep_everything(&mut self) -> Result<(), EngineError> {
+        self.keep_spans();
+        while !self.keeps.is_empty() {
+            self.kept_one().await?;
+        }
+        Ok(())
+    }
+}
+
+async fn ask_and_check(
+    crew: Crew,
+    peer: PeerId,
+    request: Request,
+) -> Result<Result<Result<Verified, Lie>, AskError>, EngineError> {
+    let reply: Bytes = match crew.ask.ask(peer, request.clone()).await {
+        Ok(reply) => reply,
+        Err(AskError::TooMuch { .. }) => return Ok(Ok(Err(Lie::TooMuch))),
+        Err(error) => return Ok(Err(error)),
+    };
+    let policy = crew.policy.clone();
+    crew.pool.run(move || check(&request, reply, &policy)).await.map(Ok)
+}
+
+/// Renders the tree's NAR into the hash, out of the store.
+fn hash_nar(
+    store: &dyn Store,
+    signed: SignedNarInfo,
+    closure: Arc<Closure>,
+) -> Result<Result<NarMatch, NarMismatch>, StoreError> {
+    let mut hasher = match NarHasher::new(signed, closure) {
+        Ok(hasher) => hasher,
+        Err(mismatch) => return Ok(Err(mismatch)),
+    };
+    while let Some((blob, span)) = hasher.wanted() {
+        let read = store.read_span(&blob, span)?.ok_or(StoreError::Missing(firn_store::Item::Blob(blob.digest)))?;
+        if let Err(mismatch) = hasher.feed(&read) {
+            return Ok(Err(mismatch));
+        }
+    }
+    Ok(hasher.finish())
+}

@@ -1,0 +1,97 @@
+//! One flight for one thing: whoever wants what is already on its way joins.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use firn_castore::{Closure, Root};
+use firn_nix::StorePathHash;
+use firn_trust::{Admitted, TrustedPath};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared, WeakShared};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{EngineError, Progress};
+
+/// What a flight is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum FlightKey {
+    /// What can be believed of a path.
+    Claims(StorePathHash),
+    /// A path, with whichever root can be proven.
+    Path(StorePathHash),
+    /// A tree, to be committed for this path if there is one.
+    Tree(Root, Option<StorePathHash>),
+}
+
+/// What a flight has brought.
+#[derive(Debug, Clone)]
+pub(crate) enum Landed {
+    /// For [`FlightKey::Claims`].
+    Claims(Vec<Admitted>),
+    /// For the others: committed.
+    Here(Fetched),
+}
+
+/// A tree that is here, and the path that it is believed to be.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    /// `None` where a root was asked for.
+    pub path: Option<Arc<TrustedPath>>,
+    /// The tree.
+    pub closure: Arc<Closure>,
+}
+
+type Landing = Shared<BoxFuture<'static, Result<Landed, EngineError>>>;
+
+/// A seat in a flight. The flight ends when nobody holds one any longer.
+#[derive(Clone)]
+pub(crate) struct Seat {
+    pub(crate) progress: watch::Receiver<Progress>,
+    pub(crate) landing: Landing,
+}
+
+#[derive(Default)]
+pub(crate) struct Flights(Mutex<BTreeMap<FlightKey, Waiting>>);
+
+struct Waiting {
+    progress: watch::Receiver<Progress>,
+    landing: WeakShared<BoxFuture<'static, Result<Landed, EngineError>>>,
+}
+
+impl Flights {
+    /// Joins the flight of this key, or starts it.
+    pub(crate) fn join<F>(&self, key: FlightKey, start: impl FnOnce(watch::Sender<Progress>) -> F) -> Seat
+    where
+        F: Future<Output = Result<Landed, EngineError>> + Send + 'static,
+    {
+        let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = flights.get(&key)
+            && let Some(landing) = flight.landing.upgrade()
+            && landing.peek().is_none()
+        {
+            return Seat { progress: flight.progress.clone(), landing };
+        }
+        flights.retain(|_, flight| flight.landing.upgrade().is_some());
+        let (sender, progress) = watch::channel(Progress::default());
+        let task = AbortOnDropHandle::new(tokio::spawn(start(sender)));
+        let landing = async move { task.await.unwrap_or(Err(EngineError::Ending)) }.boxed().shared();
+        if let Some(weak) = landing.downgrade() {
+            flights.insert(key, Waiting { progress: progress.clone(), landing: weak });
+        }
+        Seat { progress, landing }
+    }
+}
+
+impl Seat {
+    /// Waits for the end, and tells of each change on the way.
+    pub(crate) async fn landed(mut self, on_progress: &(dyn Fn(&Progress) + Send + Sync)) -> Result<Landed, EngineError> {
+        loop {
+            tokio::select! {
+                landed = self.landing.clone() => return landed,
+                Ok(()) = self.progress.changed() => on_progress(&self.progress.borrow_and_update()),
+            }
+        }
+    }
+}

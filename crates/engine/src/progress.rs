@@ -1,0 +1,30 @@
+//! How far a fetch has come.
+
+use std::sync::Arc;
+
+use firn_castore::Closure;
+use firn_exchange::PeerId;
+
+/// How far a fetch has come. Readers of a tree that is still on its way wait for its changes.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// The tree, once its Directories are here.
+    pub closure: Option<Arc<Closure>>,
+    /// What had to be fetched of its blobs, in bytes.
+    pub bytes_total: u64,
+    /// What of that is in the store.
+    pub bytes_done: u64,
+    /// Blobs that had to be fetched.
+    pub blobs_total: u64,
+    /// Who has given how many bytes of contents, in the order of their first.
+    pub givers: Vec<(PeerId, u64)>,
+}
+
+impl Progress {
+    pub(crate) fn given(&mut self, peer: PeerId, bytes: u64) {
+        match self.givers.iter_mut().find(|(giver, _)| *giver == peer) {
+            Some((_, sum)) => *sum += bytes,
+            None => self.givers.push((peer, bytes)),
+        }
+    }
+}
