@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use firn_bao::Span;
 use firn_castore::{BlobDigest, BlobRef, Closure, DirectoryDigest, Node, Root};
 use firn_nix::StorePathHash;
@@ -143,10 +143,27 @@ fn body(view: &SharedView, asked: Asked) -> (proto::Status, Body) {
     }
 }
 
+/// A piece of a reply is about so long, so that many small items do not cost a step each.
+const PIECE_BYTES: usize = 128 << 10;
+
 impl Reply {
     /// The next piece; `None` at the end. After an error, or where a piece has gone meanwhile, the stream must be broken
     /// off: what was sent is no whole reply.
     pub fn next(&mut self) -> Result<Option<Bytes>, ReplyError> {
+        let Some(first) = self.next_item()? else { return Ok(None) };
+        if first.len() >= PIECE_BYTES {
+            return Ok(Some(first));
+        }
+        let mut piece = BytesMut::from(&first[..]);
+        while piece.len() < PIECE_BYTES
+            && let Some(item) = self.next_item()?
+        {
+            piece.extend_from_slice(&item);
+        }
+        Ok(Some(piece.freeze()))
+    }
+
+    fn next_item(&mut self) -> Result<Option<Bytes>, ReplyError> {
         if let Some(head) = self.head.take() {
             return Ok(Some(head));
         }
