@@ -1,0 +1,241 @@
+//! The commands: from the command line to an operation, and from its reply to what is printed.
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Parser;
+use firn_proto::control::{AddRequest, GetRequest, VerifyRequest};
+use serde_json::json;
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    cli::{AddArgs, Cli, Command, GetArgs, Global, KeyCommand, NodeArgs, VerifyArgs},
+    config::{Config, ConfigError, Environment, Settings},
+    control::{ConnectError, ControlClient, SocketPathError, socket_path},
+    failure::{Failure, Kind},
+    key,
+    operations::Operations,
+    progress::{self, Style},
+    show::{self, Answer},
+};
+
+/// The program: reads the command line of this process and does what it says.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.global.json;
+    start_log(matches!(cli.command, Command::Node(_)));
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            if json {
+                let object = json!({ "error": failure.to_string(), "exit_code": failure.kind().code() });
+                print(&mut io::stdout(), &format!("{object}\n"));
+            } else {
+                print(&mut io::stderr(), &format!("firn: {failure}\n"));
+            }
+            failure.exit_code()
+        }
+    }
+}
+
+/// Logs to standard error, by `RUST_LOG`; a node says a little more than a command.
+fn start_log(is_node: bool) {
+    let usual =
+        if is_node { "warn,firn=info,firn_node=info,firn_net=info,firn_gateway=info" } else { "error" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+}
+
+/// Writes text; that nobody reads it (`firn status | head -1`) is no failure.
+fn print(output: &mut dyn Write, text: &str) {
+    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
+}
+
+fn say(answer: &Answer, json: bool) {
+    if json {
+        print(&mut io::stdout(), &format!("{}\n", answer.json));
+    } else {
+        print(&mut io::stdout(), &answer.text);
+        print(&mut io::stderr(), &answer.remarks);
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Key(command) => say(&run_key(command)?, global.json),
+        Command::Node(arguments) => return run_node(&global, *arguments),
+        Command::Demo(_) => return Err(Failure::failed(NotHere)),
+        Command::Add(arguments) => return run_operation(&global, async |asked| add(asked, arguments).await),
+        Command::Get(arguments) => return run_operation(&global, async |asked| get(asked, arguments).await),
+        Command::Status => {
+            return run_operation(&global, async |asked| {
+                say(&show::status(&asked.operations.status().await?), asked.json);
+                Ok(ExitCode::SUCCESS)
+            });
+        }
+        Command::Verify(arguments) => {
+            return run_operation(&global, async |asked| verify(asked, arguments).await);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_key(command: KeyCommand) -> Result<Answer, Failure> {
+    match command {
+        KeyCommand::Generate { name, out } => Ok(show::key(&key::generate(&name, &out)?.public(), &out)),
+        KeyCommand::Public { file } => Ok(show::key(&key::read(&file)?.public(), &file)),
+    }
+}
+
+fn run_node(global: &Global, arguments: NodeArgs) -> Result<ExitCode, Failure> {
+    let environment = Environment::of_process();
+    let config = Config::load(global, arguments.settings, &environment)?;
+    let socket = socket_path(&config.data_dir, &environment)?;
+    if arguments.check {
+        say(&show::config(&config, &socket), global.json);
+        return Ok(ExitCode::SUCCESS);
+    }
+    Err(Failure::failed(NotHere))
+}
+
+/// What this build can't do yet.
+#[derive(Debug, thiserror::Error)]
+#[error("this build has no engine")]
+struct NotHere;
+
+/// Whom a command asks, and how it prints.
+struct Asked {
+    operations: Box<dyn Operations>,
+    config: Config,
+    json: bool,
+}
+
+/// Runs a command against the node of this data directory.
+fn run_operation(
+    global: &Global,
+    command: impl AsyncFnOnce(Asked) -> Result<ExitCode, Failure>,
+) -> Result<ExitCode, Failure> {
+    let environment = Environment::of_process();
+    let given = Settings::of_environment().map_err(Failure::usage)?;
+    let config = Config::load(global, given, &environment)?;
+    let socket = socket_path(&config.data_dir, &environment)?;
+    let runtime = tokio::runtime::Runtime::new().map_err(Failure::failed)?;
+    runtime.block_on(async {
+        let client = ControlClient::connect(&socket).await?.ok_or_else(|| Failure::failed(NoNode(socket)))?;
+        command(Asked { operations: Box::new(client), config, json: global.json }).await
+    })
+}
+
+/// No node runs on this data directory.
+#[derive(Debug, thiserror::Error)]
+#[error("no node runs: nothing answers on {0}")]
+struct NoNode(PathBuf);
+
+async fn add(asked: Asked, arguments: AddArgs) -> Result<ExitCode, Failure> {
+    let keys = arguments.sign_key.iter().map(|file| key::read(file));
+    let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
+    let request = AddRequest {
+        path: bytes_of(&add_path(&arguments.path, arguments.closure)?),
+        name: arguments.name.unwrap_or_default(),
+        closure: arguments.closure,
+        share: arguments.share,
+        sign_keys: keys.iter().map(|key| key.to_secret_text()).collect(),
+        nix_root: bytes_of(&asked.config.nix_root),
+    };
+    let reply = progress::shown(Style::of_process(asked.json), async |report| {
+        asked.operations.add(request, report).await
+    });
+    say(&show::add(&reply.await?), asked.json);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The path to add, absolute. A closure is asked for by any path that leads to it, such as `./result`.
+fn add_path(path: &Path, closure: bool) -> Result<PathBuf, Failure> {
+    let failed = |source: io::Error| {
+        let missing = source.kind() == io::ErrorKind::NotFound;
+        let kind = if missing { Kind::Missing } else { Kind::Failed };
+        Failure::new(kind, PathError { path: path.into(), source })
+    };
+    match closure && path.is_symlink() {
+        true => path.canonicalize().map_err(failed),
+        false => std::path::absolute(path).map_err(failed),
+    }
+}
+
+/// A path that can't be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {source}", path = path.display())]
+struct PathError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+async fn get(asked: Asked, arguments: GetArgs) -> Result<ExitCode, Failure> {
+    let out = arguments.out.as_deref().map(|out| add_path(out, false)).transpose()?;
+    let request = GetRequest {
+        what: arguments.what,
+        closure: arguments.closure,
+        out: out.as_deref().map(bytes_of).unwrap_or_default(),
+    };
+    let reply = progress::shown(Style::of_process(asked.json), async |report| {
+        asked.operations.get(request, report).await
+    });
+    say(&show::get(&reply.await?, out.as_deref()), asked.json);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn verify(asked: Asked, arguments: VerifyArgs) -> Result<ExitCode, Failure> {
+    let request = VerifyRequest { what: arguments.what };
+    let reply = progress::shown(Style::of_process(asked.json), async |report| {
+        asked.operations.verify(request, report).await
+    });
+    let reply = reply.await?;
+    say(&show::verify(&reply), asked.json);
+    Ok(match reply.damages.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(Kind::Failed.code()),
+    })
+}
+
+fn bytes_of(path: &Path) -> bytes::Bytes {
+    use std::os::unix::ffi::OsStrExt;
+    bytes::Bytes::copy_from_slice(path.as_os_str().as_bytes())
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::usage(error)
+    }
+}
+
+impl From<SocketPathError> for Failure {
+    fn from(error: SocketPathError) -> Self {
+        Self::usage(error)
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        Self::failed(error)
+    }
+}
+
+impl From<key::GenerateError> for Failure {
+    fn from(error: key::GenerateError) -> Self {
+        match error {
+            key::GenerateError::Name { .. } => Self::usage(error),
+            _ => Self::failed(error),
+        }
+    }
+}
+
+impl From<key::ReadKeyError> for Failure {
+    fn from(error: key::ReadKeyError) -> Self {
+        Self::usage(error)
+    }
+}

@@ -1,0 +1,173 @@
+use std::path::Path;
+
+use clap::Parser;
+
+use super::*;
+use crate::cli::{Cli, Command};
+
+const KEY: &str = "cache-1:dt2+8nOVhhfN1DG1zYVEVjBEC+pwLTRH6hTXMIO7vDY=";
+const NODE: &str = "/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+const PEER: &str = "00000000000000000000000000000000000000000000000000000000000000aa";
+
+/// A home directory of its own, and whatever flags.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn environment(&self) -> Environment {
+        Environment {
+            home: Some(self.0.path().join("home")),
+            machine_config: self.0.path().join("etc/config.toml"),
+            ..Environment::default()
+        }
+    }
+
+    fn write(&self, file: &str, text: &str) -> PathBuf {
+        let file = self.0.path().join(file);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+
+    fn load(&self, flags: &[&str]) -> Result<Config, ConfigError> {
+        let cli = Cli::try_parse_from([&["firn", "node"], flags].concat()).unwrap();
+        let Command::Node(node) = cli.command else { panic!("not the node command") };
+        Config::load(&cli.global, node.settings, &self.environment())
+    }
+}
+
+#[test]
+fn defaults_give_nothing_away_and_listen_for_this_machine_only() {
+    let place = Place::new();
+    let config = place.load(&[]).unwrap();
+    assert_eq!(config.role, Role::Client);
+    assert_eq!(config.http.to_string(), "127.0.0.1:7333");
+    assert_eq!(config.iroh.to_string(), "0.0.0.0:7334");
+    assert_eq!(config.libp2p.to_string(), "0.0.0.0:7335");
+    assert_eq!(config.data_dir, place.0.path().join("home/.local/share/firn"));
+    assert_eq!(config.nix_root, Path::new("/"));
+    assert!(!config.mdns);
+    assert!(config.file.is_none());
+    let mut public = public();
+    public.sort();
+    assert_eq!(config.dial, public);
+    let ms = |millis| Duration::from_millis(millis);
+    assert_eq!(config.miss, MissBudgets { alone: ms(0), near: ms(300), dht: ms(5000) });
+}
+
+#[test]
+fn flags_stand_over_the_file() {
+    let place = Place::new();
+    let file = "role = \"seed\"\nmdns = true\nmiss-dht-ms = 7\nhttp = \"[::1]:1\"\niroh = \"0\"\ndata-dir = \"/a\"\n";
+    place.write("home/.config/firn/config.toml", &format!("{file}trust = [\"{KEY}\"]\n"));
+    let config = place.load(&["--role", "lan", "--http", "0", "--trust", ""]).unwrap();
+    assert_eq!(config.role, Role::Lan);
+    assert_eq!(config.http.to_string(), "127.0.0.1:0");
+    assert_eq!(config.iroh.to_string(), "0.0.0.0:0");
+    assert_eq!(config.miss.dht, Duration::from_millis(7));
+    assert!(config.mdns);
+    assert!(config.trust.is_empty(), "an empty list replaces the file's");
+    assert_eq!(config.data_dir, Path::new("/a"));
+    assert_eq!(config.file, Some(place.0.path().join("home/.config/firn/config.toml")));
+    assert_eq!(place.load(&["--data-dir", "/b"]).unwrap().data_dir, Path::new("/b"));
+}
+
+#[test]
+fn only_the_first_file_counts() {
+    let place = Place::new();
+    place.write("etc/config.toml", "role = \"seed\"");
+    assert_eq!(place.load(&[]).unwrap().role, Role::Seed);
+    place.write("home/.config/firn/config.toml", "");
+    assert_eq!(place.load(&[]).unwrap().role, Role::Client);
+    let named = place.write("named.toml", "role = \"lan\"");
+    assert_eq!(place.load(&["--config", named.to_str().unwrap()]).unwrap().role, Role::Lan);
+}
+
+#[test]
+fn a_file_that_is_named_must_be_there() {
+    let place = Place::new();
+    let error = place.load(&["--config", "/nowhere/config.toml"]).unwrap_err();
+    assert!(error.to_string().contains("/nowhere/config.toml"), "{error}");
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_file() {
+    let place = Place::new();
+    let file = place.write("home/.config/firn/config.toml", "role = \"seed\"\ntrsut = []\n");
+    let error = place.load(&[]).unwrap_err().to_string();
+    assert!(error.contains(file.to_str().unwrap()) && error.contains("trsut"), "{error}");
+}
+
+#[test]
+fn a_wrong_value_is_named_with_its_key_and_place() {
+    let cases = [
+        ("--trust", "trust", "nocolon"),
+        ("--peer", "peer", "aa@127.0.0.1:1"),
+        ("--bootstrap", "bootstrap", "/ip4/10.0.0.1/udp/1/quic-v1"),
+        ("--relay", "relay", "ftp://x"),
+        ("--network", "network", "No"),
+        ("--dial", "dial", "everywhere"),
+        ("--http", "http", "localhost"),
+        ("--iroh", "iroh", "65536"),
+    ];
+    for (flag, key, value) in cases {
+        let place = Place::new();
+        let error = place.load(&[flag, value]).unwrap_err().to_string();
+        assert!(error.contains("command line") && error.contains(key) && error.contains(value), "{error}");
+
+        let is_list = ["trust", "peer", "bootstrap", "relay", "dial"].contains(&key);
+        let text = if is_list { format!("{key} = [\"{value}\"]") } else { format!("{key} = \"{value}\"") };
+        let file = place.write("home/.config/firn/config.toml", &text);
+        let error = place.load(&[]).unwrap_err().to_string();
+        assert!(error.contains(file.to_str().unwrap()) && error.contains(value), "{error}");
+    }
+}
+
+#[test]
+fn items_of_a_list_may_stand_together() {
+    let place = Place::new();
+    let other = KEY.replace("cache-1", "cache-2");
+    let config = place.load(&["--trust", &format!("{KEY} {other},"), "--trust", KEY]).unwrap();
+    let names: Vec<String> = config.trust.iter().map(ToString::to_string).collect();
+    assert_eq!(names, [KEY, &other, KEY]);
+}
+
+#[test]
+fn naming_somebody_in_a_private_network_opens_private_networks() {
+    let place = Place::new();
+    let contains = |config: &Config, ip: &str| {
+        config.dial.iter().any(|network| network.contains(&ip.parse::<IpAddr>().unwrap()))
+    };
+    let bootstrap = format!("/ip4/10.0.0.1/udp/7335/quic-v1{NODE}");
+    let config = place.load(&["--bootstrap", &bootstrap]).unwrap();
+    assert!(contains(&config, "192.168.3.3") && contains(&config, "1.1.1.1"));
+    assert!(!contains(&config, "127.0.0.1"));
+
+    let config = place.load(&["--peer", &format!("{PEER}@127.0.0.1:7334")]).unwrap();
+    assert_eq!(config.peers[0].to_string(), format!("{PEER}@127.0.0.1:7334"));
+    assert!(contains(&config, "127.0.0.1") && !contains(&config, "10.0.0.1"));
+
+    let config = place.load(&["--bootstrap", &bootstrap, "--dial", "1.2.3.0/24"]).unwrap();
+    assert_eq!(config.dial, ["1.2.3.0/24".parse().unwrap()]);
+
+    let config = place.load(&["--role", "lan"]).unwrap();
+    assert!(contains(&config, "10.0.0.1") && !contains(&config, "1.1.1.1") && config.mdns);
+}
+
+#[test]
+fn systemd_names_the_data_directory_before_the_user_does() {
+    let place = Place::new();
+    let environment = Environment {
+        state_directory: Some("/var/lib/firn".into()),
+        xdg_data_home: Some("/xdg".into()),
+        ..place.environment()
+    };
+    let load = |environment: &Environment| {
+        Config::load(&Global::default(), Settings::default(), environment).unwrap().data_dir
+    };
+    assert_eq!(load(&environment), Path::new("/var/lib/firn"));
+    assert_eq!(load(&Environment { state_directory: None, ..environment.clone() }), Path::new("/xdg/firn"));
+}

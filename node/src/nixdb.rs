@@ -1,0 +1,350 @@
+//! What Nix's own SQLite database says of the paths in the Nix store.
+//!
+//! The database belongs to root and is in WAL mode. An ordinary user opens it with `mode=ro`. That fails where no
+//! process has it open: SQLite would have to make the `-wal` and `-shm` files beside it, and the user may not. With no
+//! `-wal` there is nothing but the database file itself, so `immutable=1` reads it without any lock; whether it stayed
+//! as it was meanwhile is looked at afterwards. Each read opens the database afresh, since neither way sees later changes.
+//!
+//! The tables are those of Nix's `schema.sql`, version 10:
+//! `ValidPaths(id, path, hash, deriver, narSize, sigs, ca, ..)` and `Refs(referrer, reference)`, where `hash` is
+//! `sha256:<hex>` and `sigs` are separated by spaces.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    error::Error,
+    ffi::OsString,
+    fs, io,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use firn_nix::{ContentAddress, NarFacts, STORE_DIR, Signature, StorePath};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
+
+/// How long a writer is waited for.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a read is tried that falls into the moment in which a writer comes or goes.
+const READ_TRIES_MAX: u32 = 50;
+
+/// How long a read waits before it is tried again.
+const READ_PAUSE: Duration = Duration::from_millis(20);
+
+/// One store path as Nix knows it.
+#[derive(Debug, Clone)]
+pub struct ValidPath {
+    /// The path.
+    pub path: StorePath,
+    /// What Nix signs.
+    pub nar: NarFacts,
+    /// What built it.
+    pub deriver: Option<StorePath>,
+    /// What stands with it, unchecked.
+    pub signatures: Vec<Signature>,
+    /// Present if the path is named by its contents.
+    pub ca: Option<ContentAddress>,
+}
+
+/// Why Nix's database gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum NixDatabaseError {
+    /// There is no database.
+    #[error("no Nix database at {0}")]
+    Absent(PathBuf),
+    /// It could not be read.
+    #[error("can't read Nix's database {database}: {source}", database = database.display())]
+    Sqlite {
+        /// The database file.
+        database: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// The file could not be looked at.
+    #[error("can't read Nix's database {database}: {source}", database = database.display())]
+    File {
+        /// The database file.
+        database: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It could not be read though it was tried for a second.
+    #[error("Nix's database {0} can't be read by this user just now, since others write to it")]
+    Restless(PathBuf),
+    /// Nix does not hold this path to be valid.
+    #[error("{} is not a valid path of the Nix store", .0.to_absolute())]
+    Invalid(StorePath),
+    /// A row holds something that Nix does not write.
+    #[error("Nix's database: {column} of {path}: {source}")]
+    Row {
+        /// The store path as the database has it.
+        path: Box<str>,
+        /// Which column.
+        column: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+/// A column that Nix leaves empty only in very old databases.
+#[derive(Debug, thiserror::Error)]
+#[error("it is empty or out of range; `nix-store --verify` may mend that")]
+struct EmptyColumn;
+
+/// A Nix store: its files and its database, which stand below `nix_root` but know nothing of it.
+#[derive(Debug, Clone)]
+pub struct NixStore {
+    store_dir_on_disk: PathBuf,
+    database: PathBuf,
+}
+
+impl NixStore {
+    /// The store below `nix_root`. `$NIX_STATE_DIR` counts for the machine's own store only.
+    pub fn at(nix_root: &Path, nix_state_dir: Option<&Path>) -> Self {
+        let state_dir = match nix_state_dir {
+            Some(dir) if nix_root == Path::new("/") => dir.into(),
+            _ => nix_root.join("nix/var/nix"),
+        };
+        Self { store_dir_on_disk: nix_root.join("nix/store"), database: state_dir.join("db/db.sqlite") }
+    }
+
+    /// Where a store path's files are.
+    pub fn on_disk(&self, path: &StorePath) -> PathBuf {
+        self.store_dir_on_disk.join(path.to_string())
+    }
+
+    /// The store path that this path of the file system is, if it stands directly in the store. A path may also be
+    /// given by its logical name, `/nix/store/...`, wherever the store is.
+    pub fn store_path(&self, path: &Path) -> Option<StorePath> {
+        let dir = path.parent()?;
+        if dir != self.store_dir_on_disk && dir != Path::new(STORE_DIR) {
+            return None;
+        }
+        path.file_name()?.to_str()?.parse().ok()
+    }
+
+    /// What Nix knows of one path.
+    pub fn path(&self, path: &StorePath) -> Result<ValidPath, NixDatabaseError> {
+        self.read(|transaction| self.row(transaction, path))
+    }
+
+    /// A path and all that it references, at one moment. What is referenced stands before what references it; the
+    /// path asked for is the last.
+    pub fn closure(&self, path: &StorePath) -> Result<Vec<ValidPath>, NixDatabaseError> {
+        self.read(|transaction| {
+            let mut rows = BTreeMap::new();
+            let mut open = vec![path.clone()];
+            while let Some(path) = open.pop() {
+                if let Entry::Vacant(entry) = rows.entry(path) {
+                    let row = self.row(transaction, entry.key())?;
+                    open.extend(row.nar.references.iter().cloned());
+                    entry.insert(row);
+                }
+            }
+            Ok(in_order(rows, path))
+        })
+    }
+
+    /// Runs `query` on one state of the database, in whichever way it can be read just now.
+    fn read<T>(
+        &self,
+        query: impl Fn(&Transaction<'_>) -> Result<T, NixDatabaseError>,
+    ) -> Result<T, NixDatabaseError> {
+        for _ in 0..READ_TRIES_MAX {
+            match self.open("mode=ro") {
+                Ok(mut connection) => {
+                    return query(&connection.transaction().map_err(|source| self.sqlite(source))?);
+                }
+                Err(_) if !self.database.exists() => {
+                    return Err(NixDatabaseError::Absent(self.database.clone()));
+                }
+                Err(error) if !may_pass(&error) => return Err(self.sqlite(error)),
+                Err(_) => {}
+            }
+            if let Some(result) = self.read_immutable(&query)? {
+                return result;
+            }
+            std::thread::sleep(READ_PAUSE);
+        }
+        Err(NixDatabaseError::Restless(self.database.clone()))
+    }
+
+    /// Reads the file as it is; `None` if there is more than the file, or if it was written to meanwhile.
+    fn read_immutable<T>(
+        &self,
+        query: impl Fn(&Transaction<'_>) -> Result<T, NixDatabaseError>,
+    ) -> Result<Option<Result<T, NixDatabaseError>>, NixDatabaseError> {
+        let before = self.file_state()?;
+        if self.has_wal() {
+            return Ok(None);
+        }
+        let result =
+            self.open("immutable=1").map_err(|source| self.sqlite(source)).and_then(|mut connection| {
+                query(&connection.transaction().map_err(|source| self.sqlite(source))?)
+            });
+        let as_before = !self.has_wal() && self.file_state()? == before;
+        Ok(as_before.then_some(result))
+    }
+
+    /// Opens the database and reads one word of it, since SQLite opens lazily.
+    fn open(&self, parameters: &str) -> Result<Connection, rusqlite::Error> {
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(uri(&self.database, parameters), flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.query_row("select count(*) from sqlite_schema", [], |_| Ok(()))?;
+        Ok(connection)
+    }
+
+    fn has_wal(&self) -> bool {
+        let mut wal = self.database.clone().into_os_string();
+        wal.push("-wal");
+        fs::symlink_metadata(wal).is_ok()
+    }
+
+    fn file_state(&self) -> Result<(u64, SystemTime), NixDatabaseError> {
+        let failed = |source| NixDatabaseError::File { database: self.database.clone(), source };
+        let metadata = fs::metadata(&self.database).map_err(failed)?;
+        Ok((metadata.len(), metadata.modified().map_err(failed)?))
+    }
+
+    fn sqlite(&self, source: rusqlite::Error) -> NixDatabaseError {
+        NixDatabaseError::Sqlite { database: self.database.clone(), source }
+    }
+
+    fn row(&self, transaction: &Transaction<'_>, path: &StorePath) -> Result<ValidPath, NixDatabaseError> {
+        let columns =
+            Columns::select(transaction, &path.to_absolute()).map_err(|source| self.sqlite(source))?;
+        let Some(columns) = columns else { return Err(NixDatabaseError::Invalid(path.clone())) };
+        columns.parse(path)
+    }
+}
+
+/// Whether the error is one that a reader meets who may not make the files beside the database.
+fn may_pass(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    matches!(code, Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::DatabaseBusy))
+}
+
+/// `file:` and the path with all but the plainest bytes escaped.
+fn uri(database: &Path, parameters: &str) -> OsString {
+    let mut uri = b"file:".to_vec();
+    for &byte in database.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => uri.push(byte),
+            _ => uri.extend(format!("%{byte:02x}").into_bytes()),
+        }
+    }
+    uri.push(b'?');
+    uri.extend(parameters.as_bytes());
+    OsString::from_vec(uri)
+}
+
+/// Depth first, so that each path comes after what it references. A self-reference, or a cycle, which Nix does not
+/// make, is cut where it closes.
+fn in_order(mut rows: BTreeMap<StorePath, ValidPath>, last: &StorePath) -> Vec<ValidPath> {
+    enum Step {
+        Enter(StorePath),
+        Leave(StorePath),
+    }
+    let mut ordered = Vec::with_capacity(rows.len());
+    let mut entered = BTreeSet::new();
+    let mut steps = vec![Step::Enter(last.clone())];
+    while let Some(step) = steps.pop() {
+        match step {
+            Step::Leave(path) => ordered.extend(rows.remove(&path)),
+            Step::Enter(path) => {
+                if entered.insert(path.clone()) {
+                    let references = rows.get(&path).into_iter().flat_map(|row| &row.nar.references);
+                    let next: Vec<Step> = references.cloned().map(Step::Enter).collect();
+                    steps.push(Step::Leave(path));
+                    steps.extend(next);
+                }
+            }
+        }
+    }
+    ordered
+}
+
+/// A row of `ValidPaths` and those of `Refs` that belong to it, as they stand there.
+struct Columns {
+    hash: String,
+    nar_size: Option<i64>,
+    deriver: Option<String>,
+    signatures: Option<String>,
+    ca: Option<String>,
+    references: Vec<String>,
+}
+
+impl Columns {
+    fn select(transaction: &Transaction<'_>, path: &str) -> Result<Option<Self>, rusqlite::Error> {
+        let mut select = transaction
+            .prepare_cached("select id, hash, narSize, deriver, sigs, ca from ValidPaths where path = ?1")?;
+        let row = select.query_row(params![path], |row| {
+            let columns = Self {
+                hash: row.get(1)?,
+                nar_size: row.get(2)?,
+                deriver: row.get(3)?,
+                signatures: row.get(4)?,
+                ca: row.get(5)?,
+                references: Vec::new(),
+            };
+            Ok((row.get::<_, i64>(0)?, columns))
+        });
+        let Some((id, mut columns)) = row.optional()? else { return Ok(None) };
+        let mut select = transaction.prepare_cached(
+            "select path from Refs join ValidPaths on reference = id where referrer = ?1 order by path",
+        )?;
+        columns.references = select.query_map(params![id], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        Ok(Some(columns))
+    }
+
+    fn parse(self, path: &StorePath) -> Result<ValidPath, NixDatabaseError> {
+        let absolute = path.to_absolute();
+        let row = |column| Wrong { path: &absolute, column };
+        let nar_size = self.nar_size.and_then(|size| u64::try_from(size).ok()).filter(|&size| size > 0);
+        let references = self.references.iter().map(|text| StorePath::from_absolute(text));
+        let signatures = self.signatures.as_deref().unwrap_or_default().split_ascii_whitespace();
+        let not_empty = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        Ok(ValidPath {
+            path: path.clone(),
+            nar: NarFacts {
+                nar_hash: self.hash.parse().map_err(|error| row("hash").because(error))?,
+                nar_size: nar_size.ok_or_else(|| row("narSize").because(EmptyColumn))?,
+                references: references
+                    .collect::<Result<_, _>>()
+                    .map_err(|error| row("references").because(error))?,
+            },
+            deriver: not_empty(&self.deriver)
+                .map(|text| StorePath::from_absolute(&text))
+                .transpose()
+                .map_err(|error| row("deriver").because(error))?,
+            signatures: signatures
+                .map(str::parse)
+                .collect::<Result<_, _>>()
+                .map_err(|error| row("sigs").because(error))?,
+            ca: not_empty(&self.ca)
+                .map(|text| text.parse())
+                .transpose()
+                .map_err(|error| row("ca").because(error))?,
+        })
+    }
+}
+
+/// Names a column, to be completed with what is wrong with it.
+struct Wrong<'a> {
+    path: &'a str,
+    column: &'static str,
+}
+
+impl Wrong<'_> {
+    fn because(self, source: impl Error + Send + Sync + 'static) -> NixDatabaseError {
+        NixDatabaseError::Row { path: self.path.into(), column: self.column, source: Box::new(source) }
+    }
+}
+
+#[cfg(test)]
+mod tests;
