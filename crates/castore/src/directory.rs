@@ -7,7 +7,10 @@ use std::{
 
 use bytes::Bytes;
 use firn_proto::castore as proto;
-use prost::Message;
+use prost::{
+    Message,
+    encoding::{WireType, check_wire_type, decode_key},
+};
 
 use crate::{BlobRef, DigestError, DirectoryDigest, NameError, Node, PathComponent};
 
@@ -71,23 +74,18 @@ impl Directory {
 
     /// Reads the bytes of the Directory that is named `want`; anything but its canonical encoding is refused.
     pub fn decode(encoded: Bytes, want: &DirectoryDigest) -> Result<Self, DirectoryError> {
+        if encoded.len() > DIRECTORY_BYTES_MAX {
+            return Err(DirectoryError::TooLong(encoded.len()));
+        }
         let got = DirectoryDigest::of(&encoded);
         if got != *want {
             return Err(DirectoryError::Digest { want: *want, got });
         }
-        let message = proto::Directory::decode(encoded.clone())?;
         let mut nodes = BTreeMap::new();
-        for d in message.directories {
-            let node = Node::Directory { digest: d.digest[..].try_into()?, size: d.size };
-            insert(&mut nodes, d.name.try_into()?, node)?;
-        }
-        for f in message.files {
-            let blob = BlobRef { digest: f.digest[..].try_into()?, size: f.size };
-            insert(&mut nodes, f.name.try_into()?, Node::File { blob, executable: f.executable })?;
-        }
-        for s in message.symlinks {
-            let node = Node::Symlink { target: s.target.try_into()? };
-            insert(&mut nodes, s.name.try_into()?, node)?;
+        let mut rest = encoded.clone();
+        while !rest.is_empty() {
+            let (name, node) = take_entry(&mut rest)?;
+            insert(&mut nodes, name, node)?;
         }
         if to_proto(&nodes).encode_to_vec() != encoded {
             return Err(DirectoryError::NotCanonical);
@@ -163,6 +161,32 @@ impl<'a> IntoIterator for &'a Directory {
     fn into_iter(self) -> Self::IntoIter {
         self.iter()
     }
+}
+
+/// Takes the first entry off the bytes. One at a time: a message of nothing but empty entries, which take two bytes each,
+/// would be taken apart into many times its length before the first of them is found out.
+fn take_entry(rest: &mut Bytes) -> Result<(PathComponent, Node), DirectoryError> {
+    let (list, wire_type) = decode_key(rest)?;
+    if !(1..=3).contains(&list) {
+        return Err(DirectoryError::NotCanonical);
+    }
+    check_wire_type(WireType::LengthDelimited, wire_type)?;
+    let (name, node) = match list {
+        1 => {
+            let entry = proto::DirectoryEntry::decode_length_delimited(rest)?;
+            (entry.name, Node::Directory { digest: entry.digest[..].try_into()?, size: entry.size })
+        }
+        2 => {
+            let entry = proto::FileEntry::decode_length_delimited(rest)?;
+            let blob = BlobRef { digest: entry.digest[..].try_into()?, size: entry.size };
+            (entry.name, Node::File { blob, executable: entry.executable })
+        }
+        _ => {
+            let entry = proto::SymlinkEntry::decode_length_delimited(rest)?;
+            (entry.name, Node::Symlink { target: entry.target.try_into()? })
+        }
+    };
+    Ok((name.try_into()?, node))
 }
 
 fn insert(
