@@ -1,7 +1,7 @@
 //! The local store: what this machine holds, verified on its way in and again on its way out.
 //!
 //! A store is three small sync traits: [`Blobs`], [`Directories`] and [`Paths`]; whoever has all three is a [`Store`].
-//! [`DiskStore`] keeps things in a directory, [`MemoryStore`] in memory.
+//! [`DiskStore`] keeps things in a directory, [`MemoryStore`] in memory, and [`conformance`] says what both must do.
 //! Around them stand [`closure`], [`missing_blobs`], [`add_tree`], [`write_tree`] and [`verify_all`], which know no
 //! implementation.
 //!
@@ -14,6 +14,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 mod add;
+pub mod conformance;
 mod disk;
 mod error;
 mod groups;

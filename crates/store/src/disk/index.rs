@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
     sync::{PoisonError, RwLock},
 };
@@ -12,7 +13,7 @@ use firn_nix::StorePathHash;
 use firn_trust::StoredPath;
 use redb::{
     Builder, Database, Durability, Error, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
-    WriteTransaction,
+    TableError, WriteTransaction,
 };
 
 use super::{
@@ -87,12 +88,13 @@ impl Index {
         let (result, generation) = {
             let handle = self.database.read().unwrap_or_else(PoisonError::into_inner);
             let result = match &handle.database {
-                Some(database) => work(database),
+                Some(database) => guarded(|| work(database)),
                 None => Err(Error::PreviousIo),
             };
             (result, handle.generation)
         };
-        if let Err(Error::Io(_) | Error::PreviousIo | Error::LockPoisoned(_)) = &result {
+        if let Err(Error::Io(_) | Error::PreviousIo | Error::LockPoisoned(_) | Error::Corrupted(_)) = &result
+        {
             // The error that is reported is the one that has led here. Where this fails, the next use tries again.
             let _ = self.reopen(Some(generation));
         }
@@ -105,7 +107,8 @@ impl Index {
         let is_failed = failed == Some(handle.generation);
         if handle.database.is_none() || is_failed {
             // The old one holds a lock on its file until it is dropped.
-            handle.database = None;
+            let failed = handle.database.take();
+            guarded(|| Ok(drop(failed))).map_err(|error| self.error(error))?;
             handle.database = Some(open(&self.path).map_err(|error| self.error(error))?);
             handle.generation += 1;
         }
@@ -235,17 +238,56 @@ impl Index {
     }
 }
 
+impl Drop for Index {
+    fn drop(&mut self) {
+        let handle = self.database.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let database = handle.database.take();
+        // All that was committed is durable; a damaged file is found at the next opening.
+        let _ = guarded(|| Ok(drop(database)));
+    }
+}
+
+/// Runs redb, which mostly says [`Error::Corrupted`] when its file is damaged, but now and then panics.
+fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    // Nothing half done is seen afterwards: a transaction that is not committed does not count, and after this error
+    // the database is opened anew.
+    panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let message = panic.downcast_ref::<String>().map(String::as_str);
+        let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        Err(Error::Corrupted(format!("redb has panicked: {message}")))
+    })
+}
+
 fn open(path: &Path) -> Result<Database, Error> {
-    let database = Builder::new().set_cache_size(CACHE_BYTES).create(path)?;
-    // Readers find all tables from the beginning.
-    let transaction = database.begin_write()?;
-    transaction.open_table(SMALL)?;
-    transaction.open_table(LARGE)?;
-    transaction.open_table(DIRECTORIES)?;
-    transaction.open_table(PATHS)?;
-    transaction.open_table(ROOTS)?;
-    transaction.commit()?;
+    guarded(|| open_database(path))
+}
+
+fn open_database(path: &Path) -> Result<Database, Error> {
+    let mut database = Builder::new().set_cache_size(CACHE_BYTES).create(path)?;
+    // redb trusts what it reads: a damaged page makes it panic, or look for things where they are not. So all of it is
+    // checked against its checksums before anything is believed. Since every commit has two phases, damage is an error,
+    // and never taken for a commit that was cut off.
+    database.check_integrity()?;
+    if !has_tables(&database)? {
+        let mut transaction = database.begin_write()?;
+        transaction.set_quick_repair(true);
+        transaction.open_table(SMALL)?;
+        transaction.open_table(LARGE)?;
+        transaction.open_table(DIRECTORIES)?;
+        transaction.open_table(PATHS)?;
+        transaction.open_table(ROOTS)?;
+        transaction.commit()?;
+    }
     Ok(database)
+}
+
+/// Whether the database was made as a whole: all tables come with the first transaction.
+fn has_tables(database: &Database) -> Result<bool, Error> {
+    match database.begin_read()?.open_table(ROOTS) {
+        Ok(_) => Ok(true),
+        Err(TableError::TableDoesNotExist(_)) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn blob_size(

@@ -1,0 +1,281 @@
+//! What only a store on disk has: a directory, a lock, a version, a disk that fills up.
+
+use std::{
+    env, fs,
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use firn_castore::BlobRef;
+use firn_store::{
+    Blobs, Directories, DiskStore, FORMAT_VERSION, OpenError, Paths, Store, StoreError, conformance,
+    verify_all,
+};
+
+use crate::{commit, keep};
+
+#[test]
+fn what_was_committed_is_there_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = commit(&DiskStore::open(dir.path()).unwrap(), 0);
+    let store = DiskStore::open(dir.path()).unwrap();
+    assert_eq!(store.paths().unwrap(), [conformance::stored_path("sample-0", &root, true)]);
+    let verified = verify_all(&store, &mut |finding| panic!("{finding:?}"));
+    assert_eq!((verified.directories, verified.blobs, verified.blob_bytes), (2, 3, 100_100));
+}
+
+#[test]
+fn what_was_only_kept_is_there_after_a_clean_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs: Vec<_> = (0..3000).map(|seed| conformance::contents(5000, seed)).collect();
+    {
+        // More than is held in memory at a time, so that some of it is in the index but not durable.
+        let store = DiskStore::open(dir.path()).unwrap();
+        keep(&store, 0);
+        for bytes in &blobs {
+            store.add_blob(&mut &bytes[..]).unwrap();
+        }
+    }
+    let store = DiskStore::open(dir.path()).unwrap();
+    for bytes in blobs.iter().chain(&conformance::sample(0).2) {
+        let blob = BlobRef::of(bytes);
+        assert_eq!(store.has_blob(&blob.digest).unwrap(), Some(blob.size));
+    }
+    for directory in conformance::sample(0).1 {
+        assert!(store.directory(&directory.digest()).unwrap().is_some());
+    }
+}
+
+#[test]
+fn a_second_opening_names_this_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let _store = DiskStore::open(dir.path()).unwrap();
+    let error = DiskStore::open(dir.path()).unwrap_err();
+    let own = std::process::id();
+    assert!(matches!(&error, OpenError::Locked { pid: Some(pid), .. } if *pid == own), "{error}");
+    let expected = format!("the store {} is in use by this process ({own})", dir.path().display());
+    assert_eq!(error.to_string(), expected);
+}
+
+/// Where a child process is told which store to hold.
+const HOLD: &str = "FIRN_TEST_HOLD_STORE";
+
+/// What the child process of the next test does until it is killed.
+fn hold(dir: &Path) -> ! {
+    let store = DiskStore::open(dir).unwrap();
+    commit(&store, 0);
+    keep(&store, 1);
+    fs::write(dir.with_extension("ready"), "").unwrap();
+    loop {
+        thread::park();
+    }
+}
+
+#[test]
+fn another_holder_is_named_and_what_it_committed_survives_its_death() {
+    if let Some(dir) = env::var_os(HOLD) {
+        hold(Path::new(&dir));
+    }
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("store");
+    let mut child = Command::new(env::current_exe().unwrap());
+    child
+        .args(["--exact", "disk::another_holder_is_named_and_what_it_committed_survives_its_death"])
+        .env(HOLD, &dir)
+        .process_group(0);
+    let mut child = child.stdout(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !dir.with_extension("ready").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "the holder has ended");
+        assert!(Instant::now() < deadline, "the holder does not begin");
+        thread::yield_now();
+    }
+    let error = DiskStore::open(&dir).unwrap_err();
+    let expected = format!("the store {} is in use by process {}", dir.display(), child.id());
+    assert_eq!(error.to_string(), expected);
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let store = DiskStore::open(&dir).unwrap();
+    assert_eq!(store.paths().unwrap().len(), 1);
+    assert_eq!(verify_all(&store, &mut |finding| panic!("{finding:?}")).blobs, 3);
+    let uncommitted = BlobRef::of(&conformance::sample(1).2[0]);
+    assert_eq!(store.has_blob(&uncommitted.digest).unwrap(), None);
+    assert_eq!(large_files(&dir).len(), 2, "the file of the committed blob and its outboard");
+}
+
+/// The files of large blobs.
+pub(crate) fn large_files(store: &Path) -> Vec<std::path::PathBuf> {
+    let fans = fs::read_dir(store.join("blobs")).unwrap().map(|fan| fan.unwrap().path());
+    let files = fans.filter(|fan| fan.is_dir()).flat_map(|fan| fs::read_dir(fan).unwrap());
+    let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn another_version_is_refused_with_both_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    commit(&DiskStore::open(dir.path()).unwrap(), 0);
+    fs::write(dir.path().join("version"), "7\n").unwrap();
+    let error = DiskStore::open(dir.path()).unwrap_err();
+    let expected = format!("the store {} has format 7, this program knows format 1", dir.path().display());
+    assert_eq!(error.to_string(), expected);
+    fs::write(dir.path().join("version"), "garbage").unwrap();
+    assert!(matches!(DiskStore::open(dir.path()), Err(OpenError::Stamp(_))));
+    fs::write(dir.path().join("version"), format!("{FORMAT_VERSION}\n")).unwrap();
+    assert_eq!(DiskStore::open(dir.path()).unwrap().paths().unwrap().len(), 1);
+}
+
+#[test]
+fn a_directory_of_something_else_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("thesis.tex"), "").unwrap();
+    let error = DiskStore::open(dir.path()).unwrap_err();
+    let expected = format!("{} is no store: it contains thesis.tex", dir.path().display());
+    assert_eq!(error.to_string(), expected);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_first_opening_that_was_interrupted_is_taken_up() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("blobs")).unwrap();
+    fs::write(dir.path().join("lock"), "1234567\n").unwrap();
+    fs::write(dir.path().join("index.redb"), "").unwrap();
+    commit(&DiskStore::open(dir.path()).unwrap(), 0);
+}
+
+#[test]
+fn a_place_where_nothing_can_be_made_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    for place in [&file, &file.join("store")] {
+        let error = DiskStore::open(place).unwrap_err();
+        assert!(matches!(&error, OpenError::Io { path, .. } if path == place), "{error}");
+    }
+}
+
+#[test]
+fn an_index_that_is_gone_is_not_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    commit(&DiskStore::open(dir.path()).unwrap(), 0);
+    let index = dir.path().join("index.redb");
+    fs::remove_file(&index).unwrap();
+    let error = DiskStore::open(dir.path()).unwrap_err();
+    assert_eq!(error.to_string(), format!("the index {} is gone", index.display()));
+}
+
+/// A file system of its own, of a few MiB.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(mebibytes: u32) -> Self {
+        let root = rustix::process::geteuid().is_root();
+        assert!(root, "this test mounts a small file system, which takes root");
+        let dir = tempfile::tempdir().unwrap();
+        let options = format!("size={mebibytes}m");
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "firn-test"]).arg(dir.path()).status();
+        assert!(mount.unwrap().success(), "a tmpfs can be mounted");
+        Self(dir)
+    }
+
+    fn remount(&self, options: &str) {
+        let mount =
+            Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(self.0.path()).status();
+        assert!(mount.unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+fn is_full(error: &StoreError) -> bool {
+    matches!(error, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
+}
+
+/// Keeps blobs until the disk is full.
+fn fill(store: &dyn Store, size: u64) -> StoreError {
+    for seed in 1_000_000.. {
+        if let Err(error) = store.add_blob(&mut &conformance::contents(size, seed)[..]) {
+            return error;
+        }
+    }
+    panic!("the disk is never full");
+}
+
+#[test]
+fn a_full_disk_is_an_error_that_loses_nothing() {
+    for size in [10_000, 300_000] {
+        let disk = SmallDisk::mount(64);
+        let dir = disk.0.path().join("store");
+        let store = DiskStore::open(&dir).unwrap();
+        commit(&store, 0);
+        let error = fill(&store, size);
+        assert!(is_full(&error), "{error}");
+        assert!(error.to_string().starts_with(&dir.display().to_string()), "{error}");
+        let (root, directories, _) = conformance::sample(1);
+        assert!(store.keep_directories(&directories).is_err() || store.commit_root(&root, true).is_err());
+
+        // Reading goes on, also in the next process, and writing once there is room again.
+        assert_eq!(verify_all(&store, &mut |finding| panic!("{finding:?}")).blobs, 3);
+        drop(store);
+        let store = DiskStore::open(&dir).unwrap();
+        assert_eq!(verify_all(&store, &mut |finding| panic!("{finding:?}")).blobs, 3);
+        disk.remount("size=256m");
+        commit(&store, 1);
+        assert_eq!(verify_all(&store, &mut |finding| panic!("{finding:?}")).findings, 0);
+        assert_eq!(store.paths().unwrap().len(), 2);
+    }
+}
+
+#[test]
+fn the_index_is_opened_anew_after_it_could_not_be_written() {
+    // Others may use up the space between our look at it and our writing: here the disk shrinks under the store.
+    let disk = SmallDisk::mount(64);
+    let dir = disk.0.path().join("store");
+    let store = DiskStore::open(&dir).unwrap();
+    commit(&store, 0);
+    let ballast = disk.0.path().join("ballast");
+    let mut refused = 0;
+    for round in 0..40u64 {
+        // Leaves less and less beyond the reserve.
+        fs::write(&ballast, vec![0; (30 << 20) + (round as usize) * (1 << 20)]).ok();
+        for seed in 0..200 {
+            if let Err(error) = store.add_blob(&mut &conformance::contents(16_000, round * 1000 + seed)[..]) {
+                assert!(is_full(&error), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0);
+    fs::remove_file(&ballast).unwrap();
+    disk.remount("size=256m");
+    commit(&store, 1);
+    drop(store);
+    let store = DiskStore::open(&dir).unwrap();
+    assert_eq!(store.paths().unwrap().len(), 2);
+    assert_eq!(verify_all(&store, &mut |finding| panic!("{finding:?}")).findings, 0);
+}
+
+#[test]
+fn a_read_only_disk_is_named() {
+    let disk = SmallDisk::mount(64);
+    let dir = disk.0.path().join("store");
+    drop(DiskStore::open(&dir).unwrap());
+    disk.remount("ro");
+    let error = DiskStore::open(&dir).unwrap_err();
+    let OpenError::Io { path, source } = &error else { panic!("{error}") };
+    assert_eq!(source.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    assert!(path.starts_with(&dir), "{error}");
+    let fresh = disk.0.path().join("fresh");
+    assert!(matches!(DiskStore::open(&fresh), Err(OpenError::Io { path, .. }) if path == fresh));
+}
