@@ -1,1 +1,44 @@
-//! The HTTP binary cache
+//! The HTTP binary cache: what an engine has, or can get, as stock Nix asks for it.
+//!
+//! A [`Gateway`] answers GET and HEAD and keeps nothing of its own. A narinfo is what the [`Engine`] believes of a path, a
+//! NAR is a stream that the engine renders as its reader takes it. What cannot be had is 404, whatever the cause, so that
+//! Nix goes on to its next substituter; what fails on the way is broken off, so that nobody takes it for whole.
+//!
+//! Deliberately absent: uploads, TLS, compression, access control (it listens on loopback unless told otherwise), and any
+//! thought of where bytes come from.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+mod names;
+mod range;
+mod routes;
+mod serve;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use firn_engine::Engine;
+
+pub use serve::{CONNECTIONS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT, SHUTDOWN_TIMEOUT};
+
+/// What a gateway can be told.
+#[derive(Clone)]
+pub struct GatewayConfig {
+    /// Nix asks substituters with lower numbers first; see [`PRIORITY`].
+    pub priority: u32,
+    /// How long peers may be asked about a path right now, before it counts as missing. Zero asks none.
+    pub budget: Arc<dyn Fn() -> Duration + Send + Sync>,
+    /// What `/version` says.
+    pub version: String,
+}
+
+/// Comes before cache.nixos.org, which has 40.
+pub const PRIORITY: u32 = 30;
+
+/// An engine as a binary cache.
+#[derive(Clone)]
+pub struct Gateway {
+    /// What is served.
+    pub engine: Engine,
+    /// How.
+    pub config: GatewayConfig,
+}
