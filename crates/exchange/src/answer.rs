@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::{Bytes, BytesMut};
-use firn_bao::Span;
+use firn_bao::{Span, VerifiedSpan};
 use firn_castore::{BlobDigest, BlobRef, Closure, DirectoryDigest, Node, Root};
 use firn_nix::StorePathHash;
 use firn_proto::exchange as proto;
@@ -165,10 +165,10 @@ impl Reply {
 
     fn next_item(&mut self) -> Result<Option<Bytes>, ReplyError> {
         if let Some(head) = self.head.take() {
-            return Ok(Some(head));
+            return Ok(Some(self.begin(head)?));
         }
         match &mut self.body {
-            Body::Empty => Ok(None),
+            Body::Empty | Body::Span(..) => Ok(None),
             Body::Items(items) => Ok(items.pop_front()),
             Body::Directories { queue, seen } => {
                 let Some(digest) = queue.pop_front() else { return Ok(None) };
@@ -186,10 +186,21 @@ impl Reply {
                 Some(digest) => Ok(Some(frame::put_message(&batch_item(&self.view, digest)?))),
                 None => Ok(None),
             },
-            Body::Span(blob, span) => {
-                let proven = self.view.store.read_span(blob, *span)?.ok_or(ReplyError::Gone)?;
+        }
+    }
+
+    /// A span is read before the header says that it is here.
+    fn begin(&mut self, head: Bytes) -> Result<Bytes, ReplyError> {
+        let Body::Span(blob, span) = &self.body else { return Ok(head) };
+        match undamaged(self.view.store.read_span(blob, *span))? {
+            Some(proven) => {
+                self.body = Body::Items(VecDeque::from([proven.to_proof()]));
+                Ok(head)
+            }
+            None => {
                 self.body = Body::Empty;
-                Ok(Some(proven.to_proof()))
+                let header = proto::ReplyHeader { status: proto::Status::Missing.into() };
+                Ok(frame::put_message(&header))
             }
         }
     }
@@ -215,13 +226,21 @@ pub enum ReplyError {
     Gone,
 }
 
+/// What the disk has damaged is not here: others may have it, and all else that was asked for can still be given.
+fn undamaged(read: Result<Option<VerifiedSpan>, StoreError>) -> Result<Option<VerifiedSpan>, StoreError> {
+    match read {
+        Err(StoreError::Damaged { .. }) => Ok(None),
+        read => read,
+    }
+}
+
 fn batch_item(view: &SharedView, digest: BlobDigest) -> Result<proto::BatchItem, StoreError> {
     let with = |status: proto::Status| proto::BatchItem { status: status.into(), contents: Bytes::new() };
     let Some(blob) = view.shared.blob(digest) else { return Ok(with(proto::Status::Missing)) };
     if blob.size > INLINE_BYTES_MAX {
         return Ok(with(proto::Status::Refused));
     }
-    match view.store.read_span(&blob, Span::whole(blob.size))? {
+    match undamaged(view.store.read_span(&blob, Span::whole(blob.size)))? {
         Some(whole) => {
             Ok(proto::BatchItem { status: proto::Status::Ok.into(), contents: whole.bytes().clone() })
         }
