@@ -70,7 +70,7 @@ impl Queue {
 
     /// Whether there is anything for a peer that lacks these blobs.
     pub(super) fn has_for(&self, lacks: &BTreeSet<BlobDigest>) -> bool {
-        self.0.iter().any(|work| work.may_be_had(lacks))
+        self.0.iter().take(LOOK_AHEAD).any(|work| work.may_be_had(lacks))
     }
 
     /// The next piece for a peer that lacks these blobs.
@@ -114,6 +114,15 @@ mod tests {
         let span = |start, end| Work::Span(large, Span::from_groups(start..end).unwrap());
         assert_eq!(all, [span(0, 64), span(64, 128), span(128, 192), Work::Batch(vec![a])]);
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn there_is_work_for_a_peer_only_if_it_can_be_given() {
+        let large = |i: usize| BlobRef { digest: BlobDigest::of(&i.to_le_bytes()), size: 1 << 20 };
+        let mut queue = Queue::new((0..=LOOK_AHEAD).map(large));
+        let lacks = (0..LOOK_AHEAD).map(|i| large(i).digest).collect();
+        assert!(!queue.has_for(&lacks));
+        assert_eq!(queue.take(&lacks), None);
     }
 
     #[test]
