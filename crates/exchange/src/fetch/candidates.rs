@@ -39,6 +39,14 @@ impl Candidate {
         &self.claimants
     }
 
+    /// One more says so.
+    pub(super) fn claimed_by(&mut self, peer: PeerId, admitted: Admitted) {
+        self.claimants.insert(peer);
+        if matches!(admitted, Admitted::Attested(_)) {
+            self.admitted = Some(admitted);
+        }
+    }
+
     fn is_attested(&self) -> bool {
         !matches!(self.admitted, Some(Admitted::Signed(_)))
     }
@@ -75,10 +83,7 @@ impl Candidates {
     pub(super) fn add(&mut self, now: Micros, peer: PeerId, admitted: Admitted) {
         let root = admitted.facts().root.clone();
         if let Some(known) = self.waiting.iter_mut().find(|candidate| candidate.root == root) {
-            known.claimants.insert(peer);
-            if matches!(admitted, Admitted::Attested(_)) {
-                known.admitted = Some(admitted);
-            }
+            known.claimed_by(peer, admitted);
         } else if self.waiting.len() < CANDIDATES_MAX && !self.tried.contains(&root) {
             let claimants = BTreeSet::from([peer]);
             self.waiting.push(Candidate { root, admitted: Some(admitted), claimants, turns: 0 });
@@ -111,6 +116,11 @@ impl Candidates {
         candidate.turns += 1;
         self.tried.insert(candidate.root.clone());
         Some(candidate)
+    }
+
+    /// Nobody could deliver it; whoever claims it from now on may.
+    pub(super) fn forget(&mut self, root: &Root) {
+        self.tried.remove(root);
     }
 
     /// It was only slow.

@@ -12,6 +12,8 @@
 mod candidates;
 mod peers;
 mod queue;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -202,6 +204,8 @@ pub struct Fetch {
     goal: Goal,
     limits: Limits,
     begun: Option<Micros>,
+    /// When time was last looked at.
+    stepped_at: Micros,
     peers: Peers,
     /// Look-ups that have begun; true when they are over.
     finds: BTreeMap<Key, bool>,
@@ -225,6 +229,7 @@ impl Fetch {
             goal,
             limits,
             begun: None,
+            stepped_at: Micros::default(),
             peers: Peers::new(seed, limits),
             finds: BTreeMap::new(),
             in_flight: BTreeMap::new(),
@@ -249,13 +254,12 @@ impl Fetch {
             }
             Input::Answered { id, result } => {
                 // What comes after it was cancelled is dropped.
-                if let Some(ask) = self.in_flight.remove(&id) {
-                    self.peers.answered(&ask.peer);
+                if let Some(ask) = self.settle(id) {
                     self.answered(now, ask, result);
                 }
             }
             Input::Failed(id) => {
-                if let Some(ask) = self.in_flight.remove(&id) {
+                if let Some(ask) = self.settle(id) {
                     self.failed(now, ask);
                 }
             }
@@ -276,9 +280,7 @@ impl Fetch {
 
     /// What is to be done next; `None` until something comes in or [`Fetch::deadline`] passes.
     pub fn poll(&mut self, now: Micros) -> Option<Output> {
-        if self.outputs.is_empty() && !self.done {
-            self.step(now);
-        }
+        while self.outputs.is_empty() && !self.done && self.step(now) {}
         self.outputs.pop_front()
     }
 
@@ -294,17 +296,21 @@ impl Fetch {
             self.candidates.ripe_at(),
             self.tree.as_ref().and_then(|tree| tree.next_event(self.candidates.others())),
         ];
-        asks.chain(own.into_iter().flatten()).min()
+        // What time could bring up to the last step, it has brought: more must come in from outside.
+        asks.chain(own.into_iter().flatten()).filter(|at| *at > self.stepped_at).min()
     }
 
     fn end(&self) -> Option<Micros> {
         Some(self.begun?.after(self.limits.deadline?))
     }
 
-    fn step(&mut self, now: Micros) {
+    /// Does what can be done now; true if there may be more at once.
+    fn step(&mut self, now: Micros) -> bool {
+        self.stepped_at = now;
         let begun = *self.begun.get_or_insert(now);
         if self.limits.deadline.is_some_and(|deadline| now >= begun.after(deadline)) {
-            return self.finish(Outcome::TimedOut);
+            self.finish(Outcome::TimedOut);
+            return false;
         }
         self.peers.wake(now);
         self.expire(now);
@@ -314,9 +320,11 @@ impl Fetch {
         if self.tree.is_none() && !self.done {
             self.choose(now);
         }
-        if self.tree.is_some() && !self.done {
-            self.ask_tree(now);
+        if self.tree.is_none() || self.done {
+            return false;
         }
+        self.ask_tree(now);
+        self.tree.is_none()
     }
 
     fn expire(&mut self, now: Micros) {
@@ -328,7 +336,7 @@ impl Fetch {
             .collect();
         for id in expired {
             self.outputs.push_back(Output::Cancel(id));
-            if let Some(ask) = self.in_flight.remove(&id) {
+            if let Some(ask) = self.settle(id) {
                 self.failed(now, ask);
             }
         }
@@ -408,11 +416,7 @@ impl Fetch {
     }
 
     fn begin_tree(&mut self, now: Micros, candidate: Candidate) {
-        let key = Key::Root(candidate.root().clone());
-        for peer in candidate.claimants() {
-            self.peers.found(*peer, key.clone());
-        }
-        self.find(key);
+        self.find(Key::Root(candidate.root().clone()));
         self.tree = Some(Tree::new(candidate, now));
     }
 
@@ -480,6 +484,9 @@ impl Fetch {
         self.cancel(|ask| ask.task.is_of_tree());
         let root = tree.root().clone();
         let claimants = tree.candidate.claimants().iter().copied().collect();
+        if reason == Rejection::Undeliverable {
+            self.candidates.forget(&root);
+        }
         self.last_rejection = Some(reason.clone());
         self.outputs.push_back(Output::Reject { root, claimants, reason });
     }
@@ -490,16 +497,20 @@ impl Fetch {
         let mut cancelled = Vec::new();
         for id in ids {
             self.outputs.push_back(Output::Cancel(id));
-            if let Some(ask) = self.in_flight.remove(&id) {
-                self.peers.cancelled(&ask.peer);
-                cancelled.push(ask);
-            }
+            cancelled.extend(self.settle(id));
         }
         cancelled
     }
 
+    /// Nobody waits for this any more.
+    fn settle(&mut self, id: AskId) -> Option<InFlight> {
+        let ask = self.in_flight.remove(&id)?;
+        self.peers.settled(&ask.peer);
+        Some(ask)
+    }
+
     fn failed(&mut self, now: Micros, ask: InFlight) {
-        self.peers.failed(&ask.peer, now);
+        self.peers.failed(&ask.peer, ask.since, now);
         self.give_back(ask);
     }
 
@@ -535,12 +546,20 @@ impl Fetch {
             Verified::Refused | Verified::Have(_) => self.failed(now, ask),
             Verified::Claims(claims) => {
                 self.peers.succeeded(&ask.peer);
-                for claim in claims {
-                    self.candidates.add(now, ask.peer, claim);
-                }
+                claims.into_iter().for_each(|claim| self.claimed(now, ask.peer, claim));
             }
             Verified::Missing if matches!(ask.task, Task::Claims) => self.peers.succeeded(&ask.peer),
             verified => self.answered_of_tree(now, ask, verified),
+        }
+    }
+
+    /// Whoever says that a path has this root can be asked for its tree, at whatever time the claim comes.
+    fn claimed(&mut self, now: Micros, peer: PeerId, claim: Admitted) {
+        let root = claim.facts().root.clone();
+        self.peers.found(peer, Key::Root(root.clone()));
+        match &mut self.tree {
+            Some(tree) if *tree.root() == root => tree.candidate.claimed_by(peer, claim),
+            _ => self.candidates.add(now, peer, claim),
         }
     }
 

@@ -15,6 +15,7 @@ struct Peer {
     may_have: BTreeSet<Key>,
     in_flight: usize,
     failures: u32,
+    failed_at: Option<Micros>,
     rests_until: Option<Micros>,
     is_liar: bool,
 }
@@ -73,11 +74,7 @@ impl Peers {
         self.change(id, |peer| peer.in_flight += 1);
     }
 
-    pub(super) fn answered(&mut self, id: &PeerId) {
-        self.cancelled(id);
-    }
-
-    pub(super) fn cancelled(&mut self, id: &PeerId) {
+    pub(super) fn settled(&mut self, id: &PeerId) {
         self.change(id, |peer| peer.in_flight = peer.in_flight.saturating_sub(1));
     }
 
@@ -85,11 +82,15 @@ impl Peers {
         self.change(id, |peer| peer.failures = 0);
     }
 
-    pub(super) fn failed(&mut self, id: &PeerId, now: Micros) {
+    /// A request that was sent at `since` was not answered. What one broken connection has cost is one failure.
+    pub(super) fn failed(&mut self, id: &PeerId, since: Micros, now: Micros) {
         self.change(id, |peer| {
-            peer.in_flight = peer.in_flight.saturating_sub(1);
+            if peer.failed_at.is_some_and(|failed_at| since < failed_at) {
+                return;
+            }
             let doublings = peer.failures.min(REST_DOUBLINGS_MAX);
             peer.failures = peer.failures.saturating_add(1);
+            peer.failed_at = Some(now);
             peer.rests_until = Some(now.after(Micros(REST.0 << doublings)));
         });
     }

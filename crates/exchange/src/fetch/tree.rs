@@ -135,15 +135,20 @@ impl Tree {
         self.asked == 0 && self.queue.as_ref().is_some_and(Queue::is_empty)
     }
 
+    /// Not while the store is looked through or the NAR is hashed: what comes of it must meet this tree.
+    fn waits_for_peers(&self) -> bool {
+        !self.is_ending && (self.closure.is_none() || self.queue.is_some())
+    }
+
     pub(super) fn is_stalled(&self, now: Micros) -> bool {
-        !self.is_ending && self.progress_at.after(PATIENCE) <= now
+        self.waits_for_peers() && self.progress_at.after(PATIENCE) <= now
     }
 
     /// When time alone changes something.
     pub(super) fn next_event(&self, others: bool) -> Option<Micros> {
         let hedge =
             self.closure.is_none().then(|| self.begun.after(Micros(HEDGE.0 * self.closures_asked.max(1))));
-        let patience = (others && !self.is_ending).then(|| self.progress_at.after(PATIENCE));
+        let patience = (others && self.waits_for_peers()).then(|| self.progress_at.after(PATIENCE));
         [hedge, patience].into_iter().flatten().min()
     }
 

@@ -1,0 +1,255 @@
+//! What the machine must do when peers fail, come late or are slow. Whole worlds are in `simnet`.
+
+use firn_bao::Span;
+use firn_castore::{ClosureBuilder, Directory, Node, PathComponent};
+use firn_nix::{NarFacts, NarHash, SigningKey, StorePath};
+use firn_trust::{Attestation, Claim, PathFacts, Policy};
+
+use super::*;
+
+const SECOND: Micros = Micros::from_millis(1_000);
+
+fn peer(byte: u8) -> PeerId {
+    [byte; 32].into()
+}
+
+/// A tree of large blobs, each one span of work.
+fn tree(first: u8, blobs: u8) -> Arc<Closure> {
+    let file = |i: u8| {
+        let blob = BlobRef { digest: [first + i; 32].into(), size: 1 << 20 };
+        let name = PathComponent::try_from(format!("{i:03}").as_str()).unwrap();
+        (name, Node::File { blob, executable: false })
+    };
+    let directory = Directory::build((0..blobs).map(file)).unwrap();
+    let mut builder = ClosureBuilder::new(directory.node().into()).unwrap();
+    builder.insert(directory).unwrap();
+    Arc::new(builder.finish().unwrap())
+}
+
+fn path() -> StorePath {
+    "00000000000000000000000000000001-app".parse().unwrap()
+}
+
+fn attested(closure: &Closure) -> Admitted {
+    let key = SigningKey::generate("cache-1".parse().unwrap(), [7; 32]);
+    let nar = NarFacts { nar_hash: NarHash::of(b""), nar_size: 1, references: BTreeSet::new() };
+    let facts = PathFacts { path: path(), root: closure.root().clone(), nar, deriver: None, ca: None };
+    let attestations = vec![Attestation::sign(&facts, &key)];
+    Policy::new(vec![key.public()]).admit(Claim { facts, signatures: Vec::new(), attestations }).unwrap()
+}
+
+struct Bench {
+    fetch: Fetch,
+    now: Micros,
+    asks: BTreeMap<AskId, (PeerId, Request)>,
+}
+
+impl Bench {
+    fn new(goal: Goal, limits: Limits) -> Self {
+        Self { fetch: Fetch::new(goal, limits, 0), now: Micros(0), asks: BTreeMap::new() }
+    }
+
+    fn tell(&mut self, input: Input) {
+        self.fetch.handle(self.now, input);
+    }
+
+    fn later(&mut self, duration: Micros) {
+        self.now = self.now.after(duration);
+    }
+
+    /// What the machine wants; what is still to be answered is kept apart.
+    fn poll(&mut self) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        while let Some(output) = self.fetch.poll(self.now) {
+            match output {
+                Output::Ask { peer, id, request } => {
+                    self.asks.insert(id, (peer, request));
+                }
+                Output::Cancel(id) => {
+                    self.asks.remove(&id);
+                }
+                output => outputs.push(output),
+            }
+        }
+        outputs
+    }
+
+    fn asked(&self, whom: PeerId) -> Vec<AskId> {
+        self.asks.iter().filter(|(_, (peer, _))| *peer == whom).map(|(id, _)| *id).collect()
+    }
+
+    fn answer(&mut self, id: AskId, verified: Verified) {
+        self.asks.remove(&id).unwrap();
+        self.tell(Input::Answered { id, result: Ok(verified) });
+    }
+
+    fn fail(&mut self, id: AskId) {
+        self.asks.remove(&id).unwrap();
+        self.tell(Input::Failed(id));
+    }
+
+    /// The only request to this peer.
+    fn only(&self, whom: PeerId) -> AskId {
+        let asked = self.asked(whom);
+        assert_eq!(asked.len(), 1, "{:?}", self.asks);
+        asked[0]
+    }
+
+    /// A fetch of a tree that one peer has, whose blobs have been asked for as far as the limits go.
+    fn at_blobs(closure: &Arc<Closure>, limits: Limits) -> Self {
+        let mut bench = Self::new(Goal::Tree(closure.root().clone()), limits);
+        bench.poll();
+        let key = Key::Root(closure.root().clone());
+        bench.tell(Input::Found { key: key.clone(), peer: peer(1) });
+        bench.tell(Input::FindEnded(key));
+        bench.poll();
+        bench.answer(bench.only(peer(1)), Verified::Closure(closure.clone()));
+        bench.poll();
+        bench.tell(Input::Missing(closure.blobs()));
+        bench.poll();
+        bench
+    }
+
+    /// A fetch of the path, which these peers claim to have these roots.
+    fn at_claims(claims: &[(u8, &Closure)]) -> Self {
+        let mut bench = Self::new(Goal::Path(*path().hash()), Limits::default());
+        bench.poll();
+        for (byte, _) in claims {
+            bench.tell(Input::Found { key: Key::Path(*path().hash()), peer: peer(*byte) });
+        }
+        bench.poll();
+        for (byte, closure) in claims {
+            bench.answer(bench.only(peer(*byte)), Verified::Claims(vec![attested(closure)]));
+        }
+        bench
+    }
+}
+
+#[test]
+fn no_alarm_is_set_to_a_time_that_has_passed() {
+    let mut bench = Bench::at_claims(&[(1, &tree(0, 1))]);
+    let other = tree(9, 1);
+    bench.tell(Input::Found { key: Key::Path(*path().hash()), peer: peer(2) });
+    bench.poll();
+    bench.answer(bench.asked(peer(2))[0], Verified::Claims(vec![attested(&other)]));
+    // One root is being tried, another one waits, and its claimant has been asked long ago.
+    for _ in 0..9 {
+        bench.later(SECOND);
+        bench.poll();
+        assert!(bench.fetch.deadline().is_some_and(|at| at > bench.now));
+    }
+}
+
+#[test]
+fn a_root_that_brings_nothing_yields_at_once_though_nothing_is_asked_of_anyone() {
+    let (slow, next) = (tree(0, 1), tree(9, 1));
+    let mut bench = Bench::at_claims(&[(1, &slow), (2, &next)]);
+    bench.poll();
+    let ask = bench.only(peer(1));
+    bench.later(Micros::from_millis(9_900));
+    bench.fail(ask);
+    bench.poll();
+    bench.later(Micros::from_millis(100));
+    let outputs = bench.poll();
+    let [Output::Find(Key::Root(found))] = &outputs[..] else { panic!("{outputs:?}") };
+    assert_eq!(found, next.root());
+    assert!(matches!(&bench.asks[&bench.only(peer(2))], (_, Request::Closure(root)) if root == next.root()));
+}
+
+#[test]
+fn who_claims_the_root_at_hand_late_is_asked_for_it_too() {
+    let closure = tree(0, 1);
+    let mut bench = Bench::at_claims(&[(1, &closure)]);
+    bench.poll();
+    bench.tell(Input::Found { key: Key::Path(*path().hash()), peer: peer(2) });
+    bench.poll();
+    bench.answer(bench.only(peer(2)), Verified::Claims(vec![attested(&closure)]));
+    bench.tell(Input::Answered { id: bench.only(peer(1)), result: Err(Lie::TooMuch) });
+    let outputs = bench.poll();
+    assert!(matches!(&outputs[..], [Output::Blame { .. }]), "{outputs:?}");
+    assert!(matches!(bench.asks[&bench.only(peer(2))], (_, Request::Closure(_))));
+}
+
+#[test]
+fn a_root_that_nobody_could_deliver_is_tried_again_when_another_peer_claims_it() {
+    let closure = tree(0, 1);
+    let mut bench = Bench::at_claims(&[(1, &closure)]);
+    bench.poll();
+    bench.tell(Input::FindEnded(Key::Root(closure.root().clone())));
+    bench.answer(bench.only(peer(1)), Verified::Missing);
+    let outputs = bench.poll();
+    assert!(
+        matches!(&outputs[..], [Output::Reject { reason: Rejection::Undeliverable, .. }]),
+        "the look-up for the path goes on: {outputs:?}"
+    );
+    bench.tell(Input::Found { key: Key::Path(*path().hash()), peer: peer(2) });
+    bench.poll();
+    bench.answer(bench.only(peer(2)), Verified::Claims(vec![attested(&closure)]));
+    bench.poll();
+    bench.answer(bench.only(peer(1)), Verified::Missing);
+    bench.poll();
+    assert!(matches!(bench.asks[&bench.only(peer(2))], (_, Request::Closure(_))));
+}
+
+#[test]
+fn a_root_at_fault_stays_rejected() {
+    let closure = tree(0, 1);
+    let mut bench = Bench::at_claims(&[(1, &closure)]);
+    bench.poll();
+    let fault = RootFault::BlobTooLong(closure.blobs()[0]);
+    bench.answer(bench.only(peer(1)), Verified::BadRoot(fault));
+    bench.poll();
+    bench.tell(Input::Found { key: Key::Path(*path().hash()), peer: peer(2) });
+    bench.tell(Input::FindEnded(Key::Path(*path().hash())));
+    bench.poll();
+    bench.answer(bench.only(peer(2)), Verified::Claims(vec![attested(&closure)]));
+    let outputs = bench.poll();
+    assert!(matches!(&outputs[..], [Output::Done(Outcome::Rejected(Rejection::Fault(_)))]), "{outputs:?}");
+}
+
+#[test]
+fn what_one_broken_connection_costs_is_one_failure() {
+    let limits = Limits { failures_max: 2, in_flight_peer_max: 4, ..Limits::default() };
+    let mut bench = Bench::at_blobs(&tree(0, 8), limits);
+    bench.later(SECOND);
+    let burst = bench.asked(peer(1));
+    assert_eq!(burst.len(), 4);
+    burst.into_iter().for_each(|id| bench.fail(id));
+    assert!(bench.poll().is_empty() && bench.asks.is_empty());
+    bench.later(SECOND);
+    assert!(bench.poll().is_empty());
+    assert_eq!(bench.asked(peer(1)).len(), 4);
+    // The second one in a row is one too many.
+    bench.fail(bench.asked(peer(1))[0]);
+    bench.poll();
+    bench.later(SECOND);
+    bench.poll();
+    assert_eq!(bench.asked(peer(1)).len(), 3);
+}
+
+#[test]
+fn a_refusal_makes_no_room_for_more_than_one() {
+    let limits = Limits { in_flight_peer_max: 2, ..Limits::default() };
+    let mut bench = Bench::at_blobs(&tree(0, 8), limits);
+    bench.answer(bench.asked(peer(1))[0], Verified::Refused);
+    bench.poll();
+    bench.later(SECOND);
+    bench.poll();
+    assert_eq!(bench.asked(peer(1)).len(), 2);
+}
+
+#[test]
+fn what_the_store_lacks_of_one_root_is_never_taken_for_another_ones() {
+    let (first, second) = (tree(0, 1), tree(9, 1));
+    let mut bench = Bench::at_claims(&[(1, &first), (2, &second)]);
+    bench.poll();
+    bench.answer(bench.only(peer(1)), Verified::Closure(first.clone()));
+    bench.poll();
+    // The store takes its time; the other root does not come in between.
+    bench.later(Micros::from_millis(60_000));
+    assert!(bench.poll().is_empty());
+    bench.tell(Input::Missing(first.blobs()));
+    bench.poll();
+    let (_, request) = &bench.asks[&bench.only(peer(1))];
+    assert_eq!(*request, Request::Ranges { blob: first.blobs()[0], span: Span::whole(1 << 20) });
+}
