@@ -264,7 +264,51 @@ impl LiarReply {
     }
 
     /// What happens next. Pull no more after anything but a piece.
-    pub fn next(&mut self) -> Next {
+    pub fn pull(&mut self) -> Next {
         self.pieces.pop_front().map_or_else(|| self.then.clone(), Next::Piece)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dice::Dice;
+    use crate::tree::{Tree, TreePlan};
+
+    fn liar(kind: LieKind) -> Liar {
+        let tree = Tree::make(TreePlan::Fixed, &mut Dice::new(1));
+        let shared = firn_exchange::Shared::default();
+        shared.add_root(&tree.closure);
+        Liar::new(kind, SharedView::new(tree.store, Arc::new(shared)), 1)
+    }
+
+    #[test]
+    fn requests_that_are_none_get_an_answer_too() {
+        let mut dice = Dice::new(1);
+        for kind in LieKind::ALL {
+            let liar = liar(kind);
+            for length in 0..60 {
+                let mut reply = liar.answer(dice.bytes(length).into());
+                while let Next::Piece(piece) = reply.pull() {
+                    assert!(piece.len() <= PIECE_BYTES);
+                    if kind == LieKind::TooMuch {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn too_much_never_ends() {
+        let mut reply = liar(LieKind::TooMuch).answer(Bytes::new());
+        assert!((0..10_000).all(|_| matches!(reply.pull(), Next::Piece(_))));
+    }
+
+    #[test]
+    fn stalling_is_no_end() {
+        let mut reply = liar(LieKind::Stall).answer(Bytes::new());
+        while let Next::Piece(_) = reply.pull() {}
+        assert_eq!(reply.pull(), Next::Stall);
     }
 }

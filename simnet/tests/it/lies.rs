@@ -1,0 +1,201 @@
+//! Each kind of lie alone, told by the peer that is asked first, and what must come of it.
+
+use firn_castore::ClosureError;
+use firn_exchange::{Lie, Outcome, Rejection, RootFault};
+use firn_simnet::liar::LieKind;
+use firn_simnet::{Aim, Report, Role, Scenario, Vouching, run};
+use firn_trust::{Ground, NarMismatch, Refusal};
+
+/// The liar, or the peer in its place, is the first; the honest holder is the second.
+fn duel(role: Role, aim: Aim, vouching: Vouching) -> Report {
+    checked(&Scenario::duel(role, aim, vouching))
+}
+
+fn checked(scenario: &Scenario) -> Report {
+    let report = run(scenario, true);
+    assert!(report.violations.is_empty(), "{:#?} {:#?}", report.violations, report.trace);
+    report
+}
+
+fn assert_ground(report: &Report, ground: Ground) {
+    let Some(Outcome::Path(path, _)) = &report.outcome else { panic!("{report:#?}") };
+    assert_eq!(path.ground(), ground);
+}
+
+/// The lie for which the liar, and nobody else, was blamed.
+fn blamed(report: &Report) -> &Lie {
+    let [(peer, lie)] = &report.blamed[..] else { panic!("{report:#?}") };
+    assert_eq!(*peer, report.peers[0]);
+    assert!(report.rejected.is_empty());
+    lie
+}
+
+/// Why the root that the liar named, and no other, was rejected; nobody was blamed.
+fn rejected(report: &Report) -> &Rejection {
+    let [(_, claimants, reason)] = &report.rejected[..] else { panic!("{report:#?}") };
+    assert_eq!(claimants[..], report.peers[..1]);
+    assert!(report.blamed.is_empty());
+    reason
+}
+
+fn assert_harmless(report: &Report) {
+    assert!(report.blamed.is_empty() && report.rejected.is_empty(), "{report:#?}");
+}
+
+/// Blamed whatever is wanted, and whatever is signed.
+fn always_blamed(kind: LieKind, is_right: impl Fn(&Lie) -> bool) {
+    for aim in [Aim::Path, Aim::Tree] {
+        for vouching in [Vouching::Attested, Vouching::Signed] {
+            let report = duel(Role::Liar(kind), aim, vouching);
+            assert!(is_right(blamed(&report)), "{report:#?}");
+        }
+    }
+}
+
+#[test]
+fn wrong_byte() {
+    always_blamed(LieKind::WrongByte, |lie| matches!(lie, Lie::Blob { .. }));
+}
+
+#[test]
+fn wrong_directory() {
+    always_blamed(LieKind::WrongDirectory, |lie| matches!(lie, Lie::Directory(_)));
+}
+
+#[test]
+fn wrong_length_header() {
+    always_blamed(LieKind::WrongLengthHeader, |lie| matches!(lie, Lie::Blob { .. }));
+}
+
+#[test]
+fn truncate() {
+    always_blamed(LieKind::Truncate, |lie| matches!(lie, Lie::Garbage(_)));
+}
+
+#[test]
+fn too_much() {
+    always_blamed(LieKind::TooMuch, |lie| *lie == Lie::TooMuch);
+}
+
+#[test]
+fn garbage() {
+    always_blamed(LieKind::Garbage, |lie| matches!(lie, Lie::Garbage(_)));
+}
+
+#[test]
+fn false_root() {
+    let report = duel(Role::Liar(LieKind::FalseRoot), Aim::Path, Vouching::Signed);
+    assert!(matches!(rejected(&report), Rejection::Nar(NarMismatch::Hash { .. })));
+    assert_ground(&report, Ground::NarMatch);
+    // Beside an attested root it is not even tried if both are known, and yields to it if not.
+    let report = duel(Role::Liar(LieKind::FalseRoot), Aim::Path, Vouching::Attested);
+    assert!(matches!(rejected(&report), Rejection::Nar(NarMismatch::Hash { .. })));
+    assert_ground(&report, Ground::Attested);
+    assert_harmless(&duel(Role::Liar(LieKind::FalseRoot), Aim::Tree, Vouching::Signed));
+}
+
+#[test]
+fn wrong_length_directory() {
+    // Blobs that go inline, and blobs that come in spans.
+    for seed in 0..8 {
+        let role = Role::Liar(LieKind::WrongLengthDirectory);
+        let report = checked(&Scenario { seed, ..Scenario::duel(role, Aim::Path, Vouching::Signed) });
+        let reason = rejected(&report);
+        let Rejection::Fault(RootFault::BlobSize { blob, actual }) = reason else { panic!("{reason}") };
+        assert_eq!(blob.size, actual + 1);
+        assert_ground(&report, Ground::NarMatch);
+    }
+    assert_harmless(&duel(Role::Liar(LieKind::WrongLengthDirectory), Aim::Tree, Vouching::Signed));
+}
+
+#[test]
+fn entries_bomb() {
+    let report = duel(Role::Liar(LieKind::EntriesBomb), Aim::Path, Vouching::Signed);
+    let reason = rejected(&report);
+    let too_many = matches!(
+        reason,
+        Rejection::Fault(RootFault::Closure(ClosureError::TooManyEntries(entries))) if *entries >= 1 << 60
+    );
+    assert!(too_many, "{reason}");
+    assert_ground(&report, Ground::NarMatch);
+    assert_harmless(&duel(Role::Liar(LieKind::EntriesBomb), Aim::Tree, Vouching::Signed));
+}
+
+#[test]
+fn false_signature() {
+    let report = duel(Role::Liar(LieKind::FalseSignature), Aim::Path, Vouching::Signed);
+    assert!(matches!(blamed(&report), Lie::Signature(Refusal::FalseSignature(_))));
+    let report = duel(Role::Liar(LieKind::FalseSignature), Aim::Claims, Vouching::Attested);
+    assert!(matches!(blamed(&report), Lie::Signature(Refusal::FalseAttestation(_))));
+    assert_harmless(&duel(Role::Liar(LieKind::FalseSignature), Aim::Tree, Vouching::Signed));
+}
+
+#[test]
+fn altered_ca_under_an_attestation_is_refused() {
+    let report = duel(Role::Liar(LieKind::AlteredCa), Aim::Path, Vouching::Attested);
+    assert!(matches!(blamed(&report), Lie::Signature(Refusal::FalseAttestation(_))));
+    assert_ground(&report, Ground::Attested);
+}
+
+#[test]
+fn altered_ca_under_a_nix_signature_alone_is_dropped() {
+    for has_ca in [false, true] {
+        let role = Role::Liar(LieKind::AlteredCa);
+        let report = checked(&Scenario { has_ca, ..Scenario::duel(role, Aim::Path, Vouching::Signed) });
+        assert_harmless(&report);
+        let Some(Outcome::Path(path, _)) = &report.outcome else { panic!("{report:#?}") };
+        assert_eq!(path.facts().ca, None);
+    }
+}
+
+#[test]
+fn a_true_ca_under_a_nix_signature_stays_for_it_makes_the_path() {
+    let duel = Scenario::duel(Role::Holder, Aim::Path, Vouching::Signed);
+    let report = checked(&Scenario { has_ca: true, ..duel });
+    let Some(Outcome::Path(path, _)) = &report.outcome else { panic!("{report:#?}") };
+    assert!(path.facts().ca.is_some());
+    assert_eq!(path.facts().deriver, None);
+}
+
+#[test]
+fn stall() {
+    for aim in [Aim::Path, Aim::Tree, Aim::Claims] {
+        for seed in 0..3 {
+            let stalls = Scenario::duel(Role::Liar(LieKind::Stall), aim, Vouching::Attested);
+            assert_harmless(&checked(&Scenario { seed, ..stalls }));
+        }
+    }
+}
+
+#[test]
+fn who_relays_a_false_root_in_good_faith_is_not_blamed() {
+    let report = duel(Role::Relayer, Aim::Path, Vouching::Signed);
+    assert!(matches!(rejected(&report), Rejection::Nar(NarMismatch::Hash { .. })));
+    assert_ground(&report, Ground::NarMatch);
+}
+
+#[test]
+fn a_second_attested_root_is_no_lie() {
+    let report = duel(Role::Other, Aim::Path, Vouching::Attested);
+    assert_harmless(&report);
+    assert_ground(&report, Ground::Attested);
+}
+
+#[test]
+fn two_that_each_have_a_damaged_blob_have_all_together() {
+    let mut scenario = Scenario::duel(Role::Damaged, Aim::Path, Vouching::Attested);
+    scenario.peers[1].role = Role::Damaged;
+    assert_harmless(&checked(&scenario));
+}
+
+#[test]
+fn liars_in_a_crowd_do_not_keep_one_honest_peer_from_delivering() {
+    let mut scenario = Scenario::duel(Role::Liar(LieKind::ALL[0]), Aim::Path, Vouching::Signed);
+    let liar = scenario.peers[0].clone();
+    for kind in &LieKind::ALL[1..] {
+        scenario.peers.insert(0, firn_simnet::PeerPlan { role: Role::Liar(*kind), ..liar.clone() });
+    }
+    let report = checked(&scenario);
+    assert_ground(&report, Ground::NarMatch);
+    assert!(report.blamed.len() >= 5, "{report:#?}");
+}

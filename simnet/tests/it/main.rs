@@ -1,0 +1,6 @@
+//! Whole worlds: many by chance, some by name, and some that are broken on purpose.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod lies;
+mod sabotage;
+mod seeds;
