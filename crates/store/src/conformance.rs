@@ -191,6 +191,7 @@ fn another_length_is_not_here(store: &dyn Store) {
             let other = BlobRef { size: claimed, ..blob };
             assert_eq!(read(store, &other, groups(0, 1)), None, "{claimed} bytes instead of {size}");
         }
+        assert_eq!(read(store, &BlobRef { size: u64::MAX, ..blob }, Span::whole(u64::MAX)), None);
         // To ask for it does no harm.
         assert_eq!(store.has_blob(&blob.digest).unwrap(), Some(size));
     }

@@ -84,7 +84,7 @@ pub enum StoreError {
         /// Where; `memory` in a [`MemoryStore`](crate::MemoryStore).
         file: PathBuf,
         /// In what way.
-        damage: Damage,
+        damage: Box<Damage>,
     },
     /// Something beneath a root is not here.
     #[error("{0} is missing")]
@@ -115,6 +115,6 @@ impl StoreError {
     }
 
     pub(crate) fn damaged(item: Item, file: impl Into<PathBuf>, damage: impl Into<Damage>) -> Self {
-        Self::Damaged { item, file: file.into(), damage: damage.into() }
+        Self::Damaged { item, file: file.into(), damage: Box::new(damage.into()) }
     }
 }

@@ -1,12 +1,12 @@
 //! From a store into the file system.
 
 use std::{
-    ffi::{OsStr, OsString},
-    fs::{self, File, OpenOptions},
+    ffi::OsStr,
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
     os::unix::{
         ffi::OsStrExt,
-        fs::{OpenOptionsExt, symlink},
+        fs::{DirBuilderExt, OpenOptionsExt, symlink},
     },
     path::{Path, PathBuf},
 };
@@ -22,7 +22,7 @@ use crate::{Item, Store, StoreError};
 
 /// How many groups are read at a time: 1 MiB.
 const READ_GROUPS: u64 = 64;
-/// How many names are tried for the place aside.
+/// How many names are tried for the directory aside.
 const ASIDE_MAX: u32 = 1000;
 
 /// Why a tree could not be written out.
@@ -53,16 +53,17 @@ pub enum WriteError {
 /// its place: names are legal by their type, each is made anew and fails where something is there already, and only
 /// directories made here are entered, so no symlink of the tree is ever followed.
 pub fn write_tree(store: &dyn Store, closure: &Closure, to: &Path) -> Result<(), WriteError> {
-    let name = to.file_name().ok_or_else(|| WriteError::NoName(to.to_path_buf()))?;
+    if to.file_name().is_none() {
+        return Err(WriteError::NoName(to.to_path_buf()));
+    }
     if exists(to)? {
         return Err(WriteError::Exists(to.to_path_buf()));
     }
-    let aside = aside(to, name)?;
-    let written = write(store, closure, &aside).and_then(|()| rename(&aside, to));
-    if written.is_err() {
-        // The error that is reported is the first one; what cannot be removed stays and is named for what it is.
-        let _ = fs::remove_file(&aside).or_else(|_| fs::remove_dir_all(&aside));
-    }
+    let aside = make_aside(to)?;
+    let tree = aside.join("tree");
+    let written = write(store, closure, &tree).and_then(|()| rename(&tree, to));
+    // Empty by now if all went well. What cannot be removed stays, and the error that is reported is the first one.
+    let _ = fs::remove_dir_all(&aside);
     written
 }
 
@@ -80,22 +81,21 @@ fn exists(path: &Path) -> Result<bool, WriteError> {
     }
 }
 
-/// A path beside `to` that does not exist.
-fn aside(to: &Path, name: &OsStr) -> Result<PathBuf, WriteError> {
-    for attempt in 0..ASIDE_MAX {
-        let mut aside = OsString::from(format!(".firn-{}-{attempt}-", std::process::id()));
-        // The whole name may be as long as names may be: a part of it says well enough what this is.
-        aside.push(OsStr::from_bytes(&name.as_bytes()[..name.len().min(100)]));
-        let aside = to.with_file_name(aside);
-        if !exists(&aside)? {
-            return Ok(aside);
+/// Makes a directory beside `to`, for us alone: whatever is in it may be removed.
+fn make_aside(to: &Path) -> Result<PathBuf, WriteError> {
+    let mut attempt = 0;
+    loop {
+        let aside = to.with_file_name(format!(".firn-{}-{attempt}", std::process::id()));
+        match DirBuilder::new().mode(0o700).create(&aside) {
+            Ok(()) => return Ok(aside),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < ASIDE_MAX => attempt += 1,
+            Err(error) => return Err(io_error(to)(error)),
         }
     }
-    Err(WriteError::Exists(to.to_path_buf()))
 }
 
-fn write(store: &dyn Store, closure: &Closure, aside: &Path) -> Result<(), WriteError> {
-    let mut path = aside.to_path_buf();
+fn write(store: &dyn Store, closure: &Closure, to: &Path) -> Result<(), WriteError> {
+    let mut path = to.to_path_buf();
     for step in closure.walk() {
         match step {
             Step::Open { name } => {
@@ -120,7 +120,7 @@ fn write(store: &dyn Store, closure: &Closure, aside: &Path) -> Result<(), Write
     Ok(())
 }
 
-/// The topmost node has no name: its path is the one aside already.
+/// The topmost node has no name: its path is there already.
 fn enter(path: &mut PathBuf, name: Option<&PathComponent>) {
     if let Some(name) = name {
         path.push(OsStr::from_bytes(name.as_bytes()));
@@ -139,14 +139,14 @@ fn write_file(store: &dyn Store, path: &Path, blob: BlobRef, executable: bool) -
     Ok(())
 }
 
-fn rename(aside: &Path, to: &Path) -> Result<(), WriteError> {
-    match renameat_with(CWD, aside, CWD, to, RenameFlags::NOREPLACE) {
+fn rename(tree: &Path, to: &Path) -> Result<(), WriteError> {
+    match renameat_with(CWD, tree, CWD, to, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),
         Err(Errno::EXIST) => Err(WriteError::Exists(to.to_path_buf())),
         // Some file systems (NFS, older ZFS) know no such flag.
         Err(Errno::INVAL | Errno::NOSYS) => match exists(to)? {
             true => Err(WriteError::Exists(to.to_path_buf())),
-            false => fs::rename(aside, to).map_err(io_error(to)),
+            false => fs::rename(tree, to).map_err(io_error(to)),
         },
         Err(error) => Err(io_error(to)(error.into())),
     }

@@ -131,8 +131,12 @@ impl Files {
     ) -> Result<(), StoreError> {
         rename(&outboard.path, &self.outboard_path(digest))?;
         rename(&blob.path, &self.blob_path(digest))?;
-        lock(&self.outboards).retain(|(of, _)| of != digest);
+        self.forget_outboard(digest);
         Ok(())
+    }
+
+    fn forget_outboard(&self, digest: &BlobDigest) {
+        lock(&self.outboards).retain(|(of, _)| of != digest);
     }
 
     /// Reads and verifies a span of a blob that the index says is here.
@@ -148,10 +152,10 @@ impl Files {
         let outboard =
             self.outboard(&blob.digest, &outboard_path).map_err(|error| gone(&outboard_path, error))?;
         let is_short = (outboard.len() as u64) < Outboard::byte_length(blob.size);
-        VerifiedSpan::check(*blob, span, &outboard, bytes).map_err(|error| match error {
-            SpanError::WrongParent => damaged(&outboard_path, error.into()),
-            _ if is_short => damaged(&outboard_path, error.into()),
-            _ => damaged(&blob_path, error.into()),
+        VerifiedSpan::check(*blob, span, &outboard, bytes).map_err(|error| {
+            self.forget_outboard(&blob.digest);
+            let is_outboard = is_short || error == SpanError::WrongParent;
+            damaged(if is_outboard { &outboard_path } else { &blob_path }, error.into())
         })
     }
 

@@ -37,17 +37,21 @@ const PATHS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("paths");
 const ROOTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("roots");
 
 /// What a commit makes visible.
-pub(super) enum Record {
-    Path(StoredPath),
-    Root(Root, bool),
+pub(super) struct Record<'a> {
+    root: &'a Root,
+    table: TableDefinition<'static, &'static [u8], &'static [u8]>,
+    key: Vec<u8>,
+    value: Bytes,
 }
 
-impl Record {
-    fn root(&self) -> &Root {
-        match self {
-            Record::Path(path) => path.root(),
-            Record::Root(root, _) => root,
-        }
+impl<'a> Record<'a> {
+    pub(super) fn path(path: &'a StoredPath) -> Self {
+        let key = path.path_hash().as_bytes().to_vec();
+        Self { root: path.root(), table: PATHS, key, value: path.to_bytes() }
+    }
+
+    pub(super) fn root(root: &'a Root, shared: bool) -> Self {
+        Self { root, table: ROOTS, key: root.to_bytes(), value: vec![u8::from(shared)].into() }
     }
 }
 
@@ -108,7 +112,7 @@ impl Index {
         if handle.database.is_none() || is_failed {
             // The old one holds a lock on its file until it is dropped.
             let failed = handle.database.take();
-            guarded(|| Ok(drop(failed))).map_err(|error| self.error(error))?;
+            close(failed);
             handle.database = Some(open(&self.path).map_err(|error| self.error(error))?);
             handle.generation += 1;
         }
@@ -163,24 +167,27 @@ impl Index {
     }
 
     pub(super) fn path_records(&self) -> Result<Vec<StoredPath>, StoreError> {
-        let records = self.records(PATHS)?;
-        records.iter().map(|(key, sealed)| self.parse_path(key, sealed)).collect()
+        self.records(PATHS, |key, sealed| self.parse_path(key, sealed))
     }
 
     pub(super) fn root_records(&self) -> Result<Vec<(Root, bool)>, StoreError> {
-        let records = self.records(ROOTS)?;
-        records.iter().map(|(key, sealed)| self.parse_root(key, sealed)).collect()
+        self.records(ROOTS, |key, sealed| self.parse_root(key, sealed))
     }
 
-    fn records(&self, table: TableDefinition<&[u8], &[u8]>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
-        self.read(|transaction| {
+    fn records<T>(
+        &self,
+        table: TableDefinition<&[u8], &[u8]>,
+        parse: impl Fn(&[u8], &[u8]) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let records = self.read(|transaction| {
             let mut records = Vec::new();
             for record in transaction.open_table(table)?.iter()? {
-                let (key, value) = record?;
-                records.push((key.value().to_vec(), value.value().to_vec()));
+                let (key, sealed) = record?;
+                records.push(parse(key.value(), sealed.value()));
             }
             Ok(records)
-        })
+        })?;
+        records.into_iter().collect()
     }
 
     fn parse_path(&self, key: &[u8], sealed: &[u8]) -> Result<StoredPath, StoreError> {
@@ -226,11 +233,12 @@ impl Index {
             transaction.set_quick_repair(true);
             insert(&transaction, batch)?;
             if let Some(record) = record {
-                if let Err(refusal) = check(&transaction, record.root(), damaged)? {
+                if let Err(refusal) = check(&transaction, record.root, damaged)? {
                     transaction.abort()?;
                     return Ok(Err(refusal));
                 }
-                insert_record(&transaction, record)?;
+                let sealed = seal(&record.key, &record.value);
+                transaction.open_table(record.table)?.insert(&record.key[..], &sealed[..])?;
             }
             transaction.commit()?;
             Ok(Ok(()))
@@ -242,9 +250,16 @@ impl Drop for Index {
     fn drop(&mut self) {
         let handle = self.database.get_mut().unwrap_or_else(PoisonError::into_inner);
         let database = handle.database.take();
-        // All that was committed is durable; a damaged file is found at the next opening.
-        let _ = guarded(|| Ok(drop(database)));
+        close(database);
     }
+}
+
+/// Closes a database that may be damaged. What was committed is durable already, so there is nothing to tell.
+fn close(database: Option<Database>) {
+    let _ = guarded(|| {
+        drop(database);
+        Ok(())
+    });
 }
 
 /// Runs redb, which mostly says [`Error::Corrupted`] when its file is damaged, but now and then panics.
@@ -314,15 +329,6 @@ fn insert(transaction: &WriteTransaction, batch: &Pending) -> Result<(), Error> 
     for (digest, encoded) in &batch.directories {
         directories.insert(digest.as_bytes(), &encoded[..])?;
     }
-    Ok(())
-}
-
-fn insert_record(transaction: &WriteTransaction, record: &Record) -> Result<(), Error> {
-    let (table, key, value) = match record {
-        Record::Path(path) => (PATHS, path.path_hash().as_bytes().to_vec(), path.to_bytes()),
-        Record::Root(root, shared) => (ROOTS, root.to_bytes(), Bytes::from(vec![u8::from(*shared)])),
-    };
-    transaction.open_table(table)?.insert(&key[..], &seal(&key, &value)[..])?;
     Ok(())
 }
 

@@ -155,7 +155,7 @@ fn check_version(dir: &Path) -> Result<bool, OpenError> {
 fn check_fresh(dir: &Path) -> Result<(), OpenError> {
     for entry in fs::read_dir(dir).map_err(OpenError::io(dir))? {
         let name = entry.map_err(OpenError::io(dir))?.file_name();
-        if ![LOCK, INDEX, BLOBS, TEMP].iter().any(|ours| name == *ours) {
+        if ![VERSION, LOCK, INDEX, BLOBS, TEMP].iter().any(|ours| name == *ours) {
             return Err(OpenError::NotAStore { path: dir.to_path_buf(), found: name.into() });
         }
     }

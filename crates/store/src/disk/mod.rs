@@ -162,12 +162,17 @@ impl DiskStore {
     fn commit_record(&self, pending: Pending, record: Option<&Record>) -> Result<(), StoreError> {
         self.layout.check_room(pending.bytes())?;
         if pending.has_large() {
-            self.layout.sync()?;
+            self.sync_large()?;
         }
         let damaged = self.state().damaged.clone();
         self.index.commit(&pending, record, &damaged)?;
         self.state_mut().pending.remove(&pending);
         Ok(())
+    }
+
+    fn sync_large(&self) -> Result<(), StoreError> {
+        // The system tells of a failure once and then takes the files for written, so they do not count any longer.
+        self.layout.sync().inspect_err(|_| self.state_mut().pending.large.clear())
     }
 
     /// Remembers what is found to be damaged: it counts as missing, so that it can be kept anew.
@@ -182,13 +187,23 @@ impl DiskStore {
         match held {
             Held::Large(size) if size != blob.size => Ok(None),
             Held::Large(_) => self.files.read(blob, span).map(Some),
-            Held::Small(bytes) => match VerifiedSpan::check(*blob, span, &[], bytes.clone()) {
-                Ok(verified) => Ok(Some(verified)),
-                // It is not the contents that are wrong but the length that somebody claims for them.
-                Err(_) if BlobDigest::of(&bytes) == blob.digest => Ok(None),
-                Err(error) => Err(StoreError::damaged(Item::Blob(blob.digest), self.index.path(), error)),
-            },
+            Held::Small(bytes) => self.check_small(blob, span, bytes),
         }
+    }
+
+    fn check_small(
+        &self,
+        blob: &BlobRef,
+        span: Span,
+        bytes: Bytes,
+    ) -> Result<Option<VerifiedSpan>, StoreError> {
+        let held = BlobRef { digest: blob.digest, size: bytes.len() as u64 };
+        let damaged = |error| StoreError::damaged(Item::Blob(blob.digest), self.index.path(), error);
+        if held == *blob {
+            return VerifiedSpan::check(held, span, &[], bytes).map(Some).map_err(damaged);
+        }
+        // Either somebody claims a false length for contents that are right, or a part of them is gone.
+        VerifiedSpan::check(held, Span::whole(held.size), &[], bytes).map(|_| None).map_err(damaged)
     }
 }
 
@@ -273,11 +288,11 @@ impl Directories for DiskStore {
 
 impl Paths for DiskStore {
     fn commit(&self, path: StoredPath) -> Result<(), StoreError> {
-        self.flush(Some(&Record::Path(path)))
+        self.flush(Some(&Record::path(&path)))
     }
 
     fn commit_root(&self, root: &Root, shared: bool) -> Result<(), StoreError> {
-        self.flush(Some(&Record::Root(root.clone(), shared)))
+        self.flush(Some(&Record::root(root, shared)))
     }
 
     fn path(&self, hash: &StorePathHash) -> Result<Option<StoredPath>, StoreError> {

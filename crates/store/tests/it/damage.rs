@@ -215,7 +215,7 @@ fn a_flipped_bit_of_a_record_is_found() {
     let path = conformance::stored_path("sample-0", &root, true).path_hash();
     let error = store.path(&path).unwrap_err();
     assert!(
-        matches!(&error, StoreError::Damaged { item: Item::Path(hash), damage: Damage::Checksum, .. } if *hash == path)
+        matches!(&error, StoreError::Damaged { item: Item::Path(hash), damage, .. } if *hash == path && matches!(**damage, Damage::Checksum))
     );
     let found = findings(&store);
     assert!(matches!(&found[0].error, StoreError::Damaged { item: Item::Path(_), .. }));

@@ -2,11 +2,9 @@
 
 use std::{
     env, fs,
-    os::unix::process::CommandExt,
+    io::{BufRead, BufReader},
     path::Path,
     process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 
 use firn_castore::BlobRef;
@@ -63,15 +61,17 @@ fn a_second_opening_names_this_process() {
 /// Where a child process is told which store to hold.
 const HOLD: &str = "FIRN_TEST_HOLD_STORE";
 
-/// What the child process of the next test does until it is killed.
+/// What it says when it does.
+const READY: &str = "the store is held";
+
+/// What the child process of the next test does until it is killed, or its parent is gone.
 fn hold(dir: &Path) -> ! {
     let store = DiskStore::open(dir).unwrap();
     commit(&store, 0);
     keep(&store, 1);
-    fs::write(dir.with_extension("ready"), "").unwrap();
-    loop {
-        thread::park();
-    }
+    println!("{READY}");
+    let _ = std::io::stdin().read_line(&mut String::new());
+    std::process::abort()
 }
 
 #[test]
@@ -81,18 +81,13 @@ fn another_holder_is_named_and_what_it_committed_survives_its_death() {
     }
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("store");
+    let test = "disk::another_holder_is_named_and_what_it_committed_survives_its_death";
     let mut child = Command::new(env::current_exe().unwrap());
-    child
-        .args(["--exact", "disk::another_holder_is_named_and_what_it_committed_survives_its_death"])
-        .env(HOLD, &dir)
-        .process_group(0);
-    let mut child = child.stdout(Stdio::null()).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !dir.with_extension("ready").exists() {
-        assert!(child.try_wait().unwrap().is_none(), "the holder has ended");
-        assert!(Instant::now() < deadline, "the holder does not begin");
-        thread::yield_now();
-    }
+    child.args(["--nocapture", "--exact", test]).env(HOLD, &dir);
+    let mut child = child.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    // The test harness has begun the line already.
+    assert!(said.any(|line| line.unwrap().ends_with(READY)), "the holder has ended");
     let error = DiskStore::open(&dir).unwrap_err();
     let expected = format!("the store {} is in use by process {}", dir.display(), child.id());
     assert_eq!(error.to_string(), expected);

@@ -11,6 +11,7 @@ use std::{
         net::UnixListener,
     },
     path::{Path, PathBuf},
+    thread,
     time::Instant,
 };
 
@@ -191,6 +192,24 @@ fn nothing_is_written_over() {
 }
 
 #[test]
+fn of_many_that_write_to_one_place_one_succeeds() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = MemoryStore::new();
+    let root = crate::keep(&store, 0);
+    let closure = closure(&store, &root).unwrap().unwrap();
+    let to = dir.path().join("to");
+    let results: Vec<_> = thread::scope(|scope| {
+        let writers: Vec<_> = (0..8).map(|_| scope.spawn(|| write_tree(&store, &closure, &to))).collect();
+        writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+    });
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+    let others = results.iter().filter_map(|result| result.as_ref().err());
+    assert!(others.into_iter().all(|error| matches!(error, WriteError::Exists(path) if *path == to)));
+    assert_eq!(names(dir.path()), ["to"].map(PathBuf::from));
+    assert_eq!(fs::read(to.join("large")).unwrap(), conformance::sample(0).2[0]);
+}
+
+#[test]
 fn a_failure_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     let store = MemoryStore::new();
@@ -237,6 +256,7 @@ fn a_name_of_full_length_can_be_written() {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods)] // It is about time.
 fn twenty_thousand_small_files_take_seconds() {
     let dir = tempfile::tempdir().unwrap();
     let from = dir.path().join("from");
