@@ -51,7 +51,7 @@ pub enum Resolved {
     /// Its root is believed: it is here, or it is attested.
     Proven(Arc<TrustedPath>),
     /// Its narinfo is signed; its root waits for the NAR match.
-    Signed(SignedNarInfo),
+    Signed(Arc<SignedNarInfo>),
 }
 
 /// Under which name a NAR is asked for.
@@ -141,7 +141,11 @@ impl Engine {
     }
 
     /// What is believed of a path: from here, else from peers within the budget; none at all are asked if it is zero.
-    pub async fn resolve(&self, hash: StorePathHash, budget: Duration) -> Result<Option<Resolved>, EngineError> {
+    pub async fn resolve(
+        &self,
+        hash: StorePathHash,
+        budget: Duration,
+    ) -> Result<Option<Resolved>, EngineError> {
         if let Some(path) = self.0.index.path(&hash) {
             return Ok(Some(Resolved::Proven(path)));
         }
@@ -244,7 +248,8 @@ impl Engine {
             let Some(fetched) = under_way.next().await else { return Ok(all) };
             let fetched = fetched?;
             if let Some(path) = &fetched.path {
-                let new = path.facts().nar.references.iter().filter(|reference| seen.insert(*reference.hash()));
+                let new =
+                    path.facts().nar.references.iter().filter(|reference| seen.insert(*reference.hash()));
                 wanted.extend(new.map(|reference| (*reference.hash(), Some(reference.clone()))));
             }
             all.push(fetched);
@@ -284,7 +289,7 @@ impl From<Admitted> for Resolved {
     fn from(admitted: Admitted) -> Self {
         match admitted {
             Admitted::Attested(path) => Resolved::Proven(Arc::new(path)),
-            Admitted::Signed(signed) => Resolved::Signed(signed),
+            Admitted::Signed(signed) => Resolved::Signed(Arc::new(signed)),
         }
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use firn_bao::VerifiedSpan;
 use firn_castore::{BlobRef, Closure};
 use firn_exchange::{
-    AskId, Fetch, Goal, Input, Key, Limits, Lie, Micros, Outcome, Output, PeerId, Request, Verified, check,
+    AskId, Fetch, Goal, Input, Key, Lie, Limits, Micros, Outcome, Output, PeerId, Request, Verified, check,
 };
 use firn_store::{Store, StoreError, missing_blobs};
 use firn_trust::{NarHasher, NarMatch, NarMismatch, Policy, SignedNarInfo};
@@ -132,7 +132,8 @@ impl Flight {
             }
             Event::Looked(Ok(missing)) => {
                 self.progress.send_modify(|progress| {
-                    progress.bytes_total = progress.bytes_done + missing.iter().map(|blob| blob.size).sum::<u64>();
+                    progress.bytes_total =
+                        progress.bytes_done + missing.iter().map(|blob| blob.size).sum::<u64>();
                     progress.blobs_total = missing.len() as u64;
                 });
                 Input::Missing(missing)
@@ -233,7 +234,8 @@ impl Flight {
 
     fn hash(&mut self, signed: SignedNarInfo, closure: Arc<Closure>) {
         let Crew { store, pool, .. } = self.crew.clone();
-        let hash = async move { pool.run(move || hash_nar(&*store, signed, closure)).await.map(Event::Hashed) };
+        let hash =
+            async move { pool.run(move || hash_nar(&*store, signed, closure)).await.map(Event::Hashed) };
         self.events.push(hash.boxed());
     }
 
@@ -296,7 +298,8 @@ fn hash_nar(
         Err(mismatch) => return Ok(Err(mismatch)),
     };
     while let Some((blob, span)) = hasher.wanted() {
-        let read = store.read_span(&blob, span)?.ok_or(StoreError::Missing(firn_store::Item::Blob(blob.digest)))?;
+        let read =
+            store.read_span(&blob, span)?.ok_or(StoreError::Missing(firn_store::Item::Blob(blob.digest)))?;
         if let Err(mismatch) = hasher.feed(&read) {
             return Ok(Err(mismatch));
         }

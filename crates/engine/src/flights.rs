@@ -86,7 +86,10 @@ impl Flights {
 
 impl Seat {
     /// Waits for the end, and tells of each change on the way.
-    pub(crate) async fn landed(mut self, on_progress: &(dyn Fn(&Progress) + Send + Sync)) -> Result<Landed, EngineError> {
+    pub(crate) async fn landed(
+        mut self,
+        on_progress: &(dyn Fn(&Progress) + Send + Sync),
+    ) -> Result<Landed, EngineError> {
         loop {
             tokio::select! {
                 landed = self.landing.clone() => return landed,

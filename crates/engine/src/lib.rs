@@ -20,8 +20,8 @@ mod source;
 
 pub use engine::{Engine, EngineConfig, NarName, Resolved};
 pub use error::EngineError;
-pub use ledger::{LedgerEntry, RejectedRoot};
 pub use flights::Fetched;
+pub use ledger::{LedgerEntry, RejectedRoot};
 pub use nar::{Nar, OpenNar};
 pub use progress::Progress;
 pub use source::{Ask, AskError, Find, Found, Via};
