@@ -1,0 +1,13 @@
+//! The engine among fake peers: what it believes, what it keeps, whom it asks and blames.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "../fakes/mod.rs"]
+mod fakes;
+
+mod fetching;
+mod liars;
+mod nars;
+mod resolving;
+mod sharing;
+mod store;
+mod view;

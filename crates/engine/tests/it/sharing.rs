@@ -1,0 +1,69 @@
+//! What peers may see.
+
+use std::sync::Arc;
+
+use firn_engine::EngineError;
+use firn_exchange::{Key, Rejection};
+use firn_store::MemoryStore;
+
+use crate::fakes::net::{Net, honest};
+use crate::fakes::tree::{Tree, varied};
+use crate::fakes::{Signed, facts, node, open, peer, signed};
+
+/// Signed by a key that all trust, so that nothing but its privacy keeps it here.
+async fn add_private(engine: &firn_engine::Engine, tree: &Tree) -> firn_nix::StorePathHash {
+    let facts = facts("private", tree, &[]);
+    let hash = *facts.path.hash();
+    tree.keep(&**engine.store());
+    engine.commit(signed(facts, Signed::Attested), false).await.unwrap();
+    hash
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_private_path_is_missing_to_every_peer() {
+    let net = Net::default();
+    let (_, owner) = peer(&net, 1, honest()).await;
+    let tree = varied(1);
+    let hash = add_private(&owner, &tree).await;
+    assert!(owner.keys().is_empty());
+    assert_eq!(owner.paths().len(), 1);
+    let engine = node(&net).await;
+    let error = engine.get_path(hash, &|_| {}).await.unwrap_err();
+    assert!(matches!(error, EngineError::NotFound), "{error}");
+    let error = engine.get_root(tree.root(), &|_| {}).await.unwrap_err();
+    assert!(matches!(error, EngineError::Rejected(Rejection::Undeliverable)), "{error}");
+    assert!(engine.peers().iter().all(|(_, entry)| entry.bytes == 0 && entry.asked > 0));
+}
+
+#[tokio::test]
+async fn sharing_is_remembered_across_restarts() {
+    let net = Net::default();
+    let store = Arc::new(MemoryStore::new());
+    let engine = open(&net, store.clone()).await;
+    let (private, shared, rooted) = (varied(1), varied(10), varied(20));
+    add_private(&engine, &private).await;
+    let shared_hash = crate::fakes::publish(&engine, "shared", &shared, Signed::Attested).await;
+    rooted.keep(&**engine.store());
+    engine.commit_root(rooted.root(), true).await.unwrap();
+    let mut keys = engine.keys();
+    drop(engine);
+    let mut again = open(&net, store).await.keys();
+    let mut wanted = vec![Key::Path(shared_hash), Key::Root(shared.root()), Key::Root(rooted.root())];
+    for keys in [&mut keys, &mut again, &mut wanted] {
+        keys.sort();
+    }
+    assert_eq!((keys, again), (wanted.clone(), wanted));
+}
+
+#[tokio::test]
+async fn what_peers_bring_does_not_share_what_is_private() {
+    let net = Net::default();
+    let (_, owner) = peer(&net, 1, honest()).await;
+    let tree = varied(1);
+    add_private(&owner, &tree).await;
+    let shared = varied(10);
+    crate::fakes::publish(&owner, "shared", &shared, Signed::Attested).await;
+    let engine = node(&net).await;
+    engine.get_root(shared.root(), &|_| {}).await.unwrap();
+    assert!(engine.get_root(tree.root(), &|_| {}).await.is_err());
+}
