@@ -24,7 +24,7 @@ pub(crate) fn narinfo(resolved: &Resolved) -> NarInfo {
         facts: facts.nar.clone(),
         deriver: facts.deriver.clone(),
         signatures: resolved.signatures().to_vec(),
-        ca: facts.ca.clone(),
+        ca: facts.ca,
     }
 }
 

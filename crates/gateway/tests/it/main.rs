@@ -1,0 +1,12 @@
+//! The gateway as its clients see it: by request, over a socket, and with the real Nix.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "../../../engine/tests/fakes/mod.rs"]
+mod fakes;
+
+mod failures;
+mod http;
+mod nix;
+mod routes;
+mod server;
+mod sharing;
