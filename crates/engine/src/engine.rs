@@ -362,28 +362,28 @@ impl Inner {
     }
 
     async fn commit(&self, path: TrustedPath, shared: bool) -> Result<(), EngineError> {
-        let (store, index) = (self.crew.store.clone(), self.index.clone());
+        let (store, index, changes) = (self.crew.store.clone(), self.index.clone(), self.changes.clone());
+        // All in one: whoever waits for it may stop waiting at any time.
         let commit = move || {
             store.commit(path.to_stored(shared))?;
-            index.add(&*store, path, shared)
+            index.add(&*store, path, shared)?;
+            changes.send_modify(|count| *count += 1);
+            Ok::<_, firn_store::StoreError>(())
         };
-        self.crew.pool.run(commit).await??;
-        self.changes.send_modify(|count| *count += 1);
-        Ok(())
+        Ok(self.crew.pool.run(commit).await??)
     }
 
     async fn commit_root(&self, root: Root, shared: bool) -> Result<(), EngineError> {
-        let (store, index) = (self.crew.store.clone(), self.index.clone());
+        let (store, index, changes) = (self.crew.store.clone(), self.index.clone(), self.changes.clone());
         let commit = move || {
             store.commit_root(&root, shared)?;
             if shared && let Some(closure) = firn_store::closure(&*store, &root)? {
                 index.shared.add_root(&closure);
             }
+            changes.send_modify(|count| *count += 1);
             Ok::<_, firn_store::StoreError>(())
         };
-        self.crew.pool.run(commit).await??;
-        self.changes.send_modify(|count| *count += 1);
-        Ok(())
+        Ok(self.crew.pool.run(commit).await??)
     }
 
     async fn local_closure(&self, root: Root) -> Result<Option<Arc<firn_castore::Closure>>, EngineError> {

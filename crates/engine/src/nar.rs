@@ -83,7 +83,13 @@ impl Nar {
 
 impl OpenNar {
     /// These bytes of it. What has not come yet is waited for; an error ends the stream.
+    ///
+    /// The last bytes of a NAR that is on its way come once it has been committed: whoever has it all stops reading, and
+    /// with the last reader the flight ends.
     pub fn read(self, range: Range<u64>) -> BoxStream<'static, Result<Bytes, EngineError>> {
+        let size = self.layout.nar_size();
+        let left = range.end.min(size).saturating_sub(range.start);
+        let must_land = range.end >= size;
         let reader = Reader {
             store: self.engine.store().clone(),
             segments: self.layout.segments(range),
@@ -91,27 +97,35 @@ impl OpenNar {
             is_waiting: false,
         };
         let engine = self.engine;
-        let chunks = futures::stream::try_unfold((reader, self.seat), move |(reader, mut seat)| {
-            let engine = engine.clone();
-            async move {
-                let mut reader = reader;
-                loop {
-                    // Marks what has come so far as seen before looking, so that nothing that comes later is missed.
-                    let landed = seat.as_mut().is_none_or(Seat::look);
-                    let filled;
-                    (reader, filled) = engine.run_blocking(move || reader.fill()).await?;
-                    let bytes = filled?;
-                    if !bytes.is_empty() {
-                        return Ok(Some((bytes, (reader, seat))));
-                    }
-                    match &mut seat {
-                        _ if !reader.is_waiting => return Ok(None),
-                        Some(seat) if !landed => seat.wait().await?,
-                        _ => return Err(EngineError::Gone),
+        let chunks =
+            futures::stream::try_unfold((reader, self.seat, left), move |(reader, mut seat, left)| {
+                let engine = engine.clone();
+                async move {
+                    let mut reader = reader;
+                    loop {
+                        // Marks what has come so far as seen before looking, so that nothing that comes later is missed.
+                        let landed = seat.as_mut().is_none_or(Seat::look);
+                        let filled;
+                        (reader, filled) = engine.run_blocking(move || reader.fill()).await?;
+                        let bytes = filled?;
+                        if !bytes.is_empty() {
+                            let left = left.saturating_sub(bytes.len() as u64);
+                            if let Some(seat) = &seat
+                                && must_land
+                                && left == 0
+                            {
+                                seat.landing.clone().await?;
+                            }
+                            return Ok(Some((bytes, (reader, seat, left))));
+                        }
+                        match &mut seat {
+                            _ if !reader.is_waiting => return Ok(None),
+                            Some(seat) if !landed => seat.wait().await?,
+                            _ => return Err(EngineError::Gone),
+                        }
                     }
                 }
-            }
-        });
+            });
         chunks.into_stream().boxed()
     }
 }

@@ -145,6 +145,28 @@ async fn what_was_not_admitted_is_absent_and_never_fetched() {
     assert_eq!(net.asked().len(), net.count(is_for_claims));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_all_of_a_nar_finds_it_committed() {
+    let net = Net::default();
+    let (_, seeder) = peer(&net, 1, honest()).await;
+    for seed in 0..50 {
+        let tree = tree(&[("file", noise(seed, 100))]);
+        let hash = publish(&seeder, &format!("there-{seed}"), &tree, Signed::Attested).await;
+        let engine = node(&net).await;
+        let size = tree.nar.len() as u64;
+        let nar = engine.nar(NarName::Root(tree.root()), Some(hash), BUDGET).await.unwrap().unwrap();
+        let mut stream = nar.open().await.unwrap().read(0..size);
+        let mut taken = 0;
+        // Who knows the length does not ask for more than that.
+        while taken < size {
+            taken += stream.try_next().await.unwrap().unwrap().len() as u64;
+        }
+        drop(stream);
+        assert_eq!((engine.paths().len(), engine.keys().len()), (1, 2));
+        assert_eq!(*engine.changes().borrow(), 1);
+    }
+}
+
 #[tokio::test]
 async fn a_slow_reader_holds_reading_back() {
     let net = Net::default();
