@@ -108,3 +108,18 @@ async fn nobody_there_is_absent_at_once() {
     assert!(engine.resolve([0; 20].into(), BUDGET).await.unwrap().is_none());
     assert_eq!(begun.elapsed(), Duration::ZERO);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_peer_does_not_outweigh_one_that_has_spoken() {
+    for how in [Signed::Attested, Signed::ByNix] {
+        let net = Net::default();
+        let (_, silent) = peer(&net, 1, silent_on(is_for_claims)).await;
+        let (_, seeder) = peer(&net, 2, honest()).await;
+        let tree = varied(1);
+        let hash = publish(&silent, "there", &tree, how).await;
+        publish(&seeder, "there", &tree, how).await;
+        let begun = Instant::now();
+        assert!(node(&net).await.resolve(hash, BUDGET).await.unwrap().is_some(), "{how:?}");
+        assert!(begun.elapsed() < BUDGET);
+    }
+}

@@ -8,8 +8,9 @@ use firn_trust::Admitted;
 use super::Micros;
 use crate::PeerId;
 
-/// How long others may still speak after the first signed claim that is not attested.
-const GRACE: Micros = Micros::from_millis(300);
+/// How long others may still speak after the first signed claim that is not attested. Well below the time that a
+/// gateway gives to neighbours, or one that is silent would make another's word come too late.
+const GRACE: Micros = Micros::from_millis(100);
 /// The most roots that are tried for one path.
 const CANDIDATES_MAX: usize = 64;
 
