@@ -568,6 +568,9 @@ impl Fetch {
         let Some(tree) = &mut self.tree else { return };
         match tree.take(now, ask.peer, ask.task.clone(), verified) {
             Ok(taken) => {
+                if taken.is_busy {
+                    self.peers.rest(&ask.peer, now);
+                }
                 if let Some((request, task)) = taken.follow_up {
                     self.ask(now, ask.peer, request, task);
                 }

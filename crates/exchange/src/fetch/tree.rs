@@ -59,6 +59,8 @@ pub(super) struct Taken {
     pub(super) follow_up: Option<(Request, Task)>,
     pub(super) closure: Option<Arc<Closure>>,
     pub(super) spans: Vec<VerifiedSpan>,
+    /// Something was not to be had now: the peer is to be left alone for a while, or it would be asked again at once.
+    pub(super) is_busy: bool,
 }
 
 pub(super) struct Tree {
@@ -206,7 +208,7 @@ impl Tree {
             }
             (Task::Batch(_), Verified::Batch(answers)) => {
                 self.asked -= 1;
-                taken.spans = self.take_batch(peer, answers)?;
+                self.take_batch(peer, answers, &mut taken)?;
             }
             (Task::Span(..), Verified::Span(span)) => {
                 self.asked -= 1;
@@ -230,7 +232,9 @@ impl Tree {
                 return Ok(taken);
             }
         }
-        self.progress_at = now;
+        if taken.closure.is_some() || !taken.spans.is_empty() {
+            self.progress_at = now;
+        }
         Ok(taken)
     }
 
@@ -250,14 +254,17 @@ impl Tree {
         &mut self,
         peer: PeerId,
         answers: Vec<(BlobRef, BatchAnswer)>,
-    ) -> Result<Vec<VerifiedSpan>, RootFault> {
-        let mut spans = Vec::with_capacity(answers.len());
+        taken: &mut Taken,
+    ) -> Result<(), RootFault> {
         let mut again = Vec::new();
         for (blob, answer) in answers {
             match answer {
-                BatchAnswer::Here(span) => spans.push(span),
+                BatchAnswer::Here(span) => taken.spans.push(span),
                 BatchAnswer::OtherSize(fault) => return Err(fault),
-                BatchAnswer::Busy => again.push(blob),
+                BatchAnswer::Busy => {
+                    taken.is_busy = true;
+                    again.push(blob);
+                }
                 BatchAnswer::Missing => {
                     self.lack(peer, blob.digest);
                     again.push(blob);
@@ -274,7 +281,7 @@ impl Tree {
         {
             queue.put_back(Work::Batch(again));
         }
-        Ok(spans)
+        Ok(())
     }
 
     fn note_missing(&mut self, peer: PeerId, task: &Task) {
