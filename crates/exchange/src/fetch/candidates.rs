@@ -1,6 +1,7 @@
 //! Which roots a path may have, by those who claim it.
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 use firn_castore::Root;
 use firn_trust::Admitted;
@@ -58,6 +59,8 @@ pub(super) struct Candidates {
     waiting: Vec<Candidate>,
     /// Roots that have been taken out to be tried.
     tried: BTreeSet<Root>,
+    /// How many roots each peer has named.
+    named: BTreeMap<PeerId, usize>,
     asked: BTreeSet<PeerId>,
     ripe_at: Option<Micros>,
 }
@@ -83,11 +86,13 @@ impl Candidates {
 
     pub(super) fn add(&mut self, now: Micros, peer: PeerId, admitted: Admitted) {
         let root = admitted.facts().root.clone();
+        *self.named.entry(peer).or_default() += 1;
         if let Some(known) = self.waiting.iter_mut().find(|candidate| candidate.root == root) {
             known.claimed_by(peer, admitted);
-        } else if self.waiting.len() < CANDIDATES_MAX && !self.tried.contains(&root) {
+        } else if !self.tried.contains(&root) {
             let claimants = BTreeSet::from([peer]);
             self.waiting.push(Candidate { root, admitted: Some(admitted), claimants, turns: 0 });
+            self.drop_worst();
         }
         let ripe_at = if self.waiting.iter().any(Candidate::is_attested) { now } else { now.after(GRACE) };
         self.ripe_at = Some(self.ripe_at.map_or(ripe_at, |earlier| earlier.min(ripe_at)));
@@ -107,12 +112,25 @@ impl Candidates {
         !self.waiting.is_empty()
     }
 
-    /// The best one: those that had no turn yet, attested ones first, then those that most claim.
+    /// The least comes first: those that had no turn yet, attested ones first, then those by somebody who names few
+    /// roots (an honest peer names one, a liar as many as it likes), then those that most claim.
+    fn rank(&self, candidate: &Candidate) -> (u32, bool, Option<usize>, Reverse<usize>) {
+        let named = candidate.claimants.iter().filter_map(|peer| self.named.get(peer).copied()).min();
+        (candidate.turns, !candidate.is_attested(), named, Reverse(candidate.claimants.len()))
+    }
+
+    fn drop_worst(&mut self) {
+        let worst = self.waiting.iter().enumerate().max_by_key(|(_, candidate)| self.rank(candidate));
+        if let Some((worst, _)) = worst
+            && self.waiting.len() > CANDIDATES_MAX
+        {
+            self.waiting.remove(worst);
+        }
+    }
+
+    /// The best one.
     pub(super) fn next(&mut self) -> Option<Candidate> {
-        let rank = |candidate: &Candidate| {
-            (candidate.turns, !candidate.is_attested(), std::cmp::Reverse(candidate.claimants.len()))
-        };
-        let (best, _) = self.waiting.iter().enumerate().min_by_key(|(_, candidate)| rank(candidate))?;
+        let (best, _) = self.waiting.iter().enumerate().min_by_key(|(_, candidate)| self.rank(candidate))?;
         let mut candidate = self.waiting.remove(best);
         candidate.turns += 1;
         self.tried.insert(candidate.root.clone());
