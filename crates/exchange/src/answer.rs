@@ -12,7 +12,7 @@ use firn_store::{Store, StoreError};
 use firn_trust::{Claim, TrustedPath};
 
 use crate::frame;
-use crate::{Asked, INLINE_BYTES_MAX, Key};
+use crate::{Asked, BATCH_BYTES_MAX, CLOSURE_BYTES_MAX, INLINE_BYTES_MAX, Key};
 
 /// All that can be reached from what is shared. Whatever is not in here does not exist for peers.
 #[derive(Debug, Default)]
@@ -21,7 +21,8 @@ pub struct Shared(RwLock<Reachable>);
 #[derive(Debug, Default)]
 struct Reachable {
     claims: BTreeMap<StorePathHash, Claim>,
-    roots: BTreeSet<Root>,
+    /// Each with the length of all its Directories as a reply has them.
+    roots: BTreeMap<Root, usize>,
     directories: BTreeSet<DirectoryDigest>,
     blobs: BTreeMap<BlobDigest, u64>,
 }
@@ -35,8 +36,10 @@ impl Shared {
 
     /// Shares a tree that needs no path.
     pub fn add_root(&self, closure: &Closure) {
+        let closure_bytes =
+            closure.directories().map(|directory| frame::put_bytes(directory.encoded())).sum();
         let mut reachable = self.write();
-        reachable.roots.insert(closure.root().clone());
+        reachable.roots.insert(closure.root().clone(), closure_bytes);
         reachable.directories.extend(closure.directories().map(|directory| directory.digest()));
         reachable.blobs.extend(closure.blobs().iter().map(|blob| (blob.digest, blob.size)));
     }
@@ -45,15 +48,15 @@ impl Shared {
     pub fn keys(&self) -> Vec<Key> {
         let reachable = self.read();
         let paths = reachable.claims.keys().copied().map(Key::Path);
-        paths.chain(reachable.roots.iter().cloned().map(Key::Root)).collect()
+        paths.chain(reachable.roots.keys().cloned().map(Key::Root)).collect()
     }
 
     fn claim(&self, hash: &StorePathHash) -> Option<Claim> {
         self.read().claims.get(hash).cloned()
     }
 
-    fn has_root(&self, root: &Root) -> bool {
-        self.read().roots.contains(root)
+    fn closure_bytes(&self, root: &Root) -> Option<usize> {
+        self.read().roots.get(root).copied()
     }
 
     fn blob(&self, digest: BlobDigest) -> Option<BlobRef> {
@@ -95,7 +98,7 @@ enum Body {
     Empty,
     Items(VecDeque<Bytes>),
     Directories { queue: VecDeque<DirectoryDigest>, seen: BTreeSet<DirectoryDigest> },
-    Batch(VecDeque<BlobDigest>),
+    Batch { digests: VecDeque<BlobDigest>, bytes_left: u64 },
     Span(BlobRef, Span),
 }
 
@@ -115,13 +118,12 @@ fn body(view: &SharedView, asked: Asked) -> (proto::Status, Body) {
             .shared
             .claim(&hash)
             .map(|claim| Body::Items(VecDeque::from([frame::put_message(&claim.to_proto())]))),
-        Asked::Closure(root) => view.shared.has_root(&root).then(|| match root.node() {
-            Node::Directory { digest, .. } => {
-                Body::Directories { queue: VecDeque::from([*digest]), seen: BTreeSet::from([*digest]) }
-            }
-            Node::File { .. } | Node::Symlink { .. } => Body::Empty,
-        }),
-        Asked::Batch(digests) => Some(Body::Batch(digests.into())),
+        Asked::Closure(root) => match view.shared.closure_bytes(&root) {
+            // No asker would take so long a reply, and each would take it for a lie.
+            Some(bytes) if bytes > CLOSURE_BYTES_MAX => return (proto::Status::Refused, Body::Empty),
+            bytes => bytes.map(|_| directories(&root)),
+        },
+        Asked::Batch(digests) => Some(Body::Batch { digests: digests.into(), bytes_left: BATCH_BYTES_MAX }),
         Asked::Ranges { digest, span } => view.shared.blob(digest).map(|blob| {
             // A range past the end means the last group: it tells the asker the true length.
             let span = if span.fits(blob.size) { span } else { Span::last(blob.size) };
@@ -140,6 +142,15 @@ fn body(view: &SharedView, asked: Asked) -> (proto::Status, Body) {
     match body {
         Some(body) => (proto::Status::Ok, body),
         None => (proto::Status::Missing, Body::Empty),
+    }
+}
+
+fn directories(root: &Root) -> Body {
+    match root.node() {
+        Node::Directory { digest, .. } => {
+            Body::Directories { queue: VecDeque::from([*digest]), seen: BTreeSet::from([*digest]) }
+        }
+        Node::File { .. } | Node::Symlink { .. } => Body::Empty,
     }
 }
 
@@ -182,8 +193,8 @@ impl Reply {
                 }
                 Ok(Some(frame::put(directory.encoded())))
             }
-            Body::Batch(digests) => match digests.pop_front() {
-                Some(digest) => Ok(Some(frame::put_message(&batch_item(&self.view, digest)?))),
+            Body::Batch { digests, bytes_left } => match digests.pop_front() {
+                Some(digest) => Ok(Some(frame::put_message(&batch_item(&self.view, digest, bytes_left)?))),
                 None => Ok(None),
             },
         }
@@ -234,14 +245,20 @@ fn undamaged(read: Result<Option<VerifiedSpan>, StoreError>) -> Result<Option<Ve
     }
 }
 
-fn batch_item(view: &SharedView, digest: BlobDigest) -> Result<proto::BatchItem, StoreError> {
+fn batch_item(
+    view: &SharedView,
+    digest: BlobDigest,
+    bytes_left: &mut u64,
+) -> Result<proto::BatchItem, StoreError> {
     let with = |status: proto::Status| proto::BatchItem { status: status.into(), contents: Bytes::new() };
     let Some(blob) = view.shared.blob(digest) else { return Ok(with(proto::Status::Missing)) };
     if blob.size > INLINE_BYTES_MAX {
         return Ok(with(proto::Status::Refused));
     }
+    let Some(left) = bytes_left.checked_sub(blob.size) else { return Ok(with(proto::Status::Busy)) };
     match undamaged(view.store.read_span(&blob, Span::whole(blob.size)))? {
         Some(whole) => {
+            *bytes_left = left;
             Ok(proto::BatchItem { status: proto::Status::Ok.into(), contents: whole.bytes().clone() })
         }
         None => Ok(with(proto::Status::Missing)),

@@ -10,9 +10,10 @@ use firn_castore::{
 };
 use firn_proto::exchange as proto;
 use firn_trust::{Admitted, Claim, ClaimError, Policy, Refusal};
+use prost::Message;
 
 use crate::frame::{self, FrameError};
-use crate::{CLAIMS_MAX, Request};
+use crate::{CLAIM_BYTES_MAX, CLAIMS_MAX, Request};
 
 /// What a reply has proven, or has the right to say.
 #[derive(Debug)]
@@ -174,7 +175,12 @@ fn claims(mut body: Bytes, policy: &Policy, asked: impl Fn(&Claim) -> bool) -> R
         if body.is_empty() {
             break;
         }
-        let claim = Claim::from_proto(frame::take_message(&mut body)?)?;
+        let item = frame::take(&mut body)?;
+        if item.len() > CLAIM_BYTES_MAX {
+            return Err(Lie::TooMuch);
+        }
+        let message = proto::Claim::decode(item).map_err(FrameError::from)?;
+        let claim = Claim::from_proto(message)?;
         if count == CLAIMS_MAX || !asked(&claim) {
             return Err(Lie::NotAsked);
         }

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
-use prost::encoding::{decode_varint, encode_varint};
+use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
 
 /// Bytes that are no sequence of items.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +43,11 @@ pub(crate) fn put(item: &[u8]) -> Bytes {
     encode_varint(item.len() as u64, &mut framed);
     framed.put_slice(item);
     framed.freeze()
+}
+
+/// The length of one item with its prefix.
+pub(crate) fn put_bytes(item: &[u8]) -> usize {
+    encoded_len_varint(item.len() as u64) + item.len()
 }
 
 /// One item that is a message.

@@ -21,6 +21,6 @@ pub use fetch::{AskId, Candidate, Fetch, Goal, Input, Limits, Micros, Outcome, O
 pub use frame::FrameError;
 pub use ids::{Key, PeerId, PeerIdError};
 pub use request::{
-    Asked, BATCH_BLOBS_MAX, BATCH_BYTES_MAX, CLAIMS_MAX, CLOSURE_BYTES_MAX, HAVE_BLOBS_MAX, INLINE_BYTES_MAX,
-    REQUEST_BYTES_MAX, Request, RequestError, SPAN_GROUPS_MAX,
+    Asked, BATCH_BLOBS_MAX, BATCH_BYTES_MAX, CLAIM_BYTES_MAX, CLAIMS_MAX, CLOSURE_BYTES_MAX, HAVE_BLOBS_MAX,
+    INLINE_BYTES_MAX, REQUEST_BYTES_MAX, Request, RequestError, SPAN_GROUPS_MAX,
 };

@@ -12,6 +12,9 @@ use crate::frame::{self, FrameError};
 pub const REQUEST_BYTES_MAX: usize = 1 << 20;
 /// The most claims in a reply.
 pub const CLAIMS_MAX: usize = 16;
+/// The longest claim, in bytes: one with the most references, all with the longest names, is shorter. What is longer is not
+/// even taken apart, for a message of nothing but empty items would take many times its length.
+pub const CLAIM_BYTES_MAX: usize = 5 << 20;
 /// The most bytes of Directories in a reply.
 pub const CLOSURE_BYTES_MAX: usize = 256 << 20;
 /// The most blobs in a batch.
@@ -25,8 +28,6 @@ pub const SPAN_GROUPS_MAX: u64 = (4 << 20) / GROUP_BYTES;
 /// The most blobs in one `Have` request.
 pub const HAVE_BLOBS_MAX: usize = 4096;
 
-/// A claim, with its references and signatures, is shorter than this.
-const CLAIM_BYTES_MAX: usize = 4 << 20;
 /// A frame's length prefix and a status.
 const ITEM_OVERHEAD_BYTES: usize = 32;
 
@@ -138,12 +139,17 @@ impl Request {
         let body = match self {
             Request::Path(_) => CLAIMS_MAX * CLAIM_BYTES_MAX,
             Request::Closure(root) => closure_bytes_max(root),
-            Request::Batch(blobs) => blobs.len() * (INLINE_BYTES_MAX as usize + ITEM_OVERHEAD_BYTES),
+            Request::Batch(blobs) => batch_bytes_max(blobs.len()),
             Request::Ranges { span, .. } => span_bytes_max(*span),
             Request::Have(digests) => digests.len() * ((1 << 20) + ITEM_OVERHEAD_BYTES),
         };
         body.min(CLOSURE_BYTES_MAX) + ITEM_OVERHEAD_BYTES
     }
+}
+
+fn batch_bytes_max(blobs: usize) -> usize {
+    let contents = blobs.saturating_mul(INLINE_BYTES_MAX as usize).min(BATCH_BYTES_MAX as usize);
+    contents + blobs * ITEM_OVERHEAD_BYTES
 }
 
 /// An entry is at most a symlink with the longest name and target.
