@@ -1,0 +1,215 @@
+//! Replies made by hand.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use firn_bao::{BLOB_BYTES_MAX, Span, SpanError};
+use firn_castore::{BlobRef, ClosureError, Directory, DirectoryDigest, DirectoryError, Node};
+use firn_exchange::{
+    BatchAnswer, CLAIMS_MAX, FrameError, Lie, Presence, Request, RootFault, Verified, check,
+};
+use firn_proto::exchange as proto;
+use firn_proto::exchange::Status;
+use firn_trust::ClaimError;
+use prost::Message;
+use prost::encoding::encode_varint;
+
+use crate::world::{World, contents, file, name, policy};
+
+fn header(status: i32) -> Bytes {
+    proto::ReplyHeader { status }.encode_length_delimited_to_vec().into()
+}
+
+/// An honest header and these items.
+pub(crate) fn items<M: Message>(items: &[M]) -> Bytes {
+    let mut reply = header(0).to_vec();
+    items.iter().for_each(|item| reply.extend(item.encode_length_delimited_to_vec()));
+    reply.into()
+}
+
+fn frames(frames: &[&[u8]]) -> Bytes {
+    let mut reply = BytesMut::from(&header(0)[..]);
+    for frame in frames {
+        encode_varint(frame.len() as u64, &mut reply);
+        reply.put_slice(frame);
+    }
+    reply.freeze()
+}
+
+fn checked(request: &Request, reply: Bytes) -> Result<Verified, Lie> {
+    check(request, reply, &policy())
+}
+
+fn lie(request: &Request, reply: Bytes) -> Lie {
+    checked(request, reply).unwrap_err()
+}
+
+#[test]
+fn statuses() {
+    for request in World::new().public.requests() {
+        let status = |status: Status| checked(&request, header(status.into()));
+        assert!(matches!(status(Status::Missing), Ok(Verified::Missing)));
+        assert!(matches!(status(Status::Busy), Ok(Verified::Busy)));
+        assert!(matches!(status(Status::Refused), Ok(Verified::Refused)));
+        assert_eq!(lie(&request, header(4)), Lie::Status(4));
+        assert_eq!(lie(&request, header(-1)), Lie::Status(-1));
+        assert_eq!(lie(&request, Bytes::new()), Lie::Garbage(FrameError::Length));
+        let more = [&header(Status::Missing.into())[..], &[0]].concat();
+        assert_eq!(lie(&request, more.into()), Lie::NotAsked);
+    }
+}
+
+#[test]
+fn lengths_of_items_that_are_not_there_take_no_memory() {
+    let request = Request::Closure(World::new().public.closure.root().clone());
+    let huge = [&header(0)[..], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]].concat();
+    assert_eq!(lie(&request, huge.into()), Lie::Garbage(FrameError::Truncated { length: u64::MAX, left: 0 }));
+    let no_varint = [&header(0)[..], &[0xff; 11]].concat();
+    assert_eq!(lie(&request, no_varint.into()), Lie::Garbage(FrameError::Length));
+}
+
+#[test]
+fn claims_that_are_not_about_what_was_asked() {
+    let world = World::new();
+    let claim = world.claim().to_proto();
+    let other = Request::Path(*world.private.path.facts().path.hash());
+    assert_eq!(lie(&other, items(&[claim.clone()])), Lie::NotAsked);
+    let request = Request::Path(*world.public.path.facts().path.hash());
+    assert!(matches!(checked(&request, items(&vec![claim.clone(); CLAIMS_MAX])), Ok(Verified::Claims(_))));
+    assert_eq!(lie(&request, items(&vec![claim; CLAIMS_MAX + 1])), Lie::NotAsked);
+    let empty = proto::Claim::default();
+    assert_eq!(lie(&request, items(&[empty])), Lie::Claim(ClaimError::Absent("path info")));
+}
+
+#[test]
+fn a_claim_of_nothing_but_empty_signatures_is_too_much_before_it_is_taken_apart() {
+    let request = Request::Path(*World::new().public.path.facts().path.hash());
+    // path_info{narinfo{signatures: [{}, {}, ..]}}: two bytes each, which would become fifty.
+    let field = |tag: u8, contents: &[u8]| {
+        let mut field = vec![tag];
+        encode_varint(contents.len() as u64, &mut field);
+        [&field[..], contents].concat()
+    };
+    let claim = field(0x0a, &field(0x1a, &[0x1a, 0].repeat(16 << 20)));
+    assert_eq!(lie(&request, frames(&[&claim])), Lie::TooMuch);
+}
+
+#[test]
+fn directories_that_nobody_named() {
+    let world = World::new();
+    let request = Request::Closure(world.public.closure.root().clone());
+    let honest: Vec<&[u8]> = world.public.closure.directories().map(|d| &d.encoded()[..]).collect();
+    assert!(matches!(checked(&request, frames(&honest)), Ok(Verified::Closure(_))));
+    let digest = |at: usize| DirectoryDigest::of(honest[at]);
+    assert_eq!(lie(&request, frames(&honest[1..])), Lie::Directory(digest(1)), "a child before its parent");
+    assert_eq!(lie(&request, frames(&[honest[0], honest[0]])), Lie::Directory(digest(0)), "one twice");
+    let more = [&honest[..], &[b""]].concat();
+    assert_eq!(lie(&request, frames(&more)), Lie::Directory(DirectoryDigest::of(b"")), "one too many");
+    assert_eq!(lie(&request, frames(&honest[..2])), Lie::Incomplete);
+    assert_eq!(lie(&request, frames(&[])), Lie::Incomplete);
+    assert_eq!(lie(&request, frames(&[b"garbage"])), Lie::Directory(DirectoryDigest::of(b"garbage")));
+    let of_a_file = Request::Closure(file(b"x").into());
+    assert_eq!(lie(&of_a_file, frames(&[b""])), Lie::Directory(DirectoryDigest::of(b"")));
+}
+
+fn fault(top: Node, directories: &[&[u8]]) -> RootFault {
+    match checked(&Request::Closure(top.into()), frames(directories)) {
+        Ok(Verified::BadRoot(fault)) => fault,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_root_is_at_fault_where_its_own_directories_are_no_tree() {
+    let leaf = Directory::build([(name("x"), file(b"1"))]).unwrap();
+    let digest = leaf.digest();
+    let claims_two = Node::Directory { digest, size: 2 };
+    let error = ClosureError::DirectorySize { digest, claimed: 2, actual: 1 };
+    assert_eq!(fault(claims_two.clone(), &[leaf.encoded()]), RootFault::Closure(error.clone()));
+    let top = Directory::build([(name("a"), claims_two)]).unwrap();
+    assert_eq!(fault(top.node(), &[top.encoded(), leaf.encoded()]), RootFault::Closure(error));
+
+    let garbage = Node::Directory { digest: DirectoryDigest::of(b"garbage"), size: 1 };
+    let not_canonical = fault(garbage, &[b"garbage"]);
+    assert!(matches!(not_canonical, RootFault::Directory(DirectoryError::Protobuf(_))), "{not_canonical}");
+
+    let endless = Node::Directory { digest: [1; 32].into(), size: 1 << 60 };
+    assert_eq!(fault(endless, &[]), RootFault::Closure(ClosureError::TooManyEntries((1 << 60) + 1)));
+
+    let blob = BlobRef::of(b"1");
+    let longer = Node::File { blob: BlobRef { size: 2, ..blob }, executable: false };
+    let top = Directory::build([(name("a"), file(b"1")), (name("b"), longer)]).unwrap();
+    let error = ClosureError::BlobSize { digest: blob.digest, first: 1, second: 2 };
+    assert_eq!(fault(top.node(), &[top.encoded()]), RootFault::Closure(error));
+}
+
+fn item(status: Status, contents: &[u8]) -> proto::BatchItem {
+    proto::BatchItem { status: status.into(), contents: Bytes::copy_from_slice(contents) }
+}
+
+#[test]
+fn batches() {
+    let blobs = [BlobRef::of(b"one"), BlobRef::of(b""), BlobRef::of(b"three")];
+    let request = Request::Batch(blobs.to_vec());
+    let ok = |contents: &[u8]| item(Status::Ok, contents);
+    let answers = |items_of: &[proto::BatchItem]| match checked(&request, items(items_of)) {
+        Ok(Verified::Batch(answers)) => answers.into_iter().map(|(_, answer)| answer).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    let all = answers(&[ok(b"one"), ok(b""), ok(b"three")]);
+    assert!(all.iter().all(|answer| matches!(answer, BatchAnswer::Here(_))));
+    let none = answers(&[item(Status::Missing, b""), item(Status::Busy, b""), item(Status::Refused, b"")]);
+    assert_eq!(none, [BatchAnswer::Missing, BatchAnswer::Busy, BatchAnswer::TooLarge]);
+
+    assert_eq!(lie(&request, items(&[ok(b"one"), ok(b"")])), Lie::Incomplete);
+    assert_eq!(lie(&request, items(&[ok(b"one"), ok(b""), ok(b"three"), ok(b"")])), Lie::NotAsked);
+    assert_eq!(lie(&request, items(&[ok(b"one"), ok(b""), item(Status::Missing, b"x")])), Lie::NotAsked);
+    let status = proto::BatchItem { status: 9, contents: Bytes::new() };
+    assert_eq!(lie(&request, items(&[ok(b"one"), status, ok(b"three")])), Lie::Status(9));
+    let swapped = lie(&request, items(&[ok(b"three"), ok(b""), ok(b"one")]));
+    let source = SpanError::WrongBytes { offset: 0 };
+    assert_eq!(swapped, Lie::Blob { blob: blobs[0], source: source.clone() });
+    let short = lie(&request, items(&[ok(b"on"), ok(b""), ok(b"three")]));
+    assert_eq!(short, Lie::Blob { blob: blobs[0], source: source.clone() });
+    let empty = lie(&request, items(&[ok(b""), ok(b""), ok(b"three")]));
+    assert_eq!(empty, Lie::Blob { blob: blobs[0], source });
+}
+
+#[test]
+fn a_file_of_another_length_than_its_directory_claims() {
+    let world = World::new();
+    let true_blob = BlobRef::of(&contents(20_000, 2));
+    for claimed in [0, 1, 19_999, 20_001, 1 << 40] {
+        let blob = BlobRef { size: claimed, ..true_blob };
+        let Ok(Verified::Batch(answers)) = world.ask(&Request::Batch(vec![blob])) else { panic!() };
+        let fault = RootFault::BlobSize { blob, actual: 20_000 };
+        assert_eq!(answers, [(blob, BatchAnswer::OtherSize(fault))]);
+        let ranges = Request::Ranges { blob, span: Span::from_groups(0..1).unwrap() };
+        let Ok(Verified::OtherSize(other)) = world.ask(&ranges) else { panic!() };
+        assert_eq!(other, true_blob);
+    }
+}
+
+#[test]
+fn a_length_in_the_header_that_no_blob_has() {
+    let blob = BlobRef::of(&contents(20_000, 2));
+    let request = Request::Ranges { blob, span: Span::whole(blob.size) };
+    let with_size = |size: u64| [&header(0)[..], &size.to_le_bytes()].concat().into();
+    assert!(matches!(checked(&request, with_size(BLOB_BYTES_MAX)), Ok(Verified::OtherSize(_))));
+    let source = SpanError::Size { header: BLOB_BYTES_MAX + 1, claimed: blob.size };
+    assert_eq!(lie(&request, with_size(BLOB_BYTES_MAX + 1)), Lie::Blob { blob, source });
+    let source = SpanError::Truncated;
+    assert_eq!(lie(&request, with_size(blob.size)), Lie::Blob { blob, source });
+}
+
+#[test]
+fn presences() {
+    let digests = vec![BlobRef::of(b"1").digest, BlobRef::of(b"2").digest];
+    let request = Request::Have(digests);
+    let whole = proto::HaveItem { size: 1, ..Default::default() };
+    let partial = proto::HaveItem { size: 40_000, groups: Bytes::from_static(&[5]), ..Default::default() };
+    let Ok(Verified::Have(presences)) = checked(&request, items(&[whole.clone(), partial])) else { panic!() };
+    assert_eq!(presences, [Presence::Whole, Presence::Partial(Bytes::from_static(&[5]))]);
+    assert_eq!(lie(&request, items(&[whole.clone()])), Lie::Incomplete);
+    assert_eq!(lie(&request, items(&vec![whole.clone(); 3])), Lie::NotAsked);
+    let unknown = proto::HaveItem { status: 7, ..Default::default() };
+    assert_eq!(lie(&request, items(&[whole, unknown])), Lie::Status(7));
+}
