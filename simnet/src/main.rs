@@ -49,9 +49,8 @@ impl Totals {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let seeds = match arguments.seed {
-        Some(seed) => seed..=seed,
-        None if arguments.seeds == 0 => return ExitCode::SUCCESS,
-        None => arguments.from..=arguments.from.saturating_add(arguments.seeds - 1),
+        Some(seed) => seed..seed.saturating_add(1),
+        None => arguments.from..arguments.from.saturating_add(arguments.seeds),
     };
     let mut totals = Totals::default();
     for seed in seeds {

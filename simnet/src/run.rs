@@ -20,6 +20,8 @@ use crate::world::{Answer, Peer, World};
 const HORIZON: Micros = Micros::from_millis(3_600_000);
 /// The most events of a run; one with more runs in circles.
 const EVENTS_MAX: u64 = 300_000;
+/// A run in which so much has gone wrong is not worth going on with.
+const VIOLATIONS_MAX: usize = 20;
 /// How soon an asker learns of a stream that was broken off at once.
 const BREAK: Micros = Micros::from_millis(5);
 
@@ -164,7 +166,7 @@ impl<'a> Run<'a> {
     fn go(&mut self) {
         loop {
             while let Some(output) = self.fetch.poll(self.now) {
-                if self.carry_out(output) {
+                if self.carry_out(output) || self.referee.violations.len() > VIOLATIONS_MAX {
                     return;
                 }
             }

@@ -200,7 +200,7 @@ impl Scenario {
             vouching: dice.pick(&[Vouching::Attested, Vouching::Signed, Vouching::Signed]),
             has_ca: dice.percent(30),
             limits,
-            peers: peers(expects, weather, dice),
+            peers: peers(expects, weather, limits.failures_max, dice),
             finds_roots: aim == Aim::Tree || dice.percent(60),
             look_takes: duration(dice, 50, 15_000),
             hash_takes: duration(dice, 100, 15_000),
@@ -229,8 +229,10 @@ fn duration(dice: &mut Dice, short_ms: u64, long_ms: u64) -> Micros {
 
 fn limits(expects: Expectation, weather: Weather, dice: &mut Dice) -> Limits {
     let mut limits = Limits::default();
-    if weather == Weather::Lossy {
-        limits.failures_max = u32::MAX;
+    match weather {
+        Weather::Calm => {}
+        Weather::Outages => limits.failures_max = dice.between(2..5) as u32,
+        Weather::Lossy => limits.failures_max = u32::MAX,
     }
     if dice.percent(30) {
         limits.in_flight_max = dice.between(1..8) as usize;
@@ -252,7 +254,7 @@ fn tree(dice: &mut Dice) -> TreePlan {
     }
 }
 
-fn peers(expects: Expectation, weather: Weather, dice: &mut Dice) -> Vec<PeerPlan> {
+fn peers(expects: Expectation, weather: Weather, failures_max: u32, dice: &mut Dice) -> Vec<PeerPlan> {
     let mut roles = match expects {
         Expectation::End => vec![],
         Expectation::Success if dice.percent(15) => vec![Role::Damaged, Role::Damaged],
@@ -262,11 +264,12 @@ fn peers(expects: Expectation, weather: Weather, dice: &mut Dice) -> Vec<PeerPla
     roles.extend((0..dice.between(0..3)).map(|_| dice.pick(&others)));
     let liars = dice.between(0..5);
     roles.extend((0..liars).map(|_| Role::Liar(dice.pick(&LieKind::ALL))));
-    roles.into_iter().map(|role| peer(role, weather, dice)).collect()
+    roles.into_iter().map(|role| peer(role, weather, failures_max, dice)).collect()
 }
 
-fn peer(role: Role, weather: Weather, dice: &mut Dice) -> PeerPlan {
+fn peer(role: Role, weather: Weather, failures_max: u32, dice: &mut Dice) -> PeerPlan {
     let latency = duration(dice, 200, 2_000);
+    let found_after = duration(dice, 800, 20_000);
     let mut link = Link {
         jitter: Micros(dice.between(0..50_000)),
         bytes_per_second: dice.percent(30).then(|| dice.between(4_000_000..100_000_000)),
@@ -277,8 +280,8 @@ fn peer(role: Role, weather: Weather, dice: &mut Dice) -> PeerPlan {
     match weather {
         Weather::Calm => {}
         Weather::Outages => {
-            for _ in 0..dice.between(0..4) {
-                let from = dice.between(0..8_000_000);
+            for _ in 0..dice.between(0..u64::from(failures_max)) {
+                let from = found_after.0 + dice.between(0..1_000_000);
                 link.outages.push((Micros(from), Micros(from + dice.between(1..100_000))));
             }
         }
@@ -288,5 +291,5 @@ fn peer(role: Role, weather: Weather, dice: &mut Dice) -> PeerPlan {
             busy_percent = if dice.percent(20) { dice.between(0..100) } else { 0 };
         }
     }
-    PeerPlan { role, link, found_after: duration(dice, 800, 20_000), busy_percent }
+    PeerPlan { role, link, found_after, busy_percent }
 }

@@ -1,7 +1,7 @@
 //! Each kind of lie alone, told by the peer that is asked first, and what must come of it.
 
 use firn_castore::ClosureError;
-use firn_exchange::{Lie, Outcome, Rejection, RootFault};
+use firn_exchange::{Lie, Micros, Outcome, Rejection, RootFault};
 use firn_simnet::liar::LieKind;
 use firn_simnet::{Aim, Report, Role, Scenario, Vouching, run};
 use firn_trust::{Ground, NarMismatch, Refusal};
@@ -186,6 +186,19 @@ fn two_that_each_have_a_damaged_blob_have_all_together() {
     let mut scenario = Scenario::duel(Role::Damaged, Aim::Path, Vouching::Attested);
     scenario.peers[1].role = Role::Damaged;
     assert_harmless(&checked(&scenario));
+}
+
+#[test]
+fn a_link_that_breaks_once_costs_no_peer() {
+    let mut scenario = Scenario::duel(Role::Holder, Aim::Path, Vouching::Attested);
+    scenario.peers.pop();
+    scenario.limits.failures_max = 2;
+    let link = &mut scenario.peers[0].link;
+    link.bytes_per_second = Some(4_000_000);
+    link.outages = vec![(Micros::from_millis(100), Micros::from_millis(150))];
+    let report = checked(&scenario);
+    let lost = report.trace.iter().filter(|line| line.contains("(lost")).count();
+    assert!(lost > 2, "{:#?}", report.trace);
 }
 
 #[test]
