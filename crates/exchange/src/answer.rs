@@ -160,6 +160,8 @@ const PIECE_BYTES: usize = 128 << 10;
 impl Reply {
     /// The next piece; `None` at the end. After an error, or where a piece has gone meanwhile, the stream must be broken
     /// off: what was sent is no whole reply.
+    // No Iterator: an error ends it.
+    #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<Bytes>, ReplyError> {
         let Some(first) = self.next_item()? else { return Ok(None) };
         if first.len() >= PIECE_BYTES {

@@ -71,7 +71,7 @@ fn claims_that_are_not_about_what_was_asked() {
     let world = World::new();
     let claim = world.claim().to_proto();
     let other = Request::Path(*world.private.path.facts().path.hash());
-    assert_eq!(lie(&other, items(&[claim.clone()])), Lie::NotAsked);
+    assert_eq!(lie(&other, items(std::slice::from_ref(&claim))), Lie::NotAsked);
     let request = Request::Path(*world.public.path.facts().path.hash());
     assert!(matches!(checked(&request, items(&vec![claim.clone(); CLAIMS_MAX])), Ok(Verified::Claims(_))));
     assert_eq!(lie(&request, items(&vec![claim; CLAIMS_MAX + 1])), Lie::NotAsked);
@@ -208,7 +208,7 @@ fn presences() {
     let partial = proto::HaveItem { size: 40_000, groups: Bytes::from_static(&[5]), ..Default::default() };
     let Ok(Verified::Have(presences)) = checked(&request, items(&[whole.clone(), partial])) else { panic!() };
     assert_eq!(presences, [Presence::Whole, Presence::Partial(Bytes::from_static(&[5]))]);
-    assert_eq!(lie(&request, items(&[whole.clone()])), Lie::Incomplete);
+    assert_eq!(lie(&request, items(std::slice::from_ref(&whole))), Lie::Incomplete);
     assert_eq!(lie(&request, items(&vec![whole.clone(); 3])), Lie::NotAsked);
     let unknown = proto::HaveItem { status: 7, ..Default::default() };
     assert_eq!(lie(&request, items(&[whole, unknown])), Lie::Status(7));
