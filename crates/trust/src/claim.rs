@@ -169,7 +169,8 @@ fn references(hashes: &[Bytes], names: &[String]) -> Result<BTreeSet<StorePath>,
     paths.collect()
 }
 
-const DRV: &str = ".drv";
+/// How the name of each derivation ends. A claim names a deriver without it.
+pub(crate) const DRV: &str = ".drv";
 
 fn deriver(deriver: pathinfo::StorePath) -> Result<StorePath, ClaimError> {
     let hash = StorePathHash::from(array::<20>("deriver", &deriver.digest)?);

@@ -27,9 +27,8 @@ impl PathFacts {
     /// Without what no Nix signature covers: no deriver, and a content address only if it makes this very path.
     pub(crate) fn covered_by_nix(mut self) -> Self {
         self.deriver = None;
-        self.ca = self
-            .ca
-            .filter(|ca| ca.recompute(&self.path, &self.nar.references).as_ref() == Some(&self.path));
+        self.ca =
+            self.ca.filter(|ca| ca.recompute(&self.path, &self.nar.references).as_ref() == Some(&self.path));
         self
     }
 }

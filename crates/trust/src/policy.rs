@@ -126,6 +126,9 @@ impl Policy {
         let mut evidence = Evidence { attestations: Vec::new(), signatures: Vec::new(), lie: None };
         let fingerprint = claim.facts.fingerprint();
         for signature in &claim.signatures {
+            if evidence.signatures.contains(signature) {
+                continue;
+            }
             match self.verdict(signature, |key| key.verify(fingerprint.as_bytes(), signature)) {
                 Verdict::True => evidence.signatures.push(signature.clone()),
                 Verdict::False => evidence.lie = Some(Refusal::FalseSignature(signature.key_name().clone())),
@@ -133,6 +136,9 @@ impl Policy {
             }
         }
         for attestation in &claim.attestations {
+            if evidence.attestations.contains(attestation) {
+                continue;
+            }
             let signature = attestation.signature();
             match self.verdict(signature, |key| attestation.verify(&claim.facts, key)) {
                 Verdict::True => evidence.attestations.push(attestation.clone()),

@@ -2,6 +2,7 @@
 
 use firn_nix::{Signature, SigningKey};
 
+use crate::claim::{ATTESTATIONS_MAX, DRV, SIGNATURES_MAX};
 use crate::{Attestation, Claim, NarMatch, PathFacts, StoredPath};
 
 /// Why a root is believed to belong to a path.
@@ -33,15 +34,16 @@ impl TrustedPath {
     }
 
     /// What the user of this machine adds, signed with the user's keys if there are any: for each, Nix's fingerprint
-    /// and the root. `signatures` are those that it already has.
-    pub fn added_here(facts: PathFacts, mut signatures: Vec<Signature>, keys: &[SigningKey]) -> Self {
+    /// and the root. `signatures` are those that it already has; of more than a claim may have, some are left out.
+    pub fn added_here(mut facts: PathFacts, mut signatures: Vec<Signature>, keys: &[SigningKey]) -> Self {
+        // A claim has no form for a deriver that is no derivation: others would read, and verify, another one.
+        facts.deriver = facts.deriver.filter(|path| path.name().ends_with(DRV));
+        let keys = &keys[..keys.len().min(SIGNATURES_MAX).min(ATTESTATIONS_MAX)];
         let fingerprint = facts.fingerprint();
-        for key in keys {
-            let signature = key.sign(fingerprint.as_bytes());
-            if !signatures.contains(&signature) {
-                signatures.push(signature);
-            }
-        }
+        let own: Vec<Signature> = keys.iter().map(|key| key.sign(fingerprint.as_bytes())).collect();
+        signatures.retain(|signature| !own.contains(signature));
+        signatures.truncate(SIGNATURES_MAX - own.len());
+        signatures.extend(own);
         let attestations = keys.iter().map(|key| Attestation::sign(&facts, key)).collect();
         Self::new(facts, signatures, attestations, Ground::AddedHere)
     }
