@@ -1,1 +1,48 @@
-//! iroh and libp2p: one adapter each
+//! iroh and libp2p: one adapter each.
+//!
+//! libp2p finds who has something (Kademlia under a name of our own, mDNS); iroh carries requests and replies. One
+//! Ed25519 key names a node on both planes ([`Identity`]). [`Net`] is both together: it implements the engine's `Ask` and
+//! `Find`, announces, and hands what others ask to an [`Answerer`].
+//!
+//! An address or a relay that a peer claims is a hint. What may be dialled because of one is said by [`DialRules`], in two
+//! places that everything passes: libp2p's transport, and the address book before iroh is asked to connect. Relays other
+//! than the configured ones are never used. (One exception that iroh leaves no choice about: a peer that is connected may
+//! name a few addresses to which iroh then sends path probes.)
+//!
+//! Deliberately absent: public infrastructure (nothing is contacted that the user didn't name), checking of replies (the
+//! exchange crate's business), what is shared with whom (the answerer's), rates and quotas.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+mod address;
+mod announce;
+mod config;
+mod dial;
+mod discovery;
+mod driver;
+mod endpoint;
+mod error;
+mod events;
+mod identity;
+mod lookups;
+mod net;
+mod peers;
+mod records;
+mod routing;
+mod serve;
+mod swarm;
+#[cfg(test)]
+mod tests;
+mod transfer;
+mod transport;
+
+pub use config::{NetConfig, StaticPeer, StaticPeerError};
+pub use dial::{DialRules, is_private};
+pub use error::NetError;
+pub use identity::{
+    ForeignPeer, Identity, IdentityError, NotAKey, endpoint_id, libp2p_peer, peer_of_endpoint, peer_of_libp2p,
+};
+pub use iroh::RelayUrl;
+pub use libp2p::Multiaddr;
+pub use net::{Net, NetStatus, Reach};
+pub use serve::{Answerer, BrokenOff, CONNECTIONS_MAX, CONNECTIONS_OF_A_PEER_MAX, Peer, ReplyBody};
+pub use transfer::{ALPN, DIAL_TIMEOUT, PROGRESS_TIMEOUT};

@@ -1,0 +1,266 @@
+//! Where a node can be reached, as it says itself: a signed record in the DHT, and the book of those that are known.
+//!
+//! The record is a pkarr packet: `public key (32) ‖ Ed25519 signature (64) ‖ microseconds (8, big-endian) ‖ DNS packet`
+//! with one TXT record for each address (`addr=<ip:port>`, `relay=<url>`), as `iroh_dns` writes it. It stands in the DHT
+//! under `/firn/address/` and the 32 bytes of the key, so nobody else can put anything there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use firn_exchange::PeerId;
+use iroh::{RelayUrl, TransportAddr};
+use iroh_dns::{endpoint_info::EndpointInfo, pkarr};
+use libp2p::kad::RecordKey;
+
+use crate::{
+    dial::{DialRules, is_private},
+    identity::{Identity, endpoint_id, peer_of_endpoint},
+};
+
+/// What stands before a node's key in the DHT key of its address record.
+const RECORD_KEY_PREFIX: &[u8] = b"/firn/address/";
+/// The longest address record, in bytes.
+pub(crate) const RECORD_BYTES_MAX: usize = 1104;
+/// Addresses in one record, both written and read.
+const ADDRESSES_MAX: usize = 10;
+/// Peers in the book besides those that the user named.
+const BOOK_PEERS_MAX: usize = 4096;
+/// pkarr's own time to live; nothing here looks at it.
+const PKARR_TTL_S: u32 = 3600;
+
+/// Where a node is, signed by its key.
+#[derive(Debug, Clone)]
+pub(crate) struct AddressRecord {
+    packet: pkarr::SignedPacket,
+    addresses: Vec<TransportAddr>,
+}
+
+/// Bytes that are no address record of this peer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AddressError {
+    #[error("not signed by the key that it carries: {0}")]
+    Signature(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("signed by {signer}, but stands for {peer}")]
+    OfAnother { signer: PeerId, peer: PeerId },
+    #[error("holds no addresses that can be read: {0}")]
+    Contents(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl AddressRecord {
+    /// Signs that this node is at these addresses; of too many, public ones go first.
+    pub(crate) fn sign(identity: &Identity, mut addresses: Vec<TransportAddr>) -> Result<Self, AddressError> {
+        addresses.retain(|address| !is_v6_link_local(address));
+        addresses.sort_by_key(|address| match address {
+            TransportAddr::Relay(_) => 0,
+            TransportAddr::Ip(ip) if !is_private(ip.ip()) => 1,
+            _ => 2,
+        });
+        addresses.truncate(ADDRESSES_MAX);
+        let endpoint = iroh::EndpointAddr::from_parts(identity.secret().public(), addresses.iter().cloned());
+        let packet = EndpointInfo::from(endpoint)
+            .to_pkarr_signed_packet(identity.secret(), PKARR_TTL_S)
+            .map_err(|error| AddressError::Contents(Box::new(error)))?;
+        Ok(Self { packet, addresses })
+    }
+
+    /// Reads what came for this peer; only what its own key signed is a record.
+    pub(crate) fn verify(peer: PeerId, bytes: &[u8]) -> Result<Self, AddressError> {
+        let packet = pkarr::SignedPacket::from_bytes(bytes)
+            .map_err(|error| AddressError::Signature(Box::new(error)))?;
+        let signer = peer_of_endpoint(packet.public_key());
+        if signer != peer {
+            return Err(AddressError::OfAnother { signer, peer });
+        }
+        let info = EndpointInfo::from_pkarr_signed_packet(&packet)
+            .map_err(|error| AddressError::Contents(Box::new(error)))?;
+        let addresses = info.addrs().take(ADDRESSES_MAX).cloned().collect();
+        Ok(Self { packet, addresses })
+    }
+
+    pub(crate) fn peer(&self) -> PeerId {
+        peer_of_endpoint(self.packet.public_key())
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.packet.as_bytes()
+    }
+
+    /// When it was signed, in microseconds of the signer's clock: of two records the later one holds.
+    pub(crate) fn signed_at_us(&self) -> u64 {
+        self.packet.timestamp().as_micros()
+    }
+
+    /// What of it may be dialled.
+    fn dialable(&self, rules: &DialRules, relays: &[RelayUrl]) -> Vec<TransportAddr> {
+        let allowed = |address: &&TransportAddr| match address {
+            TransportAddr::Ip(ip) => rules.allows(*ip),
+            TransportAddr::Relay(url) => relays.contains(url),
+            _ => false,
+        };
+        self.addresses.iter().filter(allowed).cloned().collect()
+    }
+}
+
+/// Such an address means nothing without the interface that it was seen on.
+fn is_v6_link_local(address: &TransportAddr) -> bool {
+    matches!(address, TransportAddr::Ip(SocketAddr::V6(ip)) if ip.ip().is_unicast_link_local())
+}
+
+/// Where the address record of this peer stands in the DHT.
+pub(crate) fn record_key(peer: PeerId) -> RecordKey {
+    RecordKey::from([RECORD_KEY_PREFIX, peer.as_bytes()].concat())
+}
+
+/// Whose address record stands at this key of the DHT.
+pub(crate) fn peer_of_record_key(key: &RecordKey) -> Option<PeerId> {
+    let peer: [u8; 32] = key.as_ref().strip_prefix(RECORD_KEY_PREFIX)?.try_into().ok()?;
+    endpoint_id(PeerId::from(peer)).ok().map(peer_of_endpoint)
+}
+
+/// The peers whose addresses are known: from the user, or by a record of their own.
+pub(crate) struct AddressBook {
+    rules: DialRules,
+    relays: Vec<RelayUrl>,
+    named: BTreeMap<PeerId, BTreeSet<SocketAddr>>,
+    records: Mutex<BTreeMap<PeerId, AddressRecord>>,
+}
+
+impl AddressBook {
+    pub(crate) fn new(
+        rules: DialRules,
+        relays: Vec<RelayUrl>,
+        named: impl IntoIterator<Item = (PeerId, SocketAddr)>,
+    ) -> Self {
+        let mut book = Self { rules, relays, named: BTreeMap::new(), records: Mutex::default() };
+        for (peer, address) in named {
+            book.named.entry(peer).or_default().insert(address);
+        }
+        book
+    }
+
+    /// Takes a record in, unless a later one of the same peer is here.
+    pub(crate) fn keep(&self, record: AddressRecord) {
+        let mut records = self.records();
+        if records.get(&record.peer()).is_some_and(|known| known.signed_at_us() >= record.signed_at_us()) {
+            return;
+        }
+        if records.len() >= BOOK_PEERS_MAX && !records.contains_key(&record.peer()) {
+            // Whoever signed longest ago is least likely to be where it said.
+            let oldest = records.iter().min_by_key(|(_, known)| known.signed_at_us()).map(|(peer, _)| *peer);
+            oldest.and_then(|peer| records.remove(&peer));
+        }
+        records.insert(record.peer(), record);
+    }
+
+    /// When the record of this peer was signed, if there is one.
+    pub(crate) fn signed_at_us(&self, peer: PeerId) -> Option<u64> {
+        self.records().get(&peer).map(AddressRecord::signed_at_us)
+    }
+
+    /// What may be dialled to reach this peer.
+    pub(crate) fn dialable(&self, peer: PeerId) -> BTreeSet<TransportAddr> {
+        let named = self.named.get(&peer).into_iter().flatten().copied().map(TransportAddr::Ip);
+        let claimed = self.records().get(&peer).map(|record| record.dialable(&self.rules, &self.relays));
+        named.chain(claimed.into_iter().flatten()).collect()
+    }
+
+    fn records(&self) -> MutexGuard<'_, BTreeMap<PeerId, AddressRecord>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> TransportAddr {
+        TransportAddr::Ip(text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_record_says_what_was_signed() {
+        let identity = Identity::from_seed([1; 32]);
+        let signed = AddressRecord::sign(&identity, vec![ip("10.0.0.1:7"), ip("8.8.8.8:7")]).unwrap();
+        let read = AddressRecord::verify(identity.peer_id(), signed.as_bytes()).unwrap();
+        assert_eq!(
+            BTreeSet::from_iter(read.addresses.clone()),
+            BTreeSet::from([ip("10.0.0.1:7"), ip("8.8.8.8:7")])
+        );
+        assert_eq!(peer_of_record_key(&record_key(identity.peer_id())), Some(identity.peer_id()));
+        assert!(read.as_bytes().len() <= RECORD_BYTES_MAX);
+    }
+
+    #[test]
+    fn too_many_addresses_fit_with_the_public_ones_kept() {
+        let identity = Identity::from_seed([1; 32]);
+        let far = "[2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff]:65535";
+        let many = (0..250).map(|host| ip(&format!("10.0.0.{host}:65535"))).chain([ip(far)]).collect();
+        let record = AddressRecord::sign(&identity, many).unwrap();
+        assert_eq!(record.addresses.len(), ADDRESSES_MAX);
+        assert!(record.addresses.contains(&ip(far)));
+        let long: Vec<_> = (0..20)
+            .map(|host| ip(&format!("[2001:db8:aaaa:bbbb:cccc:dddd:eeee:f{host:03}]:65535")))
+            .collect();
+        assert!(AddressRecord::sign(&identity, long).unwrap().as_bytes().len() <= RECORD_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_forged_record_is_none() {
+        let honest = Identity::from_seed([1; 32]);
+        let forger = Identity::from_seed([2; 32]);
+        let forged = AddressRecord::sign(&forger, vec![ip("10.0.0.66:7")]).unwrap();
+        let error = AddressRecord::verify(honest.peer_id(), forged.as_bytes()).unwrap_err();
+        assert!(matches!(error, AddressError::OfAnother { .. }), "{error}");
+        // The forger's packet under the honest key.
+        let mut bytes = forged.as_bytes().to_vec();
+        bytes[..32].copy_from_slice(honest.peer_id().as_bytes());
+        let error = AddressRecord::verify(honest.peer_id(), &bytes).unwrap_err();
+        assert!(matches!(error, AddressError::Signature(_)), "{error}");
+        let signed = AddressRecord::sign(&honest, vec![ip("10.0.0.1:7")]).unwrap();
+        for at in 0..signed.as_bytes().len() {
+            let mut bytes = signed.as_bytes().to_vec();
+            bytes[at] ^= 1;
+            assert!(AddressRecord::verify(honest.peer_id(), &bytes).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn the_book_keeps_the_latest_and_obeys_the_rules() {
+        let identity = Identity::from_seed([1; 32]);
+        let peer = identity.peer_id();
+        let relay: RelayUrl = "https://relay.example/".parse().unwrap();
+        let other: RelayUrl = "https://other.example/".parse().unwrap();
+        let named: SocketAddr = "8.8.4.4:1".parse().unwrap();
+        let book = AddressBook::new(DialRules::near(), vec![relay.clone()], [(peer, named)]);
+        assert_eq!(book.dialable(peer), BTreeSet::from([TransportAddr::Ip(named)]));
+        let old = AddressRecord::sign(&identity, vec![ip("10.0.0.1:1")]).unwrap();
+        let claims = vec![
+            ip("10.0.0.2:1"),
+            ip("8.8.8.8:1"),
+            TransportAddr::Relay(relay.clone()),
+            TransportAddr::Relay(other),
+        ];
+        book.keep(AddressRecord::sign(&identity, claims).unwrap());
+        book.keep(old);
+        let want = [TransportAddr::Ip(named), ip("10.0.0.2:1"), TransportAddr::Relay(relay)];
+        assert_eq!(book.dialable(peer), BTreeSet::from(want));
+    }
+
+    #[test]
+    fn the_book_is_bounded() {
+        let book = AddressBook::new(DialRules::near(), vec![], []);
+        let mut first = None;
+        for number in 0..BOOK_PEERS_MAX as u32 + 1 {
+            let mut seed = [0; 32];
+            seed[..4].copy_from_slice(&number.to_le_bytes());
+            let identity = Identity::from_seed(seed);
+            first.get_or_insert(identity.peer_id());
+            book.keep(AddressRecord::sign(&identity, vec![ip("10.0.0.1:1")]).unwrap());
+        }
+        assert_eq!(book.records().len(), BOOK_PEERS_MAX);
+        assert_eq!(book.signed_at_us(first.unwrap()), None);
+    }
+}

@@ -1,0 +1,184 @@
+//! Which addresses may be dialled because a peer claims them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use libp2p::{Multiaddr, multiaddr::Protocol};
+
+/// The networks that may be dialled because a peer said so. What the user names himself needs no leave.
+///
+/// Loopback is dialled only where a network that lies within loopback is listed: `0.0.0.0/0` doesn't cover it, so a
+/// stranger can't make a node on the internet talk to its own machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DialRules {
+    networks: Vec<IpNet>,
+}
+
+impl DialRules {
+    /// Exactly these networks.
+    pub fn new(networks: Vec<IpNet>) -> Self {
+        Self { networks }
+    }
+
+    /// Private and link-local networks: what a LAN is made of.
+    pub fn near() -> Self {
+        let v4 = [([10, 0, 0, 0], 8), ([172, 16, 0, 0], 12), ([192, 168, 0, 0], 16), ([169, 254, 0, 0], 16)];
+        let v6 = [(0xfc00, 7), (0xfe80, 10)];
+        let v4 = v4.map(|(ip, bits)| IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::from(ip), bits)));
+        let v6 = v6
+            .map(|(top, bits)| IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(top, 0, 0, 0, 0, 0, 0, 0), bits)));
+        Self::new(v4.into_iter().chain(v6).collect())
+    }
+
+    /// Everything except loopback: what a node of a public DHT needs.
+    pub fn anywhere() -> Self {
+        Self::new(vec![IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())])
+    }
+
+    /// These, and loopback: for a node that was itself told to be on loopback.
+    pub fn with_loopback(mut self) -> Self {
+        self.networks.push(IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)));
+        self.networks.push(IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)));
+        self
+    }
+
+    /// The networks.
+    pub fn networks(&self) -> &[IpNet] {
+        &self.networks
+    }
+
+    /// May this address, that some peer claims, be dialled?
+    pub fn allows(&self, address: SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
+        if address.port() == 0 || !is_host(ip) {
+            return false;
+        }
+        self.networks
+            .iter()
+            .any(|network| network.contains(&ip) && (!ip.is_loopback() || network.addr().is_loopback()))
+    }
+
+    /// May this address be dialled, if the peer that claims it for itself is seen at `seen_at`?
+    ///
+    /// Only what agrees with what is seen counts: a peer can't send others to a victim, nor to their own loopback.
+    pub fn allows_own_claim(&self, claimed: SocketAddr, seen_at: IpAddr) -> bool {
+        claimed.ip().to_canonical() == seen_at.to_canonical() && self.allows(claimed)
+    }
+}
+
+/// Is this an address of this machine, or of a network that is private or link-local?
+pub fn is_private(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_link_local() || ip.is_loopback(),
+        IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback(),
+    }
+}
+
+/// An address that one host can have, rather than none or many.
+fn is_host(ip: IpAddr) -> bool {
+    let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast() || ip.octets()[0] == 0);
+    !(ip.is_unspecified() || ip.is_multicast() || broadcast)
+}
+
+/// The UDP address of a QUIC multiaddress; nothing for any other kind.
+pub(crate) fn quic_address(address: &Multiaddr) -> Option<SocketAddr> {
+    let mut parts = address.iter();
+    let ip = match parts.next()? {
+        Protocol::Ip4(ip) => IpAddr::V4(ip),
+        Protocol::Ip6(ip) => IpAddr::V6(ip),
+        _ => return None,
+    };
+    match (parts.next()?, parts.next()?) {
+        (Protocol::Udp(port), Protocol::QuicV1) => Some(SocketAddr::new(ip, port)),
+        _ => None,
+    }
+}
+
+/// The multiaddress of QUIC at this UDP address.
+pub(crate) fn quic_multiaddr(address: SocketAddr) -> Multiaddr {
+    Multiaddr::empty().with(address.ip().into()).with(Protocol::Udp(address.port())).with(Protocol::QuicV1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allowed(rules: &DialRules, addresses: &[&str]) -> Vec<bool> {
+        addresses.iter().map(|address| rules.allows(address.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn near_is_private_and_link_local() {
+        let inside =
+            ["10.1.2.3:1", "172.31.0.1:1", "192.168.7.7:1", "169.254.1.1:1", "[fd00::1]:1", "[fe80::1]:1"];
+        assert_eq!(allowed(&DialRules::near(), &inside), [true; 6]);
+        let outside =
+            ["8.8.8.8:1", "172.32.0.1:1", "100.64.0.1:1", "[2001:db8::1]:1", "127.0.0.1:1", "[::1]:1"];
+        assert_eq!(allowed(&DialRules::near(), &outside), [false; 6]);
+    }
+
+    #[test]
+    fn anywhere_is_not_loopback_unless_told() {
+        let loopback = ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1"];
+        assert_eq!(allowed(&DialRules::anywhere(), &loopback), [false; 3]);
+        assert_eq!(allowed(&DialRules::anywhere().with_loopback(), &loopback), [true; 3]);
+        assert_eq!(allowed(&DialRules::anywhere(), &["8.8.8.8:1", "[2001:db8::1]:1"]), [true; 2]);
+    }
+
+    #[test]
+    fn what_is_no_host_is_never_dialled() {
+        let nobody = [
+            "0.0.0.0:1",
+            "0.1.2.3:1",
+            "224.0.0.1:1",
+            "255.255.255.255:1",
+            "[::]:1",
+            "[ff02::1]:1",
+            "8.8.8.8:0",
+        ];
+        assert_eq!(allowed(&DialRules::anywhere().with_loopback(), &nobody), [false; 7]);
+    }
+
+    #[test]
+    fn only_the_configured_networks_are_dialled() {
+        let rules = DialRules::new(vec!["10.9.0.0/16".parse().unwrap()]);
+        assert_eq!(
+            allowed(&rules, &["10.9.1.1:1", "10.8.1.1:1", "[::ffff:10.9.1.1]:1"]),
+            [true, false, true]
+        );
+    }
+
+    #[test]
+    fn a_claim_has_to_agree_with_where_the_peer_is_seen() {
+        let rules = DialRules::anywhere().with_loopback();
+        let claim = |claimed: &str, seen: &str| {
+            rules.allows_own_claim(claimed.parse().unwrap(), seen.parse().unwrap())
+        };
+        assert!(claim("1.2.3.4:7", "1.2.3.4"));
+        assert!(!claim("127.0.0.1:7", "1.2.3.4"));
+        assert!(!claim("5.6.7.8:7", "1.2.3.4"));
+        assert!(claim("127.0.0.1:7", "127.0.0.1"));
+    }
+
+    #[test]
+    fn private_addresses_are_told_from_public_ones() {
+        let private = |ip: &str| is_private(ip.parse().unwrap());
+        assert!(
+            private("192.168.1.1")
+                && private("fe80::1")
+                && private("::ffff:10.0.0.1")
+                && private("127.0.0.1")
+        );
+        assert!(!private("8.8.8.8") && !private("2001:db8::1") && !private("100.64.0.1"));
+    }
+
+    #[test]
+    fn multiaddresses_of_quic_alone_are_understood() {
+        let address: SocketAddr = "127.0.0.1:7335".parse().unwrap();
+        assert_eq!(quic_multiaddr(address).to_string(), "/ip4/127.0.0.1/udp/7335/quic-v1");
+        assert_eq!(quic_address(&quic_multiaddr(address)), Some(address));
+        for other in ["/ip4/1.2.3.4/tcp/1", "/dns4/example.org/udp/1/quic-v1", "/ip4/1.2.3.4"] {
+            assert_eq!(quic_address(&other.parse().unwrap()), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! The task that owns the swarm: takes commands, hears events, keeps the DHT told.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use firn_exchange::PeerId;
+use futures::StreamExt;
+use libp2p::{
+    Multiaddr, Swarm,
+    kad::{QueryId, Quorum, Record, RecordKey},
+    swarm::dial_opts::{DialOpts, PeerCondition},
+};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    address::{AddressBook, AddressRecord, record_key},
+    announce::{ANNOUNCE_INTERVAL, DhtKey, Schedule},
+    discovery::{Command, View},
+    identity::peer_of_libp2p,
+    lookups::{Resolves, Searches},
+    peers::Peers,
+    swarm::Behaviour,
+};
+
+/// Announcements under way at once: each is a look-up and up to 20 messages.
+const ANNOUNCEMENTS_MAX: usize = 16;
+/// How often what is due is looked at.
+const TICK: Duration = Duration::from_millis(200);
+/// How often expired records of others are dropped.
+const PURGE_INTERVAL: Duration = Duration::from_secs(60);
+/// A look-up waits so long after the start for the first bootstrap node to answer.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two dials of the bootstrap nodes while none is connected: at first, and at most.
+const BOOTSTRAP_WAIT_FIRST: Duration = Duration::from_secs(1);
+const BOOTSTRAP_WAIT_MAX: Duration = Duration::from_secs(15);
+/// Between two dials of neighbours that aren't connected.
+const NEIGHBOUR_INTERVAL: Duration = Duration::from_secs(10);
+/// How long the connections may take to say goodbye.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What is done when, besides the announcements.
+struct Times {
+    join_until: Instant,
+    bootstrap: Instant,
+    bootstrap_wait: Duration,
+    neighbours: Instant,
+    purge: Instant,
+    /// When the address record is put into the DHT.
+    address: Instant,
+}
+
+/// Owns the swarm.
+pub(crate) struct Driver {
+    pub(crate) swarm: Swarm<Behaviour>,
+    pub(crate) peers: Peers,
+    pub(crate) searches: Searches,
+    pub(crate) resolves: Resolves,
+    pub(crate) book: Arc<AddressBook>,
+    pub(crate) local: PeerId,
+    pub(crate) is_server: bool,
+    bootstrap: Vec<Multiaddr>,
+    schedule: Schedule,
+    announcing: HashMap<QueryId, DhtKey>,
+    address: Option<AddressRecord>,
+    times: Times,
+    commands: mpsc::Receiver<Command>,
+    view: watch::Sender<View>,
+    stop: CancellationToken,
+}
+
+/// What the driver starts with.
+pub(crate) struct DriverConfig {
+    pub(crate) swarm: Swarm<Behaviour>,
+    pub(crate) peers: Peers,
+    pub(crate) book: Arc<AddressBook>,
+    pub(crate) local: PeerId,
+    pub(crate) is_server: bool,
+    pub(crate) bootstrap: Vec<Multiaddr>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) view: watch::Sender<View>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Driver {
+    pub(crate) fn new(config: DriverConfig) -> Self {
+        let now = Instant::now();
+        let times = Times {
+            join_until: now + JOIN_TIMEOUT,
+            bootstrap: now,
+            bootstrap_wait: BOOTSTRAP_WAIT_FIRST,
+            neighbours: now,
+            purge: now + PURGE_INTERVAL,
+            address: now,
+        };
+        let DriverConfig { swarm, peers, book, local, is_server, bootstrap, commands, view, stop } = config;
+        Self {
+            swarm,
+            peers,
+            searches: Searches::default(),
+            resolves: Resolves::default(),
+            book,
+            local,
+            is_server,
+            bootstrap,
+            schedule: Schedule::default(),
+            announcing: HashMap::new(),
+            address: None,
+            times,
+            commands,
+            view,
+            stop,
+        }
+    }
+
+    /// Runs until the node stops.
+    pub(crate) async fn run(mut self) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                event = self.swarm.select_next_some() => self.heard(event),
+                Some(command) = self.commands.recv() => self.told(command),
+                _ = ticks.tick() => self.tick(Instant::now()),
+            }
+            self.start_what_is_due(Instant::now());
+        }
+        self.say_goodbye().await;
+    }
+
+    fn told(&mut self, command: Command) {
+        let now = Instant::now();
+        match command {
+            Command::Announce(keys) => {
+                for gone in self.schedule.replace(keys, now) {
+                    self.swarm.behaviour_mut().kad.stop_providing(&RecordKey::new(&gone));
+                }
+            }
+            Command::Find { key, found } => self.searches.add(key, found),
+            Command::Resolve { peer, signed_after_us, done } => {
+                if !self.resolves.is_running(peer) {
+                    self.resolve(peer);
+                }
+                if !self.resolves.join(peer, signed_after_us, done) {
+                    tracing::debug!(%peer, "too many addresses are looked up at once");
+                }
+            }
+            Command::Publish(record) => {
+                self.address = Some(record);
+                self.times.address = now;
+            }
+        }
+    }
+
+    /// Looks for the address record of this peer.
+    pub(crate) fn resolve(&mut self, peer: PeerId) {
+        if self.resolves.has_room() && !self.resolves.is_running(peer) {
+            let query = self.swarm.behaviour_mut().kad.get_record(record_key(peer));
+            self.resolves.started(query, peer);
+        }
+    }
+
+    /// Ends a query that nobody needs any more.
+    pub(crate) fn finish(&mut self, query: QueryId) {
+        if let Some(mut query) = self.swarm.behaviour_mut().kad.query_mut(&query) {
+            query.finish();
+        }
+    }
+
+    /// A node of the DHT is connected where none was: it may know nothing of what was announced to others.
+    pub(crate) fn joined(&mut self) {
+        let now = Instant::now();
+        self.schedule.renew(now);
+        self.times.address = now;
+        self.times.bootstrap_wait = BOOTSTRAP_WAIT_FIRST;
+        if let Err(error) = self.swarm.behaviour_mut().kad.bootstrap() {
+            tracing::debug!(%error, "the routing table is not refreshed");
+        }
+    }
+
+    pub(crate) fn announced(&mut self, query: QueryId, was_sent: bool) {
+        if let Some(key) = self.announcing.remove(&query)
+            && !was_sent
+        {
+            self.schedule.failed(key, Instant::now());
+        }
+    }
+
+    fn tick(&mut self, now: Instant) {
+        for query in self.searches.take_abandoned() {
+            self.finish(query);
+        }
+        self.count_table();
+        self.show();
+        if now >= self.times.purge {
+            self.times.purge = now + PURGE_INTERVAL;
+            self.swarm.behaviour_mut().kad.store_mut().purge(now);
+        }
+        if self.peers.speaks_with_none() && now >= self.times.bootstrap {
+            self.times.bootstrap = now + self.times.bootstrap_wait;
+            self.times.bootstrap_wait = (self.times.bootstrap_wait * 2).min(BOOTSTRAP_WAIT_MAX);
+            for address in self.bootstrap.clone() {
+                self.dial(address.into());
+            }
+        }
+        if now >= self.times.neighbours {
+            self.times.neighbours = now + NEIGHBOUR_INTERVAL;
+            for (peer, addresses) in self.peers.neighbours_to_dial() {
+                self.dial_neighbour(peer, addresses);
+            }
+        }
+    }
+
+    pub(crate) fn dial_neighbour(&mut self, peer: libp2p::PeerId, addresses: Vec<Multiaddr>) {
+        let condition = PeerCondition::DisconnectedAndNotDialing;
+        self.dial(DialOpts::peer_id(peer).condition(condition).addresses(addresses).build());
+    }
+
+    fn dial(&mut self, options: DialOpts) {
+        if let Err(error) = self.swarm.dial(options) {
+            tracing::debug!(%error, "not dialled");
+        }
+    }
+
+    fn start_what_is_due(&mut self, now: Instant) {
+        self.start_searches(now);
+        if self.peers.in_table() == 0 {
+            return;
+        }
+        if now >= self.times.address && self.address.is_some() {
+            self.put_address(now);
+        }
+        while self.announcing.len() < ANNOUNCEMENTS_MAX
+            && let Some(key) = self.schedule.take_due(now)
+        {
+            match self.swarm.behaviour_mut().kad.start_providing(RecordKey::new(&key)) {
+                Ok(query) => {
+                    self.announcing.insert(query, key);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "not announced");
+                    self.schedule.failed(key, now);
+                }
+            }
+        }
+    }
+
+    fn start_searches(&mut self, now: Instant) {
+        if self.is_joining(now) {
+            return;
+        }
+        while let Some((key, search)) = self.searches.next_to_start() {
+            // Without a peer in the table the search is dropped, which ends it.
+            if self.peers.in_table() > 0 {
+                let query = self.swarm.behaviour_mut().kad.get_providers(RecordKey::new(&key));
+                self.searches.started(query, search);
+            }
+        }
+    }
+
+    /// Is the first dial of the bootstrap nodes still open?
+    fn is_joining(&self, now: Instant) -> bool {
+        !self.bootstrap.is_empty() && self.peers.in_table() == 0 && now < self.times.join_until
+    }
+
+    /// Puts the record where others look for it. It also lies here, for those who ask this node.
+    fn put_address(&mut self, now: Instant) {
+        self.times.address = now + ANNOUNCE_INTERVAL;
+        let Some(address) = &self.address else { return };
+        let record = Record::new(record_key(self.local), address.as_bytes().to_vec());
+        if let Err(error) = self.swarm.behaviour_mut().kad.put_record(record, Quorum::All) {
+            tracing::warn!(%error, "the address record was not put into the DHT");
+        }
+    }
+
+    pub(crate) fn count_table(&mut self) {
+        self.peers.count_table(self.swarm.behaviour_mut().kad.kbuckets());
+    }
+
+    fn show(&mut self) {
+        let has_bootstrap = !self.bootstrap.is_empty();
+        let reaches_dht = self.is_joining(Instant::now())
+            || (self.peers.in_table() > 0 && (has_bootstrap || self.peers.far_in_table() > 0));
+        let view = View {
+            listeners: self.swarm.listeners().cloned().collect(),
+            connected: self.swarm.connected_peers().filter_map(|peer| peer_of_libp2p(peer).ok()).collect(),
+            neighbours: self.peers.neighbours(),
+            dht_peers: self.peers.in_table(),
+            reaches_dht,
+            announced: self.schedule.len(),
+            provider_records: self.swarm.behaviour_mut().kad.store_mut().provider_records(),
+        };
+        self.view.send_if_modified(|shown| {
+            let is_new = *shown != view;
+            *shown = view;
+            is_new
+        });
+    }
+
+    /// Closes all connections, so that the others needn't find out by waiting.
+    async fn say_goodbye(mut self) {
+        let connected: BTreeSet<libp2p::PeerId> = self.swarm.connected_peers().copied().collect();
+        for peer in connected {
+            if self.swarm.disconnect_peer_id(peer).is_err() {
+                tracing::trace!(%peer, "was disconnected already");
+            }
+        }
+        let all_closed = async {
+            while self.swarm.network_info().num_peers() > 0 {
+                self.swarm.next().await;
+            }
+        };
+        if tokio::time::timeout(GOODBYE_TIMEOUT, all_closed).await.is_err() {
+            tracing::debug!("some libp2p connections were not closed in time");
+        }
+    }
+}

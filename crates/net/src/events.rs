@@ -1,0 +1,187 @@
+//! What the swarm tells, and what follows from it.
+
+use std::{collections::HashSet, time::Instant};
+
+use libp2p::{
+    Multiaddr, identify,
+    kad::{
+        self, GetProvidersOk, GetRecordOk, InboundRequest, ProviderRecord, QueryId, QueryResult, Record,
+        RoutingUpdate,
+    },
+    mdns,
+    swarm::{ConnectionId, SwarmEvent},
+};
+
+use crate::{
+    address::{AddressRecord, peer_of_record_key},
+    dial::quic_address,
+    driver::Driver,
+    identity::peer_of_libp2p,
+    swarm::BehaviourEvent,
+};
+
+impl Driver {
+    pub(crate) fn heard(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(BehaviourEvent::Kad(event)) => self.heard_kad(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Identify(identify::Event::Received {
+                connection_id,
+                peer_id,
+                info,
+            })) => self.identified(peer_id, connection_id, &info),
+            SwarmEvent::Behaviour(BehaviourEvent::Mdns(event)) => self.heard_mdns(event),
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.peers.connected(
+                    peer_id,
+                    connection_id,
+                    endpoint.get_remote_address(),
+                    endpoint.is_dialer(),
+                );
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
+                self.peers.disconnected(&peer_id, connection_id);
+            }
+            SwarmEvent::NewListenAddr { address, .. } => self.listens(address),
+            SwarmEvent::ExpiredListenAddr { address, .. } => self.swarm.remove_external_address(&address),
+            SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
+                tracing::error!(?addresses, %error, "libp2p no longer listens");
+            }
+            _ => {}
+        }
+    }
+
+    /// Others are told of the addresses that somebody may dial, so that what this node announces can be found where no
+    /// one else confirms them, as on a LAN.
+    fn listens(&mut self, address: Multiaddr) {
+        tracing::info!(%address, "libp2p listens");
+        if self.is_server && quic_address(&address).is_some_and(|address| self.peers.may_be_dialled(address))
+        {
+            self.swarm.add_external_address(address);
+        }
+    }
+
+    fn identified(&mut self, peer: libp2p::PeerId, connection: ConnectionId, info: &identify::Info) {
+        let spoke_with_none = self.peers.speaks_with_none();
+        let addresses = self.peers.identified(peer, connection, &info.protocols, &info.listen_addrs);
+        let kad = &mut self.swarm.behaviour_mut().kad;
+        let updates: Vec<RoutingUpdate> =
+            addresses.into_iter().map(|address| kad.add_address(&peer, address)).collect();
+        if updates.iter().all(|update| *update == RoutingUpdate::Failed) {
+            self.peers.not_in_table(&peer);
+        }
+        self.count_table();
+        if spoke_with_none && !self.peers.speaks_with_none() {
+            self.joined();
+        }
+    }
+
+    fn heard_mdns(&mut self, event: mdns::Event) {
+        match event {
+            mdns::Event::Discovered(seen) => {
+                for (peer, address) in seen {
+                    if let Some(addresses) = self.peers.nearby(peer, address) {
+                        self.dial_neighbour(peer, addresses);
+                    }
+                }
+            }
+            mdns::Event::Expired(gone) => {
+                for (peer, address) in gone {
+                    self.peers.no_longer_nearby(peer, &address);
+                }
+            }
+        }
+    }
+
+    fn heard_kad(&mut self, event: kad::Event) {
+        match event {
+            kad::Event::OutboundQueryProgressed { id, result, step, .. } => {
+                self.progressed(id, result, step.last)
+            }
+            kad::Event::InboundRequest { request: InboundRequest::AddProvider { record: Some(record) } } => {
+                self.keep_provider(record);
+            }
+            kad::Event::InboundRequest {
+                request: InboundRequest::PutRecord { record: Some(record), .. },
+            } => {
+                self.keep_value(record);
+            }
+            kad::Event::RoutingUpdated { old_peer, .. } => {
+                if let Some(old) = old_peer {
+                    self.peers.not_in_table(&old);
+                }
+                self.count_table();
+            }
+            _ => {}
+        }
+    }
+
+    fn progressed(&mut self, query: QueryId, result: QueryResult, is_last: bool) {
+        match result {
+            QueryResult::GetProviders(result) => {
+                if let Ok(GetProvidersOk::FoundProviders { providers, .. }) = result {
+                    self.found_providers(query, &providers);
+                }
+                if is_last {
+                    self.searches.end(query);
+                }
+            }
+            QueryResult::GetRecord(result) => {
+                if let Ok(GetRecordOk::FoundRecord(found)) = result {
+                    self.found_record(query, &found.record);
+                }
+                if is_last {
+                    self.resolves.end(query);
+                }
+            }
+            QueryResult::StartProviding(result) => self.announced(query, result.is_ok()),
+            _ => {}
+        }
+    }
+
+    /// Their addresses are looked for at once: whoever searches will want to ask them.
+    fn found_providers(&mut self, query: QueryId, providers: &HashSet<libp2p::PeerId>) {
+        let local = self.local;
+        let peers =
+            providers.iter().filter_map(|peer| peer_of_libp2p(peer).ok()).filter(|peer| *peer != local);
+        let (new, is_over) = self.searches.found(query, peers);
+        for peer in new {
+            if self.book.signed_at_us(peer).is_none() {
+                self.resolve(peer);
+            }
+        }
+        if is_over {
+            self.searches.end(query);
+            self.finish(query);
+        }
+    }
+
+    fn found_record(&mut self, query: QueryId, record: &Record) {
+        let Some(peer) = self.resolves.peer(query) else { return };
+        if peer_of_record_key(&record.key) != Some(peer) {
+            return;
+        }
+        match AddressRecord::verify(peer, &record.value) {
+            Ok(record) => {
+                self.book.keep(record.clone());
+                self.resolves.found(&record);
+            }
+            Err(error) => tracing::debug!(%peer, %error, "a forged address record was found"),
+        }
+    }
+
+    fn keep_provider(&mut self, mut record: ProviderRecord) {
+        if peer_of_libp2p(&record.provider).is_err() {
+            return;
+        }
+        record.addresses = self.peers.provider_addresses(&record.provider, &record.addresses);
+        if let Err(error) = self.swarm.behaviour_mut().kad.store_mut().keep_provider(record, Instant::now()) {
+            tracing::debug!(%error, "a provider record was not kept");
+        }
+    }
+
+    fn keep_value(&mut self, record: Record) {
+        if let Err(error) = self.swarm.behaviour_mut().kad.store_mut().keep_value(record, Instant::now()) {
+            tracing::debug!(%error, "an address record was not kept");
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The network as the rest of the node sees it.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use firn_engine::{Ask, AskError, Find, Found, Via};
+use firn_exchange::{Key, PeerId, Request};
+use futures::{
+    StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use iroh::{Endpoint, Watcher};
+use libp2p::{Multiaddr, multiaddr::Protocol};
+use tokio::{
+    sync::{mpsc, watch},
+    task::{JoinHandle, JoinSet},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{
+    address::{AddressBook, AddressRecord},
+    config::{NetConfig, StaticPeer},
+    dial::{DialRules, quic_address},
+    discovery::{COMMANDS_MAX, Discovery, NoDiscovery, View},
+    driver::{Driver, DriverConfig},
+    endpoint,
+    error::NetError,
+    identity::{Identity, libp2p_peer},
+    peers::Peers,
+    serve::{Answerer, Server},
+    swarm::{self, SwarmConfig},
+    transfer::{Asker, Resolve},
+};
+
+/// How long iroh may take to say goodbye to its peers.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the tasks may take to end after that.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Whom a look-up can reach: what a client that waits for a miss should be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// Nobody.
+    None,
+    /// Neighbours and peers named by the user.
+    Near,
+    /// The DHT, or its first node is being dialled.
+    Dht,
+}
+
+/// What the network looks like from here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetStatus {
+    /// This node.
+    pub peer: PeerId,
+    /// Where iroh can be reached directly.
+    pub iroh: Vec<SocketAddr>,
+    /// Where libp2p can be reached, with `/p2p/<id>`: what others take as `--bootstrap`.
+    pub libp2p: Vec<Multiaddr>,
+    /// Peers that libp2p is connected to.
+    pub connected: Vec<PeerId>,
+    /// Neighbours found by mDNS.
+    pub neighbours: Vec<PeerId>,
+    /// Peers in the DHT's routing table.
+    pub dht_peers: usize,
+    /// Keys that this node announces.
+    pub announced: usize,
+    /// Provider records kept for others.
+    pub provider_records: usize,
+}
+
+/// Both planes: libp2p finds, iroh asks and answers.
+pub struct Net {
+    local: PeerId,
+    endpoint: Endpoint,
+    asker: Arc<Asker>,
+    discovery: Option<Discovery>,
+    peers: Vec<StaticPeer>,
+    stop: CancellationToken,
+    tasks: Mutex<Option<JoinHandle<Result<(), NetError>>>>,
+    _stops_when_dropped: DropGuard,
+}
+
+impl Net {
+    /// Binds all sockets and starts all tasks. `answerer` answers whoever connects.
+    pub async fn start(config: NetConfig, answerer: Arc<dyn Answerer>) -> Result<Self, NetError> {
+        let stop = CancellationToken::new();
+        let rules = rules_of(&config);
+        let endpoint = endpoint::bind(&config.identity, &config.iroh_bind, &config.relays).await?;
+        let named = config.peers.iter().map(|peer| (peer.id, peer.address));
+        let book = Arc::new(AddressBook::new(rules.clone(), config.relays.clone(), named));
+        let mut tasks = JoinSet::new();
+        let discovery = match &config.libp2p_bind[..] {
+            [] => None,
+            _ => Some(start_discovery(&config, rules, Arc::clone(&book), &stop, &mut tasks)?),
+        };
+        let resolver: Arc<dyn Resolve> = match &discovery {
+            Some(discovery) => Arc::new(discovery.clone()),
+            None => Arc::new(NoDiscovery),
+        };
+        let asker = Arc::new(Asker::new(endpoint.clone(), book, resolver, stop.clone()));
+        let server = Server { endpoint: endpoint.clone(), answerer, stop: stop.clone() };
+        spawn(&mut tasks, "server", server.run());
+        spawn(&mut tasks, "sweeper", Arc::clone(&asker).sweep());
+        if let Some(discovery) = discovery.clone().filter(|_| config.is_server) {
+            let publisher = publish(endpoint.clone(), config.identity.clone(), discovery, stop.clone());
+            spawn(&mut tasks, "publisher", publisher);
+        }
+        Ok(Self {
+            local: config.identity.peer_id(),
+            endpoint,
+            asker,
+            discovery,
+            peers: config.peers,
+            tasks: Mutex::new(Some(tokio::spawn(supervise(tasks, stop.clone())))),
+            _stops_when_dropped: stop.clone().drop_guard(),
+            stop,
+        })
+    }
+
+    /// Announces exactly these keys from now on: at once, and again before others forget them.
+    pub async fn announce(&self, keys: Vec<Key>) {
+        if let Some(discovery) = &self.discovery {
+            discovery.announce(keys.iter().map(Key::dht_key).collect()).await;
+        }
+    }
+
+    /// What the network looks like now.
+    pub fn status(&self) -> NetStatus {
+        let view = self.view();
+        let name = Protocol::P2p(libp2p_peer(self.local));
+        NetStatus {
+            peer: self.local,
+            iroh: self.endpoint.addr().ip_addrs().copied().collect(),
+            libp2p: view.listeners.into_iter().map(|address| address.with(name.clone())).collect(),
+            connected: view.connected,
+            neighbours: view.neighbours.into_iter().collect(),
+            dht_peers: view.dht_peers,
+            announced: view.announced,
+            provider_records: view.provider_records,
+        }
+    }
+
+    /// Whom a look-up can reach now.
+    pub fn reach(&self) -> Reach {
+        let view = self.view();
+        if view.reaches_dht {
+            Reach::Dht
+        } else if !self.peers.is_empty() || !view.neighbours.is_empty() {
+            Reach::Near
+        } else {
+            Reach::None
+        }
+    }
+
+    /// Ends when the network has stopped: by [`Net::shutdown`], or because one of its tasks failed.
+    pub async fn stopped(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// Ends all connections and all tasks, within 5 s.
+    pub async fn shutdown(&self) -> Result<(), NetError> {
+        self.stop.cancel();
+        if tokio::time::timeout(CLOSE_TIMEOUT, self.endpoint.close()).await.is_err() {
+            tracing::debug!("some iroh connections were not closed in time");
+        }
+        let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ended = async {
+            self.asker.dials_ended().await;
+            match tasks {
+                Some(tasks) => tasks.await.unwrap_or(Err(NetError::Task { task: "supervisor" })),
+                None => Ok(()),
+            }
+        };
+        tokio::time::timeout(END_TIMEOUT, ended).await.unwrap_or(Err(NetError::Task { task: "shutdown" }))
+    }
+
+    fn view(&self) -> View {
+        self.discovery.as_ref().map(|discovery| discovery.view.borrow().clone()).unwrap_or_default()
+    }
+}
+
+impl Ask for Net {
+    fn ask(&self, peer: PeerId, request: Request) -> BoxFuture<'static, Result<Bytes, AskError>> {
+        let reply_bytes_max = request.reply_bytes_max();
+        Box::pin(Arc::clone(&self.asker).ask(peer, request.encode(), reply_bytes_max))
+    }
+}
+
+impl Find for Net {
+    fn find(&self, key: Key) -> BoxStream<'static, Found> {
+        let named = self.peers.iter().map(|peer| Found { peer: peer.id, via: Via::Static });
+        let neighbours = self.view().neighbours.into_iter().map(|peer| Found { peer, via: Via::Mdns });
+        let near: Vec<Found> = named.chain(neighbours).collect();
+        let far = match &self.discovery {
+            Some(discovery) if self.view().reaches_dht => {
+                let found = discovery.find(key.dht_key()).map(|peer| Found { peer, via: Via::Dht });
+                found.boxed()
+            }
+            _ => stream::empty().boxed(),
+        };
+        let mut seen = BTreeSet::from([self.local]);
+        stream::iter(near).chain(far).filter(move |found| std::future::ready(seen.insert(found.peer))).boxed()
+    }
+}
+
+/// A node that was itself told to be on loopback may be sent to loopback.
+fn rules_of(config: &NetConfig) -> DialRules {
+    let bound = config.iroh_bind.iter().chain(&config.libp2p_bind).copied();
+    let named =
+        config.peers.iter().map(|peer| peer.address).chain(config.bootstrap.iter().filter_map(quic_address));
+    if bound.chain(named).any(|address| address.ip().is_loopback()) {
+        config.dial.clone().with_loopback()
+    } else {
+        config.dial.clone()
+    }
+}
+
+fn start_discovery(
+    config: &NetConfig,
+    rules: DialRules,
+    book: Arc<AddressBook>,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<&'static str>,
+) -> Result<Discovery, NetError> {
+    let protocol = swarm::kad_protocol(config.network.as_deref())?;
+    let mut named = BTreeSet::new();
+    for address in &config.bootstrap {
+        named.insert(quic_address(address).ok_or_else(|| NetError::Bootstrap { address: address.clone() })?);
+    }
+    let swarm = swarm::build(&SwarmConfig {
+        identity: &config.identity,
+        bind: &config.libp2p_bind,
+        named,
+        rules: &rules,
+        protocol: protocol.clone(),
+        is_server: config.is_server,
+        mdns: config.mdns,
+    })?;
+    let (commands, told) = mpsc::channel(COMMANDS_MAX);
+    let (show, view) = watch::channel(View { reaches_dht: !config.bootstrap.is_empty(), ..View::default() });
+    let driver = Driver::new(DriverConfig {
+        swarm,
+        peers: Peers::new(rules, protocol),
+        book,
+        local: config.identity.peer_id(),
+        is_server: config.is_server,
+        bootstrap: config.bootstrap.clone(),
+        commands: told,
+        view: show,
+        stop: stop.clone(),
+    });
+    spawn(tasks, "libp2p driver", driver.run());
+    Ok(Discovery { commands, view })
+}
+
+/// Signs where the node is, each time that changes.
+async fn publish(endpoint: Endpoint, identity: Identity, discovery: Discovery, stop: CancellationToken) {
+    let mut addresses = endpoint.watch_addr();
+    loop {
+        match AddressRecord::sign(&identity, addresses.get().addrs.into_iter().collect()) {
+            Ok(record) => discovery.publish(record).await,
+            Err(error) => tracing::error!(%error, "the node's addresses can't be signed"),
+        }
+        match stop.run_until_cancelled(addresses.updated()).await {
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => break,
+        }
+    }
+    // Its end is nobody's failure: the endpoint is closed, or about to be.
+    stop.cancelled().await;
+}
+
+fn spawn(
+    tasks: &mut JoinSet<&'static str>,
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    tasks.spawn(async move {
+        task.await;
+        name
+    });
+}
+
+/// Owns the tasks: the first one that ends before it should stops them all.
+async fn supervise(mut tasks: JoinSet<&'static str>, stop: CancellationToken) -> Result<(), NetError> {
+    let mut outcome = Ok(());
+    while let Some(ended) = tasks.join_next().await {
+        let task = match ended {
+            Ok(_) if stop.is_cancelled() => continue,
+            Ok(task) => task,
+            Err(error) => {
+                tracing::error!(%error, "a task of the network panicked");
+                "panicked task"
+            }
+        };
+        tracing::error!(task, "a task of the network ended early: the network stops");
+        outcome = Err(NetError::Task { task });
+        stop.cancel();
+    }
+    outcome
+}

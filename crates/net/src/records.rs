@@ -1,0 +1,304 @@
+//! What this node keeps of the DHT for others: who provides what, and address records.
+//!
+//! Everything is bounded and nothing here reads a clock: `now` comes with what is to be kept.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
+
+use libp2p::{
+    Multiaddr, PeerId,
+    kad::{
+        ProviderRecord, Record, RecordKey,
+        store::{Error, RecordStore, Result},
+    },
+};
+
+use crate::address::{AddressRecord, RECORD_BYTES_MAX, peer_of_record_key};
+
+/// Provider records of others.
+pub(crate) const PROVIDER_RECORDS_MAX: usize = 1 << 18;
+/// Provider records of one of the others: nobody takes all the room.
+pub(crate) const RECORDS_OF_A_PROVIDER_MAX: usize = PROVIDER_RECORDS_MAX / 4;
+/// Providers of one key.
+pub(crate) const PROVIDERS_OF_A_KEY_MAX: usize = 32;
+/// Addresses kept of one provider.
+const ADDRESSES_OF_A_PROVIDER_MAX: usize = 8;
+/// Address records.
+const VALUE_RECORDS_MAX: usize = 1 << 14;
+/// The longest key, in bytes.
+const KEY_BYTES_MAX: usize = 64;
+
+type KeyBytes = Box<[u8]>;
+
+/// One of the others, for all its records together.
+#[derive(Default)]
+struct Provider {
+    addresses: Vec<Multiaddr>,
+    records: usize,
+}
+
+/// The record store of Kademlia.
+pub(crate) struct Records {
+    local: PeerId,
+    /// What this node provides; neither counted nor bounded, since the announcer chose it.
+    provided: BTreeSet<KeyBytes>,
+    keys: BTreeMap<KeyBytes, BTreeMap<PeerId, Option<Instant>>>,
+    providers: BTreeMap<PeerId, Provider>,
+    records: usize,
+    values: BTreeMap<KeyBytes, Record>,
+}
+
+impl Records {
+    pub(crate) fn new(local: PeerId) -> Self {
+        Self {
+            local,
+            provided: BTreeSet::new(),
+            keys: BTreeMap::new(),
+            providers: BTreeMap::new(),
+            records: 0,
+            values: BTreeMap::new(),
+        }
+    }
+
+    /// Keeps that another provides something; what has expired makes room first.
+    pub(crate) fn keep_provider(&mut self, record: ProviderRecord, now: Instant) -> Result<()> {
+        if self.records >= PROVIDER_RECORDS_MAX {
+            self.purge(now);
+        }
+        self.add_provider(record)
+    }
+
+    /// Keeps an address record, if it is one and no later one is here.
+    pub(crate) fn keep_value(&mut self, record: Record, now: Instant) -> Result<()> {
+        let verified = |record: &Record| {
+            let peer = peer_of_record_key(&record.key)?;
+            AddressRecord::verify(peer, &record.value).ok()
+        };
+        let Some(offered) = verified(&record) else {
+            tracing::debug!("a forged address record was not kept");
+            return Ok(());
+        };
+        let known = self.values.get(record.key.as_ref()).filter(|known| !known.is_expired(now));
+        if known.and_then(verified).is_some_and(|known| known.signed_at_us() > offered.signed_at_us()) {
+            return Ok(());
+        }
+        if self.values.len() >= VALUE_RECORDS_MAX {
+            self.purge(now);
+        }
+        self.put(record)
+    }
+
+    /// Drops what has expired.
+    pub(crate) fn purge(&mut self, now: Instant) {
+        self.values.retain(|_, record| !record.is_expired(now));
+        let Self { keys, providers, records, .. } = self;
+        keys.retain(|_, of_key| {
+            of_key.retain(|provider, expires| {
+                let keep = expires.is_none_or(|expires| now < expires);
+                if !keep {
+                    forget(providers, records, provider);
+                }
+                keep
+            });
+            !of_key.is_empty()
+        });
+    }
+
+    /// How many provider records of others are here.
+    pub(crate) fn provider_records(&self) -> usize {
+        self.records
+    }
+}
+
+fn forget(providers: &mut BTreeMap<PeerId, Provider>, records: &mut usize, peer: &PeerId) {
+    *records -= 1;
+    if let Some(provider) = providers.get_mut(peer) {
+        provider.records -= 1;
+        if provider.records == 0 {
+            providers.remove(peer);
+        }
+    }
+}
+
+impl RecordStore for Records {
+    type RecordsIter<'a> = Box<dyn Iterator<Item = Cow<'a, Record>> + 'a>;
+    type ProvidedIter<'a> = Box<dyn Iterator<Item = Cow<'a, ProviderRecord>> + 'a>;
+
+    fn get(&self, key: &RecordKey) -> Option<Cow<'_, Record>> {
+        self.values.get(key.as_ref()).map(Cow::Borrowed)
+    }
+
+    fn put(&mut self, record: Record) -> Result<()> {
+        if record.value.len() > RECORD_BYTES_MAX || record.key.as_ref().len() > KEY_BYTES_MAX {
+            return Err(Error::ValueTooLarge);
+        }
+        if self.values.len() >= VALUE_RECORDS_MAX && !self.values.contains_key(record.key.as_ref()) {
+            return Err(Error::MaxRecords);
+        }
+        self.values.insert(record.key.as_ref().into(), record);
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &RecordKey) {
+        self.values.remove(key.as_ref());
+    }
+
+    fn records(&self) -> Self::RecordsIter<'_> {
+        Box::new(self.values.values().map(Cow::Borrowed))
+    }
+
+    fn add_provider(&mut self, record: ProviderRecord) -> Result<()> {
+        let key = record.key.as_ref();
+        if key.len() > KEY_BYTES_MAX {
+            return Err(Error::ValueTooLarge);
+        }
+        if record.provider == self.local {
+            self.provided.insert(key.into());
+            return Ok(());
+        }
+        let of_key = self.keys.get(key);
+        let is_new = of_key.is_none_or(|of_key| !of_key.contains_key(&record.provider));
+        if is_new {
+            let of_provider = self.providers.get(&record.provider).map_or(0, |provider| provider.records);
+            if self.records >= PROVIDER_RECORDS_MAX || of_provider >= RECORDS_OF_A_PROVIDER_MAX {
+                return Err(Error::MaxProvidedKeys);
+            }
+            if of_key.is_some_and(|of_key| of_key.len() >= PROVIDERS_OF_A_KEY_MAX) {
+                // First come, first kept: a flood of new names doesn't push out those that are there.
+                return Ok(());
+            }
+            self.records += 1;
+        }
+        let provider = self.providers.entry(record.provider).or_default();
+        provider.records += usize::from(is_new);
+        provider.addresses = record.addresses;
+        provider.addresses.truncate(ADDRESSES_OF_A_PROVIDER_MAX);
+        self.keys.entry(key.into()).or_default().insert(record.provider, record.expires);
+        Ok(())
+    }
+
+    fn providers(&self, key: &RecordKey) -> Vec<ProviderRecord> {
+        let local = self.provided.contains(key.as_ref()).then_some((&self.local, None));
+        let others =
+            self.keys.get(key.as_ref()).into_iter().flatten().map(|(peer, expires)| (peer, *expires));
+        let record = |(peer, expires): (&PeerId, Option<Instant>)| ProviderRecord {
+            key: key.clone(),
+            provider: *peer,
+            expires,
+            addresses: self.providers.get(peer).map_or_else(Vec::new, |provider| provider.addresses.clone()),
+        };
+        local.into_iter().chain(others).map(record).collect()
+    }
+
+    /// Empty: Kademlia's own republishing is off, the announcer sweeps.
+    fn provided(&self) -> Self::ProvidedIter<'_> {
+        Box::new(std::iter::empty())
+    }
+
+    fn remove_provider(&mut self, key: &RecordKey, peer: &PeerId) {
+        if *peer == self.local {
+            self.provided.remove(key.as_ref());
+            return;
+        }
+        let Some(of_key) = self.keys.get_mut(key.as_ref()) else { return };
+        if of_key.remove(peer).is_some() {
+            forget(&mut self.providers, &mut self.records, peer);
+        }
+        if of_key.is_empty() {
+            self.keys.remove(key.as_ref());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use iroh::TransportAddr;
+
+    use super::*;
+    use crate::{address::record_key, identity::Identity};
+
+    fn key(number: u32) -> RecordKey {
+        RecordKey::new(&number.to_le_bytes())
+    }
+
+    fn provider(number: u32, peer: PeerId, expires: Option<Instant>) -> ProviderRecord {
+        let addresses = vec!["/ip4/10.0.0.1/udp/1/quic-v1".parse().unwrap(); 100];
+        ProviderRecord { key: key(number), provider: peer, expires, addresses }
+    }
+
+    #[test]
+    fn providers_expire_and_leave_nothing() {
+        let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(10));
+        let mut records = Records::new(PeerId::random());
+        let peers = [PeerId::random(), PeerId::random()];
+        records.keep_provider(provider(1, peers[0], Some(later)), now).unwrap();
+        records.keep_provider(provider(1, peers[1], None), now).unwrap();
+        records.keep_provider(provider(2, peers[0], Some(later)), now).unwrap();
+        assert_eq!((records.providers(&key(1)).len(), records.provider_records()), (2, 3));
+        assert_eq!(records.providers(&key(1))[0].addresses.len(), ADDRESSES_OF_A_PROVIDER_MAX);
+        records.purge(later);
+        assert_eq!(
+            records.providers(&key(1)).iter().map(|record| record.provider).collect::<Vec<_>>(),
+            [peers[1]]
+        );
+        assert_eq!((records.keys.len(), records.providers.len(), records.provider_records()), (1, 1, 1));
+        records.remove_provider(&key(1), &peers[1]);
+        assert_eq!((records.keys.len(), records.providers.len(), records.provider_records()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_key_holds_so_many_providers_and_those_that_were_first() {
+        let now = Instant::now();
+        let mut records = Records::new(PeerId::random());
+        let peers: Vec<PeerId> = (0..PROVIDERS_OF_A_KEY_MAX + 5).map(|_| PeerId::random()).collect();
+        for peer in &peers {
+            records.keep_provider(provider(1, *peer, None), now).unwrap();
+        }
+        let kept: BTreeSet<PeerId> =
+            records.providers(&key(1)).iter().map(|record| record.provider).collect();
+        assert_eq!(kept, peers[..PROVIDERS_OF_A_KEY_MAX].iter().copied().collect());
+        records.keep_provider(provider(1, peers[0], Some(now)), now).unwrap();
+        assert_eq!(records.provider_records(), PROVIDERS_OF_A_KEY_MAX);
+    }
+
+    #[test]
+    fn nobody_takes_all_the_room_and_own_records_need_none() {
+        let now = Instant::now();
+        let local = PeerId::random();
+        let mut records = Records::new(local);
+        let greedy = PeerId::random();
+        for number in 0..RECORDS_OF_A_PROVIDER_MAX as u32 {
+            records.keep_provider(provider(number, greedy, None), now).unwrap();
+        }
+        assert!(records.keep_provider(provider(u32::MAX, greedy, None), now).is_err());
+        records.keep_provider(provider(u32::MAX, PeerId::random(), None), now).unwrap();
+        records.add_provider(provider(7, local, None)).unwrap();
+        assert_eq!(records.provider_records(), RECORDS_OF_A_PROVIDER_MAX + 1);
+        assert_eq!(records.providers(&key(7)).len(), 2);
+        records.remove_provider(&key(7), &local);
+        assert_eq!(records.providers(&key(7)).len(), 1);
+    }
+
+    #[test]
+    fn only_the_latest_true_address_record_is_kept() {
+        let now = Instant::now();
+        let mut records = Records::new(PeerId::random());
+        let identity = Identity::from_seed([1; 32]);
+        let at = |port| vec![TransportAddr::Ip(([10, 0, 0, 1], port).into())];
+        let old = AddressRecord::sign(&identity, at(1)).unwrap();
+        let new = AddressRecord::sign(&identity, at(2)).unwrap();
+        let forged = AddressRecord::sign(&Identity::from_seed([2; 32]), at(3)).unwrap();
+        let key = record_key(identity.peer_id());
+        for offered in [&forged, &old, &new, &forged, &old] {
+            records.keep_value(Record::new(key.clone(), offered.as_bytes().to_vec()), now).unwrap();
+        }
+        assert_eq!(records.get(&key).unwrap().value, new.as_bytes());
+        records.keep_value(Record::new(RecordKey::new(b"anything"), vec![1, 2, 3]), now).unwrap();
+        assert_eq!(records.records().count(), 1);
+    }
+}

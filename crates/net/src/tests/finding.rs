@@ -1,0 +1,179 @@
+//! Nodes find each other with nothing but the address of one.
+
+use std::collections::BTreeSet;
+
+use firn_engine::{Find, Found, Via};
+use futures::StreamExt;
+use iroh::TransportAddr;
+use libp2p::{
+    kad::{Quorum, Record},
+    swarm::SwarmEvent,
+};
+
+use super::*;
+use crate::{
+    DialRules, Reach,
+    address::{AddressRecord, record_key},
+    swarm::{self, BehaviourEvent, SwarmConfig, kad_protocol},
+};
+
+/// Looks until this peer is found.
+async fn find(net: &Net, key: u8, peer: PeerId) {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        assert!(Instant::now() < deadline, "not found in time");
+        let found: Vec<Found> = timeout(DEADLINE, net.find(super::key(key)).collect()).await.unwrap();
+        let peers: BTreeSet<PeerId> = found.iter().map(|found| found.peer).collect();
+        assert_eq!(peers.len(), found.len(), "each at most once");
+        if found.contains(&Found { peer, via: Via::Dht }) {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_is_found_and_asked_by_the_address_of_another_node_alone() {
+    let bootstrap = start(server(1, &[]), Manner::Echo).await;
+    let entrance = entrance(&bootstrap).await;
+    let provider = start(server(2, &entrance), Manner::Echo).await;
+    provider.announce(vec![key(1), key(2)]).await;
+    let consumer = start(far(3, &entrance), Manner::Echo).await;
+    assert_eq!(consumer.reach(), Reach::Dht, "a first dial is open");
+    find(&consumer, 2, provider.status().peer).await;
+    assert_eq!(ask(&consumer, provider.status().peer, request()).await.unwrap(), echo(&consumer, &request()));
+    assert_eq!(consumer.find(key(77)).collect::<Vec<_>>().await, []);
+    assert_eq!((provider.status().announced, bootstrap.status().announced), (2, 0));
+
+    // What is announced no longer is not renewed; what is new is found.
+    provider.announce(vec![key(2), key(3)]).await;
+    find(&consumer, 3, provider.status().peer).await;
+    shut_down([consumer, provider, bootstrap]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_announced_before_the_bootstrap_node_ran_is_found_after() {
+    let config = server(1, &[]);
+    let early = start(config.clone(), Manner::Echo).await;
+    let entrance = entrance(&early).await;
+    let address = crate::dial::quic_address(&entrance[0]).unwrap();
+    shut_down([early]).await;
+
+    let provider = start(server(2, &entrance), Manner::Echo).await;
+    provider.announce(vec![key(1)]).await;
+    let consumer = start(far(3, &entrance), Manner::Echo).await;
+    assert_eq!(consumer.find(key(1)).collect::<Vec<_>>().await, [], "nobody is there");
+    assert_eq!(consumer.reach(), Reach::None, "the first dial is over");
+
+    let bootstrap = start(NetConfig { libp2p_bind: vec![address], ..config }, Manner::Echo).await;
+    find(&consumer, 1, provider.status().peer).await;
+    assert!(ask(&consumer, provider.status().peer, request()).await.is_ok());
+    shut_down([consumer, provider, bootstrap]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_moved_is_reached_at_its_new_address() {
+    let bootstrap = start(server(1, &[]), Manner::Echo).await;
+    let entrance = entrance(&bootstrap).await;
+    let provider = start(server(2, &entrance), Manner::Echo).await;
+    let (id, before) = (provider.status().peer, provider.status().iroh);
+    provider.announce(vec![key(1)]).await;
+    let consumer = start(far(3, &entrance), Manner::Echo).await;
+    find(&consumer, 1, id).await;
+    assert!(ask(&consumer, id, request()).await.is_ok());
+    shut_down([provider]).await;
+
+    let provider = start(server(2, &entrance), Manner::Echo).await;
+    assert_ne!(provider.status().iroh, before);
+    let deadline = Instant::now() + DEADLINE;
+    while ask(&consumer, id, request()).await.is_err() {
+        assert!(Instant::now() < deadline, "not reached in time");
+    }
+    shut_down([consumer, provider, bootstrap]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_address_is_neither_kept_nor_believed() {
+    let bootstrap = start(server(1, &[]), Manner::Echo).await;
+    let entrance = entrance(&bootstrap).await;
+    let provider = start(server(2, &entrance), Manner::Echo).await;
+    let id = provider.status().peer;
+    provider.announce(vec![key(1)]).await;
+    let before = start(far(3, &entrance), Manner::Echo).await;
+    find(&before, 1, id).await;
+    assert!(ask(&before, id, request()).await.is_ok(), "the true record is there");
+
+    forge(&entrance, id).await;
+
+    let after = start(far(4, &entrance), Manner::Echo).await;
+    find(&after, 1, id).await;
+    assert_eq!(ask(&after, id, request()).await.unwrap(), echo(&after, &request()));
+    shut_down([before, after, provider, bootstrap]).await;
+}
+
+/// Puts a record of the forger's own under the key of this peer, at every node.
+async fn forge(entrance: &[Multiaddr], victim: PeerId) {
+    let forger = Identity::from_seed([66; 32]);
+    let nowhere = vec![TransportAddr::Ip("127.0.0.1:9".parse().unwrap())];
+    let forged = AddressRecord::sign(&forger, nowhere).unwrap();
+    let mut swarm = swarm::build(&SwarmConfig {
+        identity: &forger,
+        bind: &["127.0.0.1:0".parse().unwrap()],
+        named: BTreeSet::new(),
+        rules: &DialRules::near().with_loopback(),
+        protocol: kad_protocol(None).unwrap(),
+        is_server: false,
+        mdns: false,
+    })
+    .unwrap();
+    swarm.dial(entrance[0].clone()).unwrap();
+    let put = async {
+        loop {
+            match swarm.select_next_some().await {
+                SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
+                    let kad = &mut swarm.behaviour_mut().kad;
+                    kad.add_address(&peer_id, endpoint.get_remote_address().clone());
+                    let record = Record::new(record_key(victim), forged.as_bytes().to_vec());
+                    kad.put_record_to(record, [peer_id].into_iter(), Quorum::One);
+                }
+                SwarmEvent::Behaviour(BehaviourEvent::Kad(libp2p::kad::Event::OutboundQueryProgressed {
+                    result: libp2p::kad::QueryResult::PutRecord(result),
+                    ..
+                })) => return result.unwrap(),
+                _ => {}
+            }
+        }
+    };
+    timeout(DEADLINE, put).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn networks_of_other_names_are_apart() {
+    let bootstrap = start(server(1, &[]), Manner::Echo).await;
+    let entrance = entrance(&bootstrap).await;
+    let provider = start(server(2, &entrance), Manner::Echo).await;
+    let elsewhere = NetConfig { network: Some("elsewhere".into()), ..far(3, &entrance) };
+    let consumer = start(elsewhere, Manner::Echo).await;
+    until("the provider joined", || provider.status().dht_peers == 1).await;
+    until("the consumer is connected", || !consumer.status().connected.is_empty()).await;
+    provider.announce(vec![key(1)]).await;
+    assert_eq!(consumer.find(key(1)).collect::<Vec<_>>().await, []);
+    assert_eq!(consumer.status().dht_peers, 0);
+    shut_down([consumer, provider, bootstrap]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_up_that_is_dropped_leaves_the_others_alone() {
+    let bootstrap = start(server(1, &[]), Manner::Echo).await;
+    let entrance = entrance(&bootstrap).await;
+    let provider = start(server(2, &entrance), Manner::Echo).await;
+    provider.announce(vec![key(1)]).await;
+    let consumer = start(far(3, &entrance), Manner::Echo).await;
+    for dropped in 0..200 {
+        assert!(
+            timeout(Duration::from_millis(1), consumer.find(key(dropped)).count()).await.is_err()
+                || dropped > 0
+        );
+    }
+    find(&consumer, 1, provider.status().peer).await;
+    shut_down([consumer, provider, bootstrap]).await;
+}

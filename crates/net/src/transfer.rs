@@ -1,0 +1,318 @@
+//! Asking peers over iroh: one connection a peer, one bidirectional stream a request.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use firn_engine::AskError;
+use firn_exchange::PeerId;
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use iroh::{
+    Endpoint, EndpointAddr, TransportAddr,
+    endpoint::{ConnectError, Connection, ReadError, RecvStream, VarInt},
+};
+use tokio::{
+    sync::Semaphore,
+    task::JoinError,
+    time::{Instant, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    address::AddressBook,
+    identity::{NotAKey, endpoint_id},
+};
+
+/// What both sides speak.
+pub const ALPN: &[u8] = b"firn/0";
+/// Requests on one connection at once; further ones wait here.
+pub(crate) const STREAMS_MAX: usize = 32;
+/// Nothing came and nothing could be sent for so long: the request is given up.
+pub const PROGRESS_TIMEOUT: Duration = Duration::from_millis(2500);
+/// A peer that can't be connected to within this is unreachable.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// A connection on which nothing is asked for so long is closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Peers connected to at once, for asking.
+const LINKS_MAX: usize = 256;
+/// How much is written to a stream before progress is looked at.
+const WRITE_BYTES: usize = 64 << 10;
+/// How much is read from a stream at once.
+const READ_BYTES: usize = 1 << 20;
+
+/// Brings the address record of a peer into the book, if one is found that was signed after this time.
+pub(crate) trait Resolve: Send + Sync {
+    fn resolve(&self, peer: PeerId, signed_after_us: Option<u64>) -> BoxFuture<'static, ()>;
+}
+
+/// Why there is no connection to a peer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    #[error(transparent)]
+    NotAKey(#[from] NotAKey),
+    #[error("{0} has no address that is known and may be dialled")]
+    NoAddress(PeerId),
+    #[error("no answer within {} s", DIAL_TIMEOUT.as_secs())]
+    Timeout,
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("the node is stopping")]
+    Stopping,
+    #[error("the dial broke off: {0}")]
+    BrokeOff(#[from] JoinError),
+}
+
+/// Why a stream gave no reply.
+#[derive(Debug)]
+enum StreamError {
+    Stalled,
+    TooMuch,
+    /// With whether the connection died before anything came, so that another one may serve.
+    Broken {
+        source: Box<dyn std::error::Error + Send + Sync>,
+        retry: bool,
+    },
+}
+
+/// A connection for asking.
+struct Link {
+    connection: Connection,
+    streams: Semaphore,
+    asked_at: Mutex<Instant>,
+}
+
+type SharedDial = Shared<BoxFuture<'static, Result<Arc<Link>, Arc<DialError>>>>;
+
+/// Asks; shared by all who ask.
+pub(crate) struct Asker {
+    endpoint: Endpoint,
+    book: Arc<AddressBook>,
+    resolver: Arc<dyn Resolve>,
+    stop: CancellationToken,
+    dials: TaskTracker,
+    links: Mutex<BTreeMap<PeerId, SharedDial>>,
+}
+
+impl Asker {
+    pub(crate) fn new(
+        endpoint: Endpoint,
+        book: Arc<AddressBook>,
+        resolver: Arc<dyn Resolve>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { endpoint, book, resolver, stop, dials: TaskTracker::new(), links: Mutex::default() }
+    }
+
+    /// Ends when the dials under way have ended. The node is to be stopping.
+    pub(crate) async fn dials_ended(&self) {
+        self.dials.close();
+        self.dials.wait().await;
+    }
+
+    /// Sends the request, and gives the whole reply.
+    pub(crate) async fn ask(
+        self: Arc<Self>,
+        peer: PeerId,
+        request: Bytes,
+        reply_bytes_max: usize,
+    ) -> Result<Bytes, AskError> {
+        let mut again = true;
+        loop {
+            let dial = self.link(peer);
+            let is_standing = dial.peek().is_some();
+            let link = match dial.clone().await {
+                Ok(link) => link,
+                Err(error) => {
+                    self.forget(peer, &dial);
+                    return Err(AskError::Unreachable(Box::new(error)));
+                }
+            };
+            let failed = match link.ask(&request, reply_bytes_max).await {
+                Ok(reply) => return Ok(reply),
+                Err(failed) => failed,
+            };
+            match failed {
+                // The path may be dead, so the next request tries another one.
+                StreamError::Stalled => {
+                    self.forget(peer, &dial);
+                    return Err(AskError::Stalled);
+                }
+                StreamError::TooMuch => return Err(AskError::TooMuch { bytes_max: reply_bytes_max }),
+                // A connection that stood here may have been closed by the other side long ago.
+                StreamError::Broken { retry: true, .. } if is_standing && again => {
+                    self.forget(peer, &dial);
+                    again = false;
+                }
+                StreamError::Broken { source, .. } => return Err(AskError::Broken(source)),
+            }
+        }
+    }
+
+    /// Closes what nobody has used for a while, until the node stops.
+    pub(crate) async fn sweep(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(IDLE_TIMEOUT / 4);
+        while self.stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            self.links().retain(|_, dial| match dial.peek() {
+                Some(Ok(link)) if link.is_idle_for(IDLE_TIMEOUT) => {
+                    link.connection.close(VarInt::from_u32(0), b"idle");
+                    false
+                }
+                Some(Ok(link)) => link.connection.close_reason().is_none(),
+                Some(Err(_)) => false,
+                None => true,
+            });
+        }
+    }
+
+    /// The connection to this peer, or the dial that is under way.
+    fn link(self: &Arc<Self>, peer: PeerId) -> SharedDial {
+        let mut links = self.links();
+        if let Some(dial) = links.get(&peer) {
+            let is_usable = match dial.peek() {
+                Some(Ok(link)) => link.connection.close_reason().is_none(),
+                Some(Err(_)) => false,
+                None => true,
+            };
+            if is_usable {
+                return dial.clone();
+            }
+        }
+        if links.len() >= LINKS_MAX {
+            make_room(&mut links);
+        }
+        let asker = Arc::clone(self);
+        let task = self.dials.spawn(async move {
+            let stopped = asker.stop.clone();
+            stopped.run_until_cancelled(asker.dial(peer)).await.unwrap_or(Err(DialError::Stopping))
+        });
+        let dial = async move { task.await.map_err(DialError::from).flatten().map_err(Arc::new) };
+        let dial = dial.boxed().shared();
+        links.insert(peer, dial.clone());
+        dial
+    }
+
+    fn forget(&self, peer: PeerId, dial: &SharedDial) {
+        let mut links = self.links();
+        if links.get(&peer).is_some_and(|known| known.ptr_eq(dial)) {
+            links.remove(&peer);
+        }
+    }
+
+    fn links(&self) -> MutexGuard<'_, BTreeMap<PeerId, SharedDial>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Dials what is known; if that fails, or nothing is, what the DHT says by now.
+    async fn dial(&self, peer: PeerId) -> Result<Arc<Link>, DialError> {
+        let known = self.book.dialable(peer);
+        let failed = if known.is_empty() {
+            DialError::NoAddress(peer)
+        } else {
+            match self.connect(peer, known.clone()).await {
+                Ok(link) => return Ok(link),
+                Err(error) => error,
+            }
+        };
+        self.resolver.resolve(peer, self.book.signed_at_us(peer)).await;
+        let found = self.book.dialable(peer);
+        if found == known {
+            return Err(failed);
+        }
+        self.connect(peer, found).await
+    }
+
+    async fn connect(
+        &self,
+        peer: PeerId,
+        addresses: BTreeSet<TransportAddr>,
+    ) -> Result<Arc<Link>, DialError> {
+        let address = EndpointAddr::from_parts(endpoint_id(peer)?, addresses);
+        let connection = timeout(DIAL_TIMEOUT, self.endpoint.connect(address, ALPN))
+            .await
+            .map_err(|_| DialError::Timeout)??;
+        Ok(Arc::new(Link {
+            connection,
+            streams: Semaphore::new(STREAMS_MAX),
+            asked_at: Mutex::new(Instant::now()),
+        }))
+    }
+}
+
+/// Drops the connection that was used longest ago, of those that nothing is asked on.
+fn make_room(links: &mut BTreeMap<PeerId, SharedDial>) {
+    let idle = links.iter().filter_map(|(peer, dial)| {
+        let link = dial.peek()?.as_ref().ok()?;
+        link.is_idle_for(Duration::ZERO).then(|| (link.asked_at(), *peer))
+    });
+    let oldest = idle.min().map(|(_, peer)| peer);
+    oldest.and_then(|peer| links.remove(&peer));
+}
+
+impl Link {
+    async fn ask(&self, request: &Bytes, reply_bytes_max: usize) -> Result<Bytes, StreamError> {
+        let _permit = self.streams.acquire().await.expect("this semaphore is never closed");
+        let reply = self.exchange(request, reply_bytes_max).await;
+        *self.asked_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        reply
+    }
+
+    async fn exchange(&self, request: &Bytes, reply_bytes_max: usize) -> Result<Bytes, StreamError> {
+        let lost = |error: iroh::endpoint::ConnectionError| StreamError::Broken {
+            source: error.into(),
+            retry: true,
+        };
+        let (mut send, mut receive) = progress(self.connection.open_bi()).await?.map_err(lost)?;
+        for start in (0..request.len()).step_by(WRITE_BYTES) {
+            let part = request.slice(start..request.len().min(start + WRITE_BYTES));
+            let written = progress(send.write_chunk(part)).await?;
+            written.map_err(|error| self.broken(error, true))?;
+        }
+        send.finish().map_err(|error| self.broken(error, true))?;
+        self.read_reply(&mut receive, reply_bytes_max).await
+    }
+
+    async fn read_reply(
+        &self,
+        receive: &mut RecvStream,
+        reply_bytes_max: usize,
+    ) -> Result<Bytes, StreamError> {
+        let mut reply = BytesMut::new();
+        while let Some(chunk) = progress(receive.read_chunk(READ_BYTES))
+            .await?
+            .map_err(|error: ReadError| self.broken(error, reply.is_empty()))?
+        {
+            if reply.len() + chunk.len() > reply_bytes_max {
+                return Err(StreamError::TooMuch);
+            }
+            reply.extend_from_slice(&chunk);
+        }
+        Ok(reply.freeze())
+    }
+
+    fn broken(
+        &self,
+        error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+        nothing_came: bool,
+    ) -> StreamError {
+        let retry = nothing_came && self.connection.close_reason().is_some();
+        StreamError::Broken { source: error.into(), retry }
+    }
+
+    fn asked_at(&self) -> Instant {
+        *self.asked_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_idle_for(&self, time: Duration) -> bool {
+        self.streams.available_permits() == STREAMS_MAX && self.asked_at().elapsed() >= time
+    }
+}
+
+async fn progress<F: Future>(step: F) -> Result<F::Output, StreamError> {
+    timeout(PROGRESS_TIMEOUT, step).await.map_err(|_| StreamError::Stalled)
+}
