@@ -164,7 +164,7 @@ impl Net {
         self.stop.cancelled().await;
     }
 
-    /// Ends all connections and all tasks, within 5 s.
+    /// Ends all connections and all tasks, within 5 s. The UDP ports are free soon after the `Net` is dropped, not before.
     pub async fn shutdown(&self) -> Result<(), NetError> {
         self.stop.cancel();
         if tokio::time::timeout(CLOSE_TIMEOUT, self.endpoint.close()).await.is_err() {

@@ -6,7 +6,7 @@ use firn_engine::{Find, Found, Via};
 use futures::{StreamExt, future::join_all};
 
 use super::*;
-use crate::{NetError, Reach};
+use crate::Reach;
 
 async fn pair(manner: Manner) -> (Net, Net, PeerId) {
     let giver = start(near(1), manner).await;
@@ -91,7 +91,7 @@ async fn a_peer_that_restarts_is_asked_again() {
     let address = giver.status().iroh[0];
     assert!(ask(&asker, id, request()).await.is_ok());
     shut_down([giver]).await;
-    let giver = start(NetConfig { iroh_bind: vec![address], ..near(1) }, Manner::Echo).await;
+    let giver = start_again(NetConfig { iroh_bind: vec![address], ..near(1) }, Manner::Echo).await;
     assert_eq!(ask(&asker, id, request()).await.unwrap(), echo(&asker, &request()));
     shut_down([asker, giver]).await;
 }

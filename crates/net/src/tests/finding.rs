@@ -64,7 +64,7 @@ async fn what_was_announced_before_the_bootstrap_node_ran_is_found_after() {
     assert_eq!(consumer.find(key(1)).collect::<Vec<_>>().await, [], "nobody is there");
     assert_eq!(consumer.reach(), Reach::None, "the first dial is over");
 
-    let bootstrap = start(NetConfig { libp2p_bind: vec![address], ..config }, Manner::Echo).await;
+    let bootstrap = start_again(NetConfig { libp2p_bind: vec![address], ..config }, Manner::Echo).await;
     find(&consumer, 1, provider.status().peer).await;
     assert!(ask(&consumer, provider.status().peer, request()).await.is_ok());
     shut_down([consumer, provider, bootstrap]).await;

@@ -16,7 +16,9 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{Answerer, BrokenOff, Identity, Multiaddr, Net, NetConfig, Peer, ReplyBody, StaticPeer};
+use crate::{
+    Answerer, BrokenOff, Identity, Multiaddr, Net, NetConfig, NetError, Peer, ReplyBody, StaticPeer,
+};
 
 /// Nothing here takes this long.
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -129,6 +131,23 @@ fn server(seed: u8, bootstrap: &[Multiaddr]) -> NetConfig {
 
 async fn start(config: NetConfig, manner: Manner) -> Net {
     Net::start(config, Arc::new(Scripted(manner))).await.unwrap()
+}
+
+/// Starts a node on ports that another one had until just now: sockets close soon after a node is dropped.
+async fn start_again(config: NetConfig, manner: Manner) -> Net {
+    let answerer: Arc<dyn Answerer> = Arc::new(Scripted(manner));
+    let deadline = Instant::now() + DEADLINE;
+    let mut tries = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        tries.tick().await;
+        match Net::start(config.clone(), Arc::clone(&answerer)).await {
+            Ok(net) => return net,
+            Err(error @ (NetError::Bind { .. } | NetError::Listen { .. })) => {
+                assert!(Instant::now() < deadline, "{error}")
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 /// The peer as a user would name it.
