@@ -24,6 +24,7 @@ use crate::{
     lookups::{Resolves, Searches},
     peers::Peers,
     swarm::Behaviour,
+    transport::Silent,
 };
 
 /// Announcements under way at once: each is a look-up and up to 20 messages.
@@ -34,7 +35,7 @@ const TICK: Duration = Duration::from_millis(200);
 const PURGE_INTERVAL: Duration = Duration::from_secs(60);
 /// A look-up waits so long after the start for the first bootstrap node to answer.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two dials of the bootstrap nodes while none is connected: at first, and at most.
+/// Between two dials of bootstrap nodes that aren't connected: at first, and at most.
 const BOOTSTRAP_WAIT_FIRST: Duration = Duration::from_secs(1);
 const BOOTSTRAP_WAIT_MAX: Duration = Duration::from_secs(15);
 /// Between two dials of neighbours that aren't connected.
@@ -56,6 +57,7 @@ struct Times {
 /// Owns the swarm.
 pub(crate) struct Driver {
     pub(crate) swarm: Swarm<Behaviour>,
+    pub(crate) silent: Silent,
     pub(crate) peers: Peers,
     pub(crate) searches: Searches,
     pub(crate) resolves: Resolves,
@@ -75,6 +77,7 @@ pub(crate) struct Driver {
 /// What the driver starts with.
 pub(crate) struct DriverConfig {
     pub(crate) swarm: Swarm<Behaviour>,
+    pub(crate) silent: Silent,
     pub(crate) peers: Peers,
     pub(crate) book: Arc<AddressBook>,
     pub(crate) local: PeerId,
@@ -96,9 +99,11 @@ impl Driver {
             purge: now + PURGE_INTERVAL,
             address: now,
         };
-        let DriverConfig { swarm, peers, book, local, is_server, bootstrap, commands, view, stop } = config;
+        let DriverConfig { swarm, silent, peers, book, local, is_server, bootstrap, commands, view, stop } =
+            config;
         Self {
             swarm,
+            silent,
             peers,
             searches: Searches::default(),
             resolves: Resolves::default(),
@@ -171,7 +176,8 @@ impl Driver {
         }
     }
 
-    /// A node of the DHT is connected where none was: it may know nothing of what was announced to others.
+    /// A node of the DHT is connected where none was, or one to bootstrap from: it may know nothing of what was announced
+    /// to others.
     pub(crate) fn joined(&mut self) {
         let now = Instant::now();
         self.schedule.renew(now);
@@ -179,6 +185,20 @@ impl Driver {
         self.times.bootstrap_wait = BOOTSTRAP_WAIT_FIRST;
         if let Err(error) = self.swarm.behaviour_mut().kad.bootstrap() {
             tracing::debug!(%error, "the routing table is not refreshed");
+        }
+    }
+
+    pub(crate) fn is_bootstrap(&self, peer: &libp2p::PeerId) -> bool {
+        self.bootstrap.iter().any(|address| self.peers.is_at(peer, address))
+    }
+
+    /// A peer can't be reached. Others, who are, are better off without it in the routing table.
+    pub(crate) fn gone(&mut self, peer: &libp2p::PeerId) {
+        let others_are_reached = self.swarm.connected_peers().next().is_some();
+        if others_are_reached && !self.swarm.is_connected(peer) {
+            self.swarm.behaviour_mut().kad.remove_peer(peer);
+            self.peers.not_in_table(peer);
+            self.count_table();
         }
     }
 
@@ -200,10 +220,12 @@ impl Driver {
             self.times.purge = now + PURGE_INTERVAL;
             self.swarm.behaviour_mut().kad.store_mut().purge(now);
         }
-        if self.peers.speaks_with_none() && now >= self.times.bootstrap {
+        if now >= self.times.bootstrap {
             self.times.bootstrap = now + self.times.bootstrap_wait;
             self.times.bootstrap_wait = (self.times.bootstrap_wait * 2).min(BOOTSTRAP_WAIT_MAX);
-            for address in self.bootstrap.clone() {
+            // Even while others are connected: newcomers who know only that node must find us through it.
+            let apart = self.bootstrap.iter().filter(|address| !self.peers.is_connected_at(address));
+            for address in apart.cloned().collect::<Vec<_>>() {
                 self.dial(address.into());
             }
         }

@@ -1,15 +1,15 @@
 //! What the swarm tells, and what follows from it.
 
-use std::{collections::HashSet, time::Instant};
+use std::{collections::HashSet, io, time::Instant};
 
 use libp2p::{
-    Multiaddr, identify,
+    Multiaddr, TransportError, identify,
     kad::{
         self, GetProvidersOk, GetRecordOk, InboundRequest, ProviderRecord, QueryId, QueryResult, Record,
         RoutingUpdate,
     },
     mdns,
-    swarm::{ConnectionId, SwarmEvent},
+    swarm::{ConnectionId, DialError, SwarmEvent},
 };
 
 use crate::{
@@ -41,6 +41,9 @@ impl Driver {
             SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
                 self.peers.disconnected(&peer_id, connection_id);
             }
+            SwarmEvent::OutgoingConnectionError { peer_id, error: DialError::Transport(failed), .. } => {
+                self.dial_failed(peer_id, &failed);
+            }
             SwarmEvent::NewListenAddr { address, .. } => self.listens(address),
             SwarmEvent::ExpiredListenAddr { address, .. } => self.swarm.remove_external_address(&address),
             SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
@@ -60,8 +63,22 @@ impl Driver {
         }
     }
 
+    fn dial_failed(
+        &mut self,
+        peer: Option<libp2p::PeerId>,
+        failed: &[(Multiaddr, TransportError<io::Error>)],
+    ) {
+        let tried = failed.iter().filter(|(_, error)| matches!(error, TransportError::Other(_)));
+        for address in tried.filter_map(|(address, _)| quic_address(address)) {
+            self.silent.add(address, Instant::now());
+        }
+        if let Some(peer) = peer {
+            self.gone(&peer);
+        }
+    }
+
     fn identified(&mut self, peer: libp2p::PeerId, connection: ConnectionId, info: &identify::Info) {
-        let spoke_with_none = self.peers.speaks_with_none();
+        let (spoke_with_none, spoke_with_it) = (self.peers.speaks_with_none(), self.peers.speaks_with(&peer));
         let addresses = self.peers.identified(peer, connection, &info.protocols, &info.listen_addrs);
         let kad = &mut self.swarm.behaviour_mut().kad;
         let updates: Vec<RoutingUpdate> =
@@ -70,7 +87,8 @@ impl Driver {
             self.peers.not_in_table(&peer);
         }
         self.count_table();
-        if spoke_with_none && !self.peers.speaks_with_none() {
+        let is_new = !spoke_with_it && self.peers.speaks_with(&peer);
+        if is_new && (spoke_with_none || self.is_bootstrap(&peer)) {
             self.joined();
         }
     }

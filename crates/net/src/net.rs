@@ -36,6 +36,7 @@ use crate::{
     serve::{Answerer, Server},
     swarm::{self, SwarmConfig},
     transfer::{Asker, Resolve},
+    transport::Silent,
 };
 
 /// How long iroh may take to say goodbye to its peers.
@@ -133,8 +134,12 @@ impl Net {
 
     /// What the network looks like now.
     pub fn status(&self) -> NetStatus {
-        let view = self.view();
+        let mut view = self.view();
         let name = Protocol::P2p(libp2p_peer(self.local));
+        // Those that mean something to other machines come first.
+        let is_loopback =
+            |address: &Multiaddr| quic_address(address).is_some_and(|address| address.ip().is_loopback());
+        view.listeners.sort_by_key(is_loopback);
         NetStatus {
             peer: self.local,
             iroh: self.endpoint.addr().ip_addrs().copied().collect(),
@@ -234,11 +239,13 @@ fn start_discovery(
     for address in &config.bootstrap {
         named.insert(quic_address(address).ok_or_else(|| NetError::Bootstrap { address: address.clone() })?);
     }
+    let silent = Silent::default();
     let swarm = swarm::build(&SwarmConfig {
         identity: &config.identity,
         bind: &config.libp2p_bind,
         named,
         rules: &rules,
+        silent: silent.clone(),
         protocol: protocol.clone(),
         is_server: config.is_server,
         mdns: config.mdns,
@@ -247,6 +254,7 @@ fn start_discovery(
     let (show, view) = watch::channel(View { reaches_dht: !config.bootstrap.is_empty(), ..View::default() });
     let driver = Driver::new(DriverConfig {
         swarm,
+        silent,
         peers: Peers::new(rules, protocol),
         book,
         local: config.identity.peer_id(),

@@ -9,6 +9,7 @@ use firn_exchange::PeerId;
 use libp2p::{
     Multiaddr, StreamProtocol,
     kad::{Addresses, KBucketKey, KBucketRef},
+    multiaddr::Protocol,
     swarm::ConnectionId,
 };
 
@@ -79,6 +80,18 @@ impl Peers {
             self.connections.remove(peer);
             self.speaking.remove(peer);
         }
+    }
+
+    /// Is there a connection with this address?
+    pub(crate) fn is_connected_at(&self, address: &Multiaddr) -> bool {
+        self.connections.keys().any(|peer| self.is_at(peer, address))
+    }
+
+    /// Is this peer connected at this address, or named by it?
+    pub(crate) fn is_at(&self, peer: &libp2p::PeerId, address: &Multiaddr) -> bool {
+        let Some(connections) = self.connections.get(peer) else { return false };
+        let is_named = address.iter().any(|part| part == Protocol::P2p(*peer));
+        is_named || connections.values().any(|seen| Some(seen.at) == quic_address(address))
     }
 
     /// This peer says what it speaks and where it listens, on this connection. Gives the addresses under which it may
@@ -168,6 +181,10 @@ impl Peers {
 
     pub(crate) fn speaks_with_none(&self) -> bool {
         self.speaking.is_empty()
+    }
+
+    pub(crate) fn speaks_with(&self, peer: &libp2p::PeerId) -> bool {
+        self.speaking.contains(peer)
     }
 
     /// Counts the routing table.

@@ -15,7 +15,7 @@ use crate::{
     error::NetError,
     identity::Identity,
     records::Records,
-    transport::RuledTransport,
+    transport::{RuledTransport, Silent},
 };
 
 /// Connections of libp2p, both ways together.
@@ -61,6 +61,7 @@ pub(crate) struct SwarmConfig<'a> {
     pub(crate) bind: &'a [SocketAddr],
     pub(crate) named: BTreeSet<SocketAddr>,
     pub(crate) rules: &'a DialRules,
+    pub(crate) silent: Silent,
     pub(crate) protocol: StreamProtocol,
     pub(crate) is_server: bool,
     pub(crate) mdns: bool,
@@ -88,6 +89,7 @@ pub(crate) fn build(config: &SwarmConfig<'_>) -> Result<Swarm<Behaviour>, NetErr
         inner: quic::tokio::Transport::new(quic),
         rules: config.rules.clone(),
         named: config.named.clone(),
+        silent: config.silent.clone(),
     };
     let transport = transport.map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection))).boxed();
     let local = config.identity.libp2p_peer_id();

@@ -37,6 +37,11 @@ pub(crate) const STREAMS_MAX: usize = 32;
 pub const PROGRESS_TIMEOUT: Duration = Duration::from_millis(2500);
 /// A peer that can't be connected to within this is unreachable.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// A peer that didn't answer is not dialled again at the same addresses for so long, since every look-up that finds it
+/// would wait for it.
+const SILENCE: Duration = Duration::from_secs(5);
+/// A peer that doesn't answer for so long may have moved: a later address is looked for.
+const DOUBT_AFTER: Duration = Duration::from_millis(500);
 /// A connection on which nothing is asked for so long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Peers connected to at once, for asking.
@@ -97,6 +102,8 @@ pub(crate) struct Asker {
     stop: CancellationToken,
     dials: TaskTracker,
     links: Mutex<BTreeMap<PeerId, SharedDial>>,
+    /// Peers that didn't answer, at which addresses, since when.
+    silent: Mutex<BTreeMap<PeerId, (BTreeSet<TransportAddr>, Instant)>>,
 }
 
 impl Asker {
@@ -106,7 +113,15 @@ impl Asker {
         resolver: Arc<dyn Resolve>,
         stop: CancellationToken,
     ) -> Self {
-        Self { endpoint, book, resolver, stop, dials: TaskTracker::new(), links: Mutex::default() }
+        Self {
+            endpoint,
+            book,
+            resolver,
+            stop,
+            dials: TaskTracker::new(),
+            links: Mutex::default(),
+            silent: Mutex::default(),
+        }
     }
 
     /// Ends when the dials under way have ended. The node is to be stopping.
@@ -211,33 +226,81 @@ impl Asker {
     /// Dials what is known; if that fails, or nothing is, what the DHT says by now.
     async fn dial(&self, peer: PeerId) -> Result<Arc<Link>, DialError> {
         let known = self.book.dialable(peer);
+        if self.was_silent_at(peer, &known) {
+            return Err(DialError::Timeout);
+        }
         let failed = if known.is_empty() {
+            self.resolver.resolve(peer, None).await;
             DialError::NoAddress(peer)
         } else {
-            match self.connect(peer, known.clone()).await {
+            match self.connect_or_resolve(peer, &known).await {
                 Ok(link) => return Ok(link),
                 Err(error) => error,
             }
         };
-        self.resolver.resolve(peer, self.book.signed_at_us(peer)).await;
         let found = self.book.dialable(peer);
         if found == known {
             return Err(failed);
         }
-        self.connect(peer, found).await
+        self.connect(peer, &found).await
+    }
+
+    /// While an address doesn't answer, a later one is looked for.
+    async fn connect_or_resolve(
+        &self,
+        peer: PeerId,
+        addresses: &BTreeSet<TransportAddr>,
+    ) -> Result<Arc<Link>, DialError> {
+        let resolved = async {
+            tokio::time::sleep(DOUBT_AFTER).await;
+            self.resolver.resolve(peer, self.book.signed_at_us(peer)).await;
+        };
+        let connected = self.connect(peer, addresses);
+        tokio::pin!(resolved, connected);
+        tokio::select! {
+            connected = &mut connected => match connected {
+                Ok(link) => Ok(link),
+                Err(error) => {
+                    // It had most of the time already.
+                    if timeout(DOUBT_AFTER, resolved).await.is_err() {
+                        tracing::debug!(%peer, "no later address in time");
+                    }
+                    Err(error)
+                }
+            },
+            () = &mut resolved => {
+                let found = self.book.dialable(peer);
+                if found == *addresses { connected.await } else { self.connect(peer, &found).await }
+            }
+        }
+    }
+
+    /// Did this peer not answer at just these addresses a moment ago?
+    fn was_silent_at(&self, peer: PeerId, addresses: &BTreeSet<TransportAddr>) -> bool {
+        let silent = self.silent();
+        silent.get(&peer).is_some_and(|(at, since)| at == addresses && since.elapsed() < SILENCE)
+    }
+
+    fn silent(&self) -> MutexGuard<'_, BTreeMap<PeerId, (BTreeSet<TransportAddr>, Instant)>> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn connect(
         &self,
         peer: PeerId,
-        addresses: BTreeSet<TransportAddr>,
+        addresses: &BTreeSet<TransportAddr>,
     ) -> Result<Arc<Link>, DialError> {
-        let address = EndpointAddr::from_parts(endpoint_id(peer)?, addresses);
-        let connection = timeout(DIAL_TIMEOUT, self.endpoint.connect(address, ALPN))
-            .await
-            .map_err(|_| DialError::Timeout)??;
+        let address = EndpointAddr::from_parts(endpoint_id(peer)?, addresses.iter().cloned());
+        let Ok(connected) = timeout(DIAL_TIMEOUT, self.endpoint.connect(address, ALPN)).await else {
+            let mut silent = self.silent();
+            silent.retain(|_, (_, since)| since.elapsed() < SILENCE);
+            if silent.len() < LINKS_MAX {
+                silent.insert(peer, (addresses.clone(), Instant::now()));
+            }
+            return Err(DialError::Timeout);
+        };
         Ok(Arc::new(Link {
-            connection,
+            connection: connected?,
             streams: Semaphore::new(STREAMS_MAX),
             asked_at: Mutex::new(Instant::now()),
         }))

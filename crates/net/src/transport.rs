@@ -1,10 +1,12 @@
 //! libp2p's transport, which dials nothing that the dial rules or the user don't allow.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use libp2p::{
@@ -14,18 +16,52 @@ use libp2p::{
 
 use crate::dial::{DialRules, quic_address};
 
+/// An address that didn't answer is not dialled again for so long, unless the user named it: nodes that are gone stand
+/// in others' routing tables for a while, and each look-up would wait for them.
+const SILENCE: Duration = Duration::from_secs(20);
+/// Silent addresses that are remembered.
+const SILENT_MAX: usize = 4096;
+
+/// Addresses that didn't answer of late.
+#[derive(Clone, Default)]
+pub(crate) struct Silent(Arc<Mutex<BTreeMap<SocketAddr, Instant>>>);
+
+impl Silent {
+    /// This one didn't answer.
+    pub(crate) fn add(&self, address: SocketAddr, now: Instant) {
+        let mut silent = self.lock();
+        if silent.len() >= SILENT_MAX {
+            silent.retain(|_, since| now < *since + SILENCE);
+        }
+        if silent.len() < SILENT_MAX {
+            silent.insert(address, now);
+        }
+    }
+
+    fn contains(&self, address: SocketAddr, now: Instant) -> bool {
+        self.lock().get(&address).is_some_and(|since| now < *since + SILENCE)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Every dial of libp2p passes here, whoever asked for it: Kademlia, identify, mDNS or the user.
 pub(crate) struct RuledTransport<T> {
     pub(crate) inner: T,
     pub(crate) rules: DialRules,
     /// What the user named: dialled whatever the rules say.
     pub(crate) named: BTreeSet<SocketAddr>,
+    pub(crate) silent: Silent,
 }
 
 impl<T> RuledTransport<T> {
     fn allows(&self, address: &Multiaddr) -> bool {
-        quic_address(address)
-            .is_some_and(|address| self.named.contains(&address) || self.rules.allows(address))
+        quic_address(address).is_some_and(|address| {
+            let is_silent = || self.silent.contains(address, Instant::now());
+            self.named.contains(&address) || (self.rules.allows(address) && !is_silent())
+        })
     }
 }
 
@@ -49,7 +85,7 @@ impl<T: Transport + Unpin> Transport for RuledTransport<T> {
         options: DialOpts,
     ) -> Result<Self::Dial, TransportError<Self::Error>> {
         if !self.allows(&address) {
-            tracing::debug!(%address, "not dialled: outside of the networks that may be dialled");
+            tracing::debug!(%address, "not dialled: silent, or outside of the networks that may be dialled");
             return Err(TransportError::MultiaddrNotSupported(address));
         }
         self.inner.dial(address, options)
@@ -70,12 +106,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn silence_is_forgotten() {
+        let (silent, now) = (Silent::default(), Instant::now());
+        let address = "10.0.0.1:1".parse().unwrap();
+        silent.add(address, now);
+        assert!(silent.contains(address, now) && !silent.contains(address, now + SILENCE));
+        for host in 0..2 * SILENT_MAX as u32 {
+            silent.add(SocketAddr::from((host.to_be_bytes(), 1)), now);
+        }
+        assert_eq!(silent.lock().len(), SILENT_MAX);
+        silent.add(address, now + SILENCE);
+        assert_eq!(silent.lock().len(), 1);
+    }
+
+    #[test]
     fn a_dial_needs_the_rules_or_the_user() {
         let mut transport = RuledTransport {
             inner: DummyTransport::<()>::new(),
             rules: DialRules::near(),
             named: BTreeSet::from(["8.8.8.8:5".parse().unwrap()]),
+            silent: Silent::default(),
         };
+        for silent in ["10.0.0.9:5", "8.8.8.8:5"] {
+            transport.silent.add(silent.parse().unwrap(), Instant::now());
+        }
         let mut refused_here = |address: &str| {
             let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::Reuse };
             let address: Multiaddr = address.parse().unwrap();
@@ -86,6 +140,7 @@ mod tests {
         };
         assert!(!refused_here("/ip4/10.0.0.1/udp/5/quic-v1"));
         assert!(!refused_here("/ip4/8.8.8.8/udp/5/quic-v1"));
+        assert!(refused_here("/ip4/10.0.0.9/udp/5/quic-v1"), "silent");
         assert!(refused_here("/ip4/8.8.8.8/udp/6/quic-v1"));
         assert!(refused_here("/ip4/127.0.0.1/udp/5/quic-v1"));
         assert!(refused_here("/ip4/10.0.0.1/tcp/5"));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use firn_engine::{Find, Found, Via};
-use futures::StreamExt;
+use futures::{StreamExt, future::join_all};
 use iroh::TransportAddr;
 use libp2p::{
     kad::{Quorum, Record},
@@ -15,6 +15,7 @@ use crate::{
     DialRules, Reach,
     address::{AddressRecord, record_key},
     swarm::{self, BehaviourEvent, SwarmConfig, kad_protocol},
+    transport::Silent,
 };
 
 /// Looks until this peer is found.
@@ -110,6 +111,49 @@ async fn a_forged_address_is_neither_kept_nor_believed() {
     shut_down([before, after, provider, bootstrap]).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bootstrap_node_that_forgot_everything_is_told_again() {
+    let config = server(1, &[]);
+    let bootstrap = start(config.clone(), Manner::Echo).await;
+    let entrance = entrance(&bootstrap).await;
+    let address = crate::dial::quic_address(&entrance[0]).unwrap();
+    let provider = start(server(2, &entrance), Manner::Echo).await;
+    let other = start(server(3, &entrance), Manner::Echo).await;
+    provider.announce(vec![key(1)]).await;
+    find(&other, 1, provider.status().peer).await;
+    shut_down([bootstrap]).await;
+
+    let bootstrap = start_again(NetConfig { libp2p_bind: vec![address], ..config }, Manner::Echo).await;
+    let consumer = start(far(4, &entrance), Manner::Echo).await;
+    find(&consumer, 1, provider.status().peer).await;
+    shut_down([consumer, other, provider, bootstrap]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_are_gone_hold_up_no_look_up_for_long() {
+    let bootstrap = start(server(1, &[]), Manner::Echo).await;
+    let entrance = entrance(&bootstrap).await;
+    let gone = join_all((10..15).map(|seed| start(server(seed, &entrance), Manner::Echo))).await;
+    let provider = start(server(2, &entrance), Manner::Echo).await;
+    for net in gone.iter().chain([&provider]) {
+        net.announce(vec![key(1)]).await;
+    }
+    until("all announced", || bootstrap.status().provider_records == 6).await;
+    shut_down(gone).await;
+    let consumer = start(far(3, &entrance), Manner::Echo).await;
+    until("it joined", || consumer.status().dht_peers > 0).await;
+    let look_up = async |byte| {
+        let before = Instant::now();
+        let found: Vec<Found> = consumer.find(key(byte)).collect().await;
+        (found.len(), before.elapsed())
+    };
+    let (found, first) = look_up(1).await;
+    let (missed, second) = look_up(77).await;
+    assert_eq!((found, missed), (6, 0));
+    assert!(first < Duration::from_secs(9) && second < Duration::from_secs(1), "{first:?} {second:?}");
+    shut_down([consumer, provider, bootstrap]).await;
+}
+
 /// Puts a record of the forger's own under the key of this peer, at every node.
 async fn forge(entrance: &[Multiaddr], victim: PeerId) {
     let forger = Identity::from_seed([66; 32]);
@@ -120,6 +164,7 @@ async fn forge(entrance: &[Multiaddr], victim: PeerId) {
         bind: &["127.0.0.1:0".parse().unwrap()],
         named: BTreeSet::new(),
         rules: &DialRules::near().with_loopback(),
+        silent: Silent::default(),
         protocol: kad_protocol(None).unwrap(),
         is_server: false,
         mdns: false,
