@@ -107,6 +107,16 @@ impl Engine {
         self.0.index.paths()
     }
 
+    /// The path of this hash, if it is here and believed.
+    pub fn path(&self, hash: &StorePathHash) -> Option<Arc<TrustedPath>> {
+        self.0.index.path(hash)
+    }
+
+    /// A path of this root that is here and believed.
+    pub fn path_of_root(&self, root: &Root) -> Option<Arc<TrustedPath>> {
+        self.0.index.by_root(root)
+    }
+
     /// How many paths are in the store and believed no longer.
     pub fn paths_refused(&self) -> u64 {
         self.0.index.refused_count()

@@ -90,6 +90,7 @@ impl SharedView {
 pub struct Reply {
     /// Goes out first.
     head: Option<Bytes>,
+    is_ok: bool,
     view: SharedView,
     body: Body,
 }
@@ -109,7 +110,8 @@ pub fn answer(view: &SharedView, request: Bytes) -> Reply {
         Err(_) => (proto::Status::Refused, Body::Empty),
     };
     let header = proto::ReplyHeader { status: status.into() };
-    Reply { head: Some(frame::put_message(&header)), view: view.clone(), body }
+    let is_ok = status == proto::Status::Ok;
+    Reply { head: Some(frame::put_message(&header)), is_ok, view: view.clone(), body }
 }
 
 fn body(view: &SharedView, asked: Asked) -> (proto::Status, Body) {
@@ -158,6 +160,11 @@ fn directories(root: &Root) -> Body {
 const PIECE_BYTES: usize = 128 << 10;
 
 impl Reply {
+    /// Whether there is something for this peer; else the reply says only that there is not.
+    pub fn is_ok(&self) -> bool {
+        self.is_ok
+    }
+
     /// The next piece; `None` at the end. After an error, or where a piece has gone meanwhile, the stream must be broken
     /// off: what was sent is no whole reply.
     // No Iterator: an error ends it.

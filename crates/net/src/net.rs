@@ -152,6 +152,14 @@ impl Net {
         }
     }
 
+    /// Waits until it is known where libp2p can be reached; at once where it listens nowhere.
+    pub async fn listening(&self) {
+        if let Some(discovery) = &self.discovery {
+            // An error says that the network has stopped, which is not for this to tell.
+            let _ = discovery.view.clone().wait_for(|view| !view.listeners.is_empty()).await;
+        }
+    }
+
     /// Whom a look-up can reach now.
     pub fn reach(&self) -> Reach {
         let view = self.view();
