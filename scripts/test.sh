@@ -94,7 +94,7 @@ step_clippy() { cargo clippy --locked --workspace --all-targets --quiet -- -D wa
 step_doc() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet; }
 
 # The same packages and targets for everything that runs, so that no dependency is built twice.
-step_build() { cargo build --locked --workspace --bins --tests --quiet; }
+step_build() { cargo build --locked --workspace --bins --examples --tests --quiet; }
 
 step_test() {
     local runner=()

@@ -50,8 +50,8 @@ impl Span {
 
     /// The bytes of these groups in a blob of `size` bytes.
     pub fn bytes(&self, size: u64) -> Range<u64> {
-        let start = (self.start * GROUP_BYTES).min(size);
-        start..(self.end * GROUP_BYTES).min(size)
+        let at = |group: u64| group.saturating_mul(GROUP_BYTES).min(size);
+        at(self.start)..at(self.end)
     }
 
     /// Whether a blob of `size` bytes has all these groups.

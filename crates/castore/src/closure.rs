@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::{BlobDigest, BlobRef, Directory, DirectoryDigest, Node, Root, Walk};
 
 /// The most entries that a tree may have, itself included; what is named twice counts twice.
-pub const ENTRIES_MAX: u64 = 1 << 24;
+///
+/// Four million bound the memory that a claimed root can take before it is known to be false.
+pub const ENTRIES_MAX: u64 = 1 << 22;
 /// The most directories that may lie within each other. A path of this depth is longer than `PATH_MAX`.
 pub const DEPTH_MAX: u32 = 2048;
 

@@ -1,6 +1,6 @@
 //! The real `firn` on a host.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::Path, time::Duration};
 
 use serde_json::Value;
 
@@ -57,7 +57,17 @@ pub struct Node<'h> {
 impl<'h> Node<'h> {
     /// Starts a node and waits until it is ready.
     pub fn start(host: &'h Host, settings: &[&str]) -> Self {
-        let process = host.start(env!("CARGO_BIN_EXE_firn"), &[&["node", "--json"], settings].concat());
+        Self::started(host, host.start(env!("CARGO_BIN_EXE_firn"), &[&["node", "--json"], settings].concat()))
+    }
+
+    /// As [`Node::start`], for a node that lies in this way about all that it has.
+    pub fn start_liar(host: &'h Host, kind: &str, settings: &[&str]) -> Self {
+        let liar = Path::new(env!("CARGO_BIN_EXE_firn")).with_file_name("examples/firn-liar");
+        assert!(liar.exists(), "{} is not built: cargo build --examples", liar.display());
+        Self::started(host, host.start(liar, &[&[kind, "--json"], settings].concat()))
+    }
+
+    fn started(host: &'h Host, process: Process) -> Self {
         let line = process.line(READY_WITHIN);
         let ready: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
         assert_eq!(ready["ready"], true, "{line}");

@@ -60,8 +60,8 @@ fn add_signed(host: &Host, key: &NixKey, path: &str) -> Value {
 fn a_signed_closure_comes_from_seeders_found_on_the_dht() {
     let internet = Lan::internet();
     let hosts =
-        ["bootstrap", "publisher", "seeder1", "seeder2", "consumer"].map(|label| internet.host(label));
-    let [bootstrap, publisher, seeder1, seeder2, consumer] = &hosts;
+        ["bootstrap", "publisher", "seeder1", "seeder2", "liar", "consumer"].map(|label| internet.host(label));
+    let [bootstrap, publisher, seeder1, seeder2, liar, consumer] = &hosts;
     let origin = Nix::new(publisher);
     let app = origin.build_app();
     let key = key_of(&origin);
@@ -77,6 +77,11 @@ fn a_signed_closure_comes_from_seeders_found_on_the_dht() {
     let (s1, s2) = (Node::start(seeder1, &seed), Node::start(seeder2, &seed));
     get(seeder1, &[&app, "--closure"]);
     get(seeder2, &[&app, "--closure"]);
+    let l = Node::start_liar(liar, "WrongByte", &seed);
+    get(liar, &[&app, "--closure"]);
+    eventually("the bootstrap node knows four holders of three paths", FOUND_WITHIN, || {
+        (b.status()["provider_records"].as_u64() >= Some(4 * 3 * 2)).then_some(())
+    });
 
     p.end();
     internet.unplug(publisher);
@@ -94,6 +99,9 @@ fn a_signed_closure_comes_from_seeders_found_on_the_dht() {
         assert!(peer["received_bytes"].as_u64() > Some(0), "{peer}");
         assert_eq!(peer["lies"], Value::Array(Vec::new()), "{peer}");
     }
+    let peer = c.peer(l.id());
+    assert!(peer["asked"].as_u64() > Some(0), "{peer}");
+    assert_ne!(peer["lies"], Value::Array(Vec::new()), "{peer}");
     assert_eq!(b.status()["store"]["paths"], 0, "the bootstrap node holds nothing");
     assert_eq!(c.peer(b.id())["received_bytes"].as_u64().unwrap_or(0), 0);
 
@@ -105,7 +113,7 @@ fn a_signed_closure_comes_from_seeders_found_on_the_dht() {
     assert_eq!(nix.build_app(), app);
     nix.assert_has_closure_of(&origin, &app);
 
-    for node in [b, s1, s2, c] {
+    for node in [b, s1, s2, l, c] {
         node.end();
     }
 }
@@ -113,8 +121,8 @@ fn a_signed_closure_comes_from_seeders_found_on_the_dht() {
 #[test]
 fn a_closure_with_nix_signatures_only_is_proven_by_its_nar() {
     let internet = Lan::internet();
-    let hosts = ["bootstrap", "publisher", "seeder", "consumer"].map(|label| internet.host(label));
-    let [bootstrap, publisher, seeder, consumer] = &hosts;
+    let hosts = ["bootstrap", "publisher", "seeder", "liar", "consumer"].map(|label| internet.host(label));
+    let [bootstrap, publisher, seeder, liar, consumer] = &hosts;
     let origin = Nix::new(publisher);
     let app = origin.build_app();
     let key = key_of(&origin);
@@ -127,7 +135,12 @@ fn a_closure_with_nix_signatures_only_is_proven_by_its_nar() {
     firn_ok(publisher, &["add", "--share", "--closure", &app]);
     let s = Node::start(seeder, &seed);
     get(seeder, &[&app, "--closure"]);
+    // It has the true closure, and claims the root of another tree under the true signatures.
+    let l = Node::start_liar(liar, "FalseRoot", &seed);
+    get(liar, &[&app, "--closure"]);
+    s.end();
     p.end();
+    internet.unplug(publisher);
 
     let c = Node::start(consumer, &known);
     let nix = Nix::new(consumer);
@@ -135,9 +148,22 @@ fn a_closure_with_nix_signatures_only_is_proven_by_its_nar() {
     wait_for_narinfo(&c, &app);
     let narinfo = String::from_utf8(c.narinfo(&app).body).unwrap();
     assert!(narinfo.contains("\nURL: nar/sha256-"), "no root before it is proven: {narinfo}");
-    consumer.succeed("nix-store", &["--realise", &app]);
+
+    // With the liar alone nothing comes, however complete its tree is.
+    consumer.fail("nix-store", &["--realise", &app]);
+    origin.closure(&app).iter().for_each(|path| nix.assert_lacks(path));
+    let peer = c.peer(l.id());
+    assert!(peer["received_bytes"].as_u64() > Some(0), "{peer}");
+    assert_eq!(peer["lies"], Value::Array(Vec::new()), "it may relay in good faith: {peer}");
+    assert_eq!(c.status()["store"]["paths"], 0);
+
+    let s = Node::start(seeder, &seed);
+    eventually("the true root is found beside the false one", FOUND_WITHIN, || {
+        consumer.run("nix-store", &["--realise", &app]).status.success().then_some(())
+    });
     nix.assert_has_closure_of(&origin, &app);
-    assert!(c.peer(s.id())["received_bytes"].as_u64() > Some(0));
+    let peer = c.peer(s.id());
+    assert_eq!(peer["lies"], Value::Array(Vec::new()), "{peer}");
 }
 
 #[test]
