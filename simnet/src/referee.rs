@@ -253,7 +253,7 @@ impl Referee {
                 claims.iter().for_each(|claim| self.let_out_claim(truth, claim));
                 !claims.is_empty()
             }
-            (_, Outcome::NotFound | Outcome::Rejected(_) | Outcome::TimedOut) => false,
+            (_, Outcome::NotFound | Outcome::Untrusted | Outcome::Rejected(_) | Outcome::TimedOut) => false,
             _ => {
                 self.object(Violation::Unsuccessful("an outcome that nobody wanted".into()));
                 false
@@ -347,6 +347,7 @@ pub(crate) fn describe(outcome: &Outcome) -> String {
         }
         Outcome::Tree(closure) => format!("the tree {} is here", closure.root()),
         Outcome::NotFound => "not found".into(),
+        Outcome::Untrusted => "no trusted key speaks for it".into(),
         Outcome::Rejected(reason) => format!("rejected: {reason}"),
         Outcome::TimedOut => "the deadline has passed".into(),
     }

@@ -167,7 +167,9 @@ impl Engine {
         }
         let seat = self.0.clone().join(Goal::Claims(hash), None);
         match tokio::time::timeout(budget, seat.landing).await {
-            Err(_) | Ok(Err(EngineError::NotFound | EngineError::TimedOut)) => Ok(None),
+            Err(_) | Ok(Err(EngineError::NotFound | EngineError::Untrusted | EngineError::TimedOut)) => {
+                Ok(None)
+            }
             Ok(Err(error)) => Err(error),
             Ok(Ok(Landed::Here(_))) => Ok(None),
             Ok(Ok(Landed::Claims(claims))) => {
@@ -346,13 +348,17 @@ impl Inner {
         if let Goal::Tree(root) = &goal
             && let Some(closure) = self.local_tree(root.clone()).await?
         {
-            return self.land(closure, path).await;
+            return match path {
+                Some(_) => self.land(closure, path).await,
+                None => self.land_local(closure).await,
+            };
         }
         match fly(self.crew.clone(), goal, progress).await? {
             Outcome::Claims(claims) => Ok(Landed::Claims(claims)),
             Outcome::Path(path, closure) => self.land(closure, Some(Arc::new(*path))).await,
             Outcome::Tree(closure) => self.land(closure, path).await,
             Outcome::NotFound => Err(EngineError::NotFound),
+            Outcome::Untrusted => Err(EngineError::Untrusted),
             Outcome::Rejected(rejection) => Err(EngineError::Rejected(rejection)),
             Outcome::TimedOut => Err(EngineError::TimedOut),
         }
@@ -371,6 +377,14 @@ impl Inner {
         Ok(Landed::Here(Fetched { path, closure }))
     }
 
+    /// A tree of which nothing had to be fetched may be a part of something private: it is not shared by this.
+    async fn land_local(&self, closure: Arc<firn_castore::Closure>) -> Result<Landed, EngineError> {
+        if !self.index.is_visible(closure.root()) {
+            self.commit_root(closure.root().clone(), false).await?;
+        }
+        Ok(Landed::Here(Fetched { path: None, closure }))
+    }
+
     async fn commit(&self, path: TrustedPath, shared: bool) -> Result<(), EngineError> {
         let (store, index, changes) = (self.crew.store.clone(), self.index.clone(), self.changes.clone());
         // All in one: whoever waits for it may stop waiting at any time.
@@ -386,7 +400,9 @@ impl Inner {
     async fn commit_root(&self, root: Root, shared: bool) -> Result<(), EngineError> {
         let (store, index, changes) = (self.crew.store.clone(), self.index.clone(), self.changes.clone());
         let commit = move || {
+            let shared = shared || index.tree_is_shared(&root);
             store.commit_root(&root, shared)?;
+            index.add_tree(root.clone(), shared);
             if shared && let Some(closure) = firn_store::closure(&*store, &root)? {
                 index.shared.add_root(&closure);
             }

@@ -12,9 +12,12 @@ pub enum EngineError {
     /// The local store.
     #[error(transparent)]
     Store(Arc<StoreError>),
-    /// Nobody that could be reached has it, or nobody says what a trusted key has signed.
-    #[error("nobody that can be reached has it under a trusted signature")]
+    /// Nobody that could be reached has it.
+    #[error("nobody that can be reached has it")]
     NotFound,
+    /// Somebody has it, and nobody says what a trusted key has signed.
+    #[error("somebody has it, but no trusted key vouches for it")]
+    Untrusted,
     /// Somebody names a root for it, and none can be believed and delivered.
     #[error("no root of it can be believed and delivered: {0}")]
     Rejected(Rejection),

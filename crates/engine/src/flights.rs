@@ -92,7 +92,10 @@ impl Seat {
     ) -> Result<Landed, EngineError> {
         loop {
             tokio::select! {
-                landed = self.landing.clone() => return landed,
+                landed = self.landing.clone() => {
+                    on_progress(&self.progress.borrow_and_update());
+                    return landed;
+                }
                 Ok(()) = self.progress.changed() => on_progress(&self.progress.borrow_and_update()),
             }
         }

@@ -23,6 +23,8 @@ struct Names {
     here: BTreeMap<StorePathHash, Arc<TrustedPath>>,
     by_root: BTreeMap<Root, StorePathHash>,
     by_nar_hash: BTreeMap<NarHash, StorePathHash>,
+    /// Trees without a path, and whether peers may have them.
+    trees: BTreeMap<Root, bool>,
     /// In the store, but on no ground that still holds.
     refused: u64,
     /// Let in by the policy, and not here. Each with its turn, the oldest goes first.
@@ -49,6 +51,7 @@ impl Index {
             if shared && let Some(closure) = closure(store, &root)? {
                 index.shared.add_root(&closure);
             }
+            index.add_tree(root, shared);
         }
         Ok(index)
     }
@@ -66,6 +69,21 @@ impl Index {
         names.here.insert(hash, Arc::new(path));
         names.forget(&hash);
         Ok(())
+    }
+
+    /// Adds a tree without a path, that has been committed.
+    pub(crate) fn add_tree(&self, root: Root, shared: bool) {
+        self.write().trees.insert(root, shared);
+    }
+
+    pub(crate) fn tree_is_shared(&self, root: &Root) -> bool {
+        self.read().trees.get(root).copied().unwrap_or(false)
+    }
+
+    /// Whether this tree is here by itself, or as a path.
+    pub(crate) fn is_visible(&self, root: &Root) -> bool {
+        let names = self.read();
+        names.trees.contains_key(root) || names.by_root.contains_key(root)
     }
 
     pub(crate) fn path(&self, hash: &StorePathHash) -> Option<Arc<TrustedPath>> {

@@ -20,6 +20,8 @@ use crate::{CLAIM_BYTES_MAX, CLAIMS_MAX, Request};
 pub enum Verified {
     /// The claims that the policy lets in. Those that no trusted key speaks for are left out.
     Claims(Vec<Admitted>),
+    /// The peer has claims, and no trusted key speaks for any of them. That is no lie.
+    Untrusted,
     /// All Directories beneath the root.
     Closure(Arc<Closure>),
     /// The root itself is at fault, whoever serves it.
@@ -171,6 +173,7 @@ pub fn check(request: &Request, mut reply: Bytes, policy: &Policy) -> Result<Ver
 
 fn claims(mut body: Bytes, policy: &Policy, asked: impl Fn(&Claim) -> bool) -> Result<Verified, Lie> {
     let mut admitted = Vec::new();
+    let mut is_untrusted = false;
     for count in 0.. {
         if body.is_empty() {
             break;
@@ -186,11 +189,11 @@ fn claims(mut body: Bytes, policy: &Policy, asked: impl Fn(&Claim) -> bool) -> R
         }
         match policy.admit(claim) {
             Ok(claim) => admitted.push(claim),
-            Err(Refusal::NoTrustedKey) => {}
+            Err(Refusal::NoTrustedKey) => is_untrusted = true,
             Err(lie) => return Err(Lie::Signature(lie)),
         }
     }
-    Ok(Verified::Claims(admitted))
+    Ok(if admitted.is_empty() && is_untrusted { Verified::Untrusted } else { Verified::Claims(admitted) })
 }
 
 fn closure(mut body: Bytes, root: &Root) -> Result<Verified, Lie> {

@@ -125,11 +125,13 @@ async fn a_root_needs_no_signature() {
     for tree in [varied(1), file(noise(5, 200_000)), file(Vec::new())] {
         tree.keep(&**seeder.store());
         seeder.commit_root(tree.root(), true).await.unwrap();
+        // An empty blob is everywhere.
+        let is_local = tree.is_in(&*store);
         let fetched = engine.get_root(tree.root(), &|_| {}).await.unwrap();
         assert!(fetched.path.is_none());
         assert_eq!(fetched.closure.root(), &tree.root());
         assert!(tree.is_in(&*store));
-        assert!(store.roots().unwrap().contains(&(tree.root(), true)));
+        assert!(store.roots().unwrap().contains(&(tree.root(), !is_local)));
     }
 }
 
@@ -154,7 +156,9 @@ async fn what_nobody_has_is_not_found() {
     let (_, seeder) = peer(&net, 1, honest()).await;
     let hash = publish(&seeder, "there", &tree, Signed::ByStranger).await;
     let error = engine.get_path(hash, &|_| {}).await.unwrap_err();
-    assert!(matches!(error, EngineError::NotFound), "{error}");
+    assert!(matches!(error, EngineError::Untrusted), "{error}");
+    let trusted = publish(&seeder, "trusted", &tree, Signed::Attested).await;
+    engine.get_path(trusted, &|_| {}).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use firn_engine::EngineError;
 use firn_exchange::{Key, Rejection};
-use firn_store::MemoryStore;
+use firn_store::{MemoryStore, Paths};
 
 use crate::fakes::net::{Net, honest};
 use crate::fakes::tree::{Tree, varied};
@@ -66,4 +66,24 @@ async fn what_peers_bring_does_not_share_what_is_private() {
     let engine = node(&net).await;
     engine.get_root(shared.root(), &|_| {}).await.unwrap();
     assert!(engine.get_root(tree.root(), &|_| {}).await.is_err());
+}
+
+#[tokio::test]
+async fn getting_what_is_here_shares_nothing() {
+    let net = Net::default();
+    let store = Arc::new(MemoryStore::new());
+    let engine = open(&net, store.clone()).await;
+    let (private, loose) = (varied(1), varied(10));
+    add_private(&engine, &private).await;
+    engine.get_root(private.root(), &|_| {}).await.unwrap();
+    assert!(store.roots().unwrap().is_empty(), "it is visible as a path already");
+
+    loose.keep(&*store);
+    engine.get_root(loose.root(), &|_| {}).await.unwrap();
+    assert_eq!(store.roots().unwrap(), [(loose.root(), false)]);
+    assert!(engine.keys().is_empty());
+
+    engine.commit_root(loose.root(), true).await.unwrap();
+    engine.commit_root(loose.root(), false).await.unwrap();
+    assert_eq!(store.roots().unwrap(), [(loose.root(), true)], "what was given away stays given away");
 }

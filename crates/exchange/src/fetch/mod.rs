@@ -174,8 +174,10 @@ pub enum Outcome {
     Path(Box<TrustedPath>, Arc<Closure>),
     /// The tree is here.
     Tree(Arc<Closure>),
-    /// Nobody that could be reached knows of it, or nobody says what a trusted key has signed.
+    /// Nobody that could be reached knows of it.
     NotFound,
+    /// Somebody knows of it, and nobody says what a trusted key has signed.
+    Untrusted,
     /// Roots were named, and none could be believed and delivered. The last one's reason.
     Rejected(Rejection),
     /// The deadline has passed.
@@ -214,6 +216,8 @@ pub struct Fetch {
     candidates: Candidates,
     tree: Option<Tree>,
     last_rejection: Option<Rejection>,
+    /// Whether somebody knows of the path under keys that are not trusted.
+    heard_untrusted: bool,
     outputs: VecDeque<Output>,
     done: bool,
 }
@@ -237,6 +241,7 @@ impl Fetch {
             candidates,
             tree: None,
             last_rejection: None,
+            heard_untrusted: false,
             outputs: VecDeque::new(),
             done: false,
         }
@@ -390,7 +395,7 @@ impl Fetch {
             return match claims.is_empty() {
                 false => self.finish(Outcome::Claims(claims)),
                 true if more => {}
-                true => self.finish(Outcome::NotFound),
+                true => self.finish_without_root(),
             };
         }
         match self.candidates.next() {
@@ -410,6 +415,7 @@ impl Fetch {
     fn finish_without_root(&mut self) {
         let outcome = match self.last_rejection.take() {
             Some(rejection) => Outcome::Rejected(rejection),
+            None if self.heard_untrusted => Outcome::Untrusted,
             None => Outcome::NotFound,
         };
         self.finish(outcome);
@@ -547,6 +553,10 @@ impl Fetch {
             Verified::Claims(claims) => {
                 self.peers.succeeded(&ask.peer);
                 claims.into_iter().for_each(|claim| self.claimed(now, ask.peer, claim));
+            }
+            Verified::Untrusted => {
+                self.peers.succeeded(&ask.peer);
+                self.heard_untrusted = true;
             }
             Verified::Missing if matches!(ask.task, Task::Claims) => self.peers.succeeded(&ask.peer),
             verified => self.answered_of_tree(now, ask, verified),

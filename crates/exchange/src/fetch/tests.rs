@@ -253,3 +253,23 @@ fn what_the_store_lacks_of_one_root_is_never_taken_for_another_ones() {
     let (_, request) = &bench.asks[&bench.only(peer(1))];
     assert_eq!(*request, Request::Ranges { blob: first.blobs()[0], span: Span::whole(1 << 20) });
 }
+
+#[test]
+fn a_path_that_only_strangers_vouch_for_is_untrusted_and_not_absent() {
+    for (says, is_untrusted) in [(Verified::Untrusted, true), (Verified::Claims(Vec::new()), false)] {
+        let mut bench = Bench::new(Goal::Path(*path().hash()), Limits::default());
+        bench.poll();
+        let key = Key::Path(*path().hash());
+        for byte in [1, 2] {
+            bench.tell(Input::Found { key: key.clone(), peer: peer(byte) });
+        }
+        bench.tell(Input::FindEnded(key));
+        bench.poll();
+        bench.answer(bench.only(peer(1)), says);
+        bench.answer(bench.only(peer(2)), Verified::Missing);
+        let outputs = bench.poll();
+        let [Output::Done(outcome)] = &outputs[..] else { panic!("{outputs:?}") };
+        assert_eq!(matches!(outcome, Outcome::Untrusted), is_untrusted, "{outcome:?}");
+        assert_eq!(matches!(outcome, Outcome::NotFound), !is_untrusted, "{outcome:?}");
+    }
+}

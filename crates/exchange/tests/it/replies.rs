@@ -80,6 +80,20 @@ fn claims_that_are_not_about_what_was_asked() {
 }
 
 #[test]
+fn claims_that_no_trusted_key_speaks_for_are_told_from_none() {
+    let world = World::new();
+    let request = Request::Path(*world.public.path.facts().path.hash());
+    let trusted = world.claim().clone();
+    let mut unknown = trusted.clone();
+    unknown.signatures.clear();
+    unknown.attestations.clear();
+    assert!(matches!(checked(&request, items(&[unknown.to_proto()])), Ok(Verified::Untrusted)));
+    let both = items(&[unknown.to_proto(), trusted.to_proto()]);
+    assert!(matches!(checked(&request, both), Ok(Verified::Claims(claims)) if claims.len() == 1));
+    assert!(matches!(checked(&request, header(0).into()), Ok(Verified::Claims(claims)) if claims.is_empty()));
+}
+
+#[test]
 fn a_claim_of_nothing_but_empty_signatures_is_too_much_before_it_is_taken_apart() {
     let request = Request::Path(*World::new().public.path.facts().path.hash());
     // path_info{narinfo{signatures: [{}, {}, ..]}}: two bytes each, which would become fifty.
