@@ -30,7 +30,7 @@ pub use error::{Damage, Item, StoreError};
 pub use memory::MemoryStore;
 pub use traits::{Blobs, Directories, Paths, Store};
 pub use tree::{closure, missing_blobs};
-pub use verify::{Finding, Holder, Verified, verify_all};
+pub use verify::{Finding, Holder, Verified, verify_all, verify_some};
 pub use write::{WriteError, write_tree};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -47,17 +47,30 @@ pub struct Verified {
     pub blobs: u64,
     /// How long these blobs are together.
     pub blob_bytes: u64,
+    /// How many paths, and trees without one, all this belongs to.
+    pub holders: u64,
     /// How many things were not what they were.
     pub findings: u64,
 }
 
 /// Reads and verifies all that is reachable from paths and roots, each thing once, and tells of what is damaged.
 pub fn verify_all(store: &dyn Store, on_damage: &mut dyn FnMut(Finding)) -> Verified {
+    verify_some(store, |_, _| true, on_damage)
+}
+
+/// As [`verify_all`], for the wanted ones of all paths and roots alone.
+pub fn verify_some(
+    store: &dyn Store,
+    is_wanted: impl Fn(&Holder, &Root) -> bool,
+    on_damage: &mut dyn FnMut(Finding),
+) -> Verified {
     let mut verified = Verified::default();
-    let holders = holders(store, |error| {
+    let mut holders = holders(store, |error| {
         verified.findings += 1;
         on_damage(Finding { error, holders: Vec::new() });
     });
+    holders.retain(|(holder, root)| is_wanted(holder, root));
+    verified.holders = holders.len() as u64;
     let mut seen = Seen::default();
     let mut bad = Vec::new();
     for (_, root) in &holders {

@@ -5,8 +5,8 @@ use std::{fs, path::Path};
 use firn_bao::Span;
 use firn_castore::{BlobRef, Node, Root};
 use firn_store::{
-    Blobs, Damage, Directories, DiskStore, Finding, Item, MemoryStore, OpenError, Paths, Store, StoreError,
-    conformance, verify_all,
+    Blobs, Damage, Directories, DiskStore, Finding, Holder, Item, MemoryStore, OpenError, Paths, Store,
+    StoreError, conformance, verify_all, verify_some,
 };
 use proptest::prelude::*;
 use redb::{Database, TableDefinition};
@@ -32,6 +32,28 @@ fn findings(store: &dyn Store) -> Vec<Finding> {
     let verified = verify_all(store, &mut |finding| findings.push(finding));
     assert_eq!(verified.findings, findings.len() as u64);
     findings
+}
+
+#[test]
+fn what_is_not_asked_for_is_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path().join("store");
+    sample_store(&dir);
+    let large = large_files(&dir);
+    large.iter().filter(|file| file.extension().is_none()).for_each(|file| flip(file, 100));
+    let store = DiskStore::open(&dir).unwrap();
+    let verify = |name: &str| {
+        let is_wanted = |holder: &Holder, _: &Root| holder.to_string().ends_with(name);
+        let mut damaged = Vec::new();
+        let verified = verify_some(&store, is_wanted, &mut |finding| damaged.extend(finding.holders));
+        assert_eq!(verified.holders, 1);
+        damaged.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    for name in ["-sample-0", "-sample-1"] {
+        let damaged = verify(name);
+        assert!(damaged.len() == 1 && damaged[0].ends_with(name), "{damaged:?}");
+    }
+    assert!(verify_some(&store, |_, _| false, &mut |finding| panic!("{finding:?}")).holders == 0);
 }
 
 fn flip(path: &Path, at: usize) {
