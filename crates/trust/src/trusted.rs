@@ -48,6 +48,26 @@ impl TrustedPath {
         Self::new(facts, signatures, attestations, Ground::AddedHere)
     }
 
+    /// Takes over what was signed of the same facts at another time; of more than a claim may have, some is left out.
+    pub fn keep_signatures_of(&mut self, other: &TrustedPath) {
+        let Claim { facts, signatures, attestations } = &other.claim;
+        if *facts != self.claim.facts {
+            return;
+        }
+        for signature in signatures {
+            if self.claim.signatures.len() < SIGNATURES_MAX && !self.claim.signatures.contains(signature) {
+                self.claim.signatures.push(signature.clone());
+            }
+        }
+        for attestation in attestations {
+            if self.claim.attestations.len() < ATTESTATIONS_MAX
+                && !self.claim.attestations.contains(attestation)
+            {
+                self.claim.attestations.push(attestation.clone());
+            }
+        }
+    }
+
     /// The root's NAR has the signed hash.
     pub fn nar_match(proof: NarMatch) -> Self {
         let (facts, signatures) = proof.into_parts();

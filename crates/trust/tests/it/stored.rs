@@ -65,6 +65,31 @@ fn an_attested_path_is_gone_with_its_key() {
 }
 
 #[test]
+fn what_was_signed_of_the_same_facts_can_be_taken_over() {
+    let earlier = attested();
+    let mut added = TrustedPath::added_here(facts(), Vec::new(), &[key("own", 1)]);
+    added.keep_signatures_of(&earlier);
+    added.keep_signatures_of(&earlier);
+    assert_eq!(added.ground(), Ground::AddedHere);
+    assert_eq!((added.signatures().len(), added.attestations().len()), (2, 2));
+    assert_eq!(policy().admit(added.claim().clone()).unwrap().facts(), &facts());
+
+    let other = PathFacts { root: Node::Symlink { target: "x".try_into().unwrap() }.into(), ..facts() };
+    let mut other = TrustedPath::added_here(other, Vec::new(), &[]);
+    other.keep_signatures_of(&earlier);
+    assert!(other.signatures().is_empty() && other.attestations().is_empty());
+
+    let many = |first: usize| {
+        let keys: Vec<SigningKey> = (first..first + 30).map(|n| key(&format!("key-{n}"), n as u8)).collect();
+        TrustedPath::added_here(facts(), Vec::new(), &keys)
+    };
+    let mut first = many(1);
+    (2..8).for_each(|times| first.keep_signatures_of(&many(30 * times)));
+    over_bytes(&first, true);
+    assert!(first.signatures().len() <= SIGNATURES_MAX && first.signatures().len() > 30);
+}
+
+#[test]
 fn a_nix_signature_alone_is_no_ground_for_what_was_attested() {
     // The attesting key is gone, the signer is trusted: the NAR was never compared.
     let attester = key("attester", 1);
