@@ -30,6 +30,11 @@ impl DialRules {
         Self::new(v4.into_iter().chain(v6).collect())
     }
 
+    /// This machine's own addresses.
+    pub fn loopback() -> Self {
+        Self::new(Vec::new()).with_loopback()
+    }
+
     /// Everything except loopback: what a node of a public DHT needs.
     pub fn anywhere() -> Self {
         Self::new(vec![IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())])
@@ -92,6 +97,12 @@ pub(crate) fn quic_address(address: &Multiaddr) -> Option<SocketAddr> {
         (Protocol::Udp(port), Protocol::QuicV1) => Some(SocketAddr::new(ip, port)),
         _ => None,
     }
+}
+
+/// Where the node is that a bootstrap address names: QUIC, and the id of whoever is there, `/p2p/<id>`.
+pub fn bootstrap_address(address: &Multiaddr) -> Option<SocketAddr> {
+    let names_a_node = matches!(address.iter().nth(3), Some(Protocol::P2p(_))) && address.iter().count() == 4;
+    quic_address(address).filter(|_| names_a_node)
 }
 
 /// The multiaddress of QUIC at this UDP address.
@@ -179,6 +190,19 @@ mod tests {
         assert_eq!(quic_address(&quic_multiaddr(address)), Some(address));
         for other in ["/ip4/1.2.3.4/tcp/1", "/dns4/example.org/udp/1/quic-v1", "/ip4/1.2.3.4"] {
             assert_eq!(quic_address(&other.parse().unwrap()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_bootstrap_address_names_a_node_and_nothing_beyond_it() {
+        const ID: &str = "/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+        let address = |text: String| bootstrap_address(&text.parse().unwrap());
+        let quic = "/ip4/127.0.0.1/udp/7335/quic-v1";
+        assert_eq!(address(format!("{quic}{ID}")), Some("127.0.0.1:7335".parse().unwrap()));
+        for other in
+            [quic.to_owned(), format!("/ip4/1.2.3.4/tcp/1{ID}"), format!("{quic}{ID}/p2p-circuit{ID}")]
+        {
+            assert_eq!(address(other.clone()), None, "{other}");
         }
     }
 }
