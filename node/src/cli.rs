@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, Args, Parser, Subcommand};
 
 use crate::{config::Settings, failure::EXIT_CODES_HELP};
 
@@ -81,8 +81,8 @@ pub enum Command {
     #[command(long_about = ADD_ABOUT, after_long_help = ADD_HELP)]
     Add(AddArgs),
     /// Get a store path or a tree, from peers where it is not here
-    #[command(long_about = GET_ABOUT, after_long_help = GET_HELP)]
-    Get(GetArgs),
+    #[command(long_about = GET_ABOUT, after_long_help = GET_HELP, mut_args(without_what_only_a_node_needs))]
+    Get(Box<GetArgs>),
     /// Make keys and show them
     #[command(subcommand)]
     Key(KeyCommand),
@@ -93,6 +93,7 @@ pub enum Command {
     #[command(after_long_help = VERIFY_HELP)]
     Verify(VerifyArgs),
     /// Play the whole story on this machine: publisher, seeders, a liar and a consumer
+    #[cfg(feature = "demo")]
     #[command(after_long_help = DEMO_HELP)]
     Demo(DemoArgs),
 }
@@ -162,15 +163,26 @@ const GET_ABOUT: &str = "\
 Gets a store path or a tree, from peers where it is not here, and keeps it in the store.
 
 A store path needs the signature of a key that is trusted (--trust). A root that you name is its own proof and needs \
-none.";
+none.
+
+Where no node runs on the data directory, this command asks peers itself, as a client and for as long as it runs; \
+--trust, --bootstrap and --peer say whom. A running node goes by its own settings.";
 
 const GET_HELP: &str = "\
 Examples:
   firn get /nix/store/...-app --closure
   firn get firn:CiQ... -o ./site
+  firn get firn:CiQ... -o ./site --bootstrap /ip4/192.0.2.7/udp/7335/quic-v1/p2p/12D3...
 
 --json: {store_path or null, root, out or null, files, bytes, fetched_bytes, seconds,
          paths: [{store_path, root, was_here}], peers: [{id, via, asked, bytes, lies: [text]}]}";
+
+/// Leaves out of the help what means nothing to a command that neither serves nor listens where it is told to.
+fn without_what_only_a_node_needs(arg: Arg) -> Arg {
+    let id = arg.get_id().as_str();
+    let only_for_nodes = ["role", "http", "iroh", "libp2p"].contains(&id) || id.starts_with("miss_");
+    if only_for_nodes { arg.hide(true) } else { arg }
+}
 
 /// `firn get`.
 #[derive(Debug, Args)]
@@ -183,6 +195,9 @@ pub struct GetArgs {
     /// Write the tree to DIR, which must not exist
     #[arg(short, long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Whom to ask and whom to trust where no node runs.
+    #[command(flatten, next_help_heading = "Where no node runs (a running node goes by its own settings)")]
+    pub settings: Settings,
 }
 
 /// `firn key`.
@@ -224,6 +239,7 @@ pub struct VerifyArgs {
     pub what: Vec<String>,
 }
 
+#[cfg(feature = "demo")]
 const DEMO_HELP: &str = "\
 Needs no root, no Nix and no network: all nodes are on loopback, with stores of their own that are removed at the end.
 Exit code 0 only if the tree came out identical, both seeders gave bytes, and the liar, and nobody else, was blamed.
@@ -232,6 +248,7 @@ Exit code 0 only if the tree came out identical, both seeders gave bytes, and th
          peers: [{id, role: bootstrap|publisher|seeder|liar, via, asked, bytes, blamed}]}";
 
 /// `firn demo`.
+#[cfg(feature = "demo")]
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// The tree to send around [default: part of the Rust toolchain that is installed here]

@@ -4,6 +4,8 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
+    time::Duration,
 };
 
 use clap::Parser;
@@ -12,11 +14,13 @@ use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
+    alone::{Alone, Needs},
     cli::{AddArgs, Cli, Command, GetArgs, Global, KeyCommand, NodeArgs, VerifyArgs},
     config::{Config, ConfigError, Environment, Settings},
     control::{ConnectError, ControlClient, SocketPathError, socket_path},
     failure::{Failure, Kind},
     key,
+    node::{self, Behaviour},
     operations::Operations,
     progress::{self, Style},
     show::{self, Answer},
@@ -54,7 +58,8 @@ fn print(output: &mut dyn Write, text: &str) {
     let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
 }
 
-fn say(answer: &Answer, json: bool) {
+/// Prints an answer.
+pub(crate) fn say(answer: &Answer, json: bool) {
     if json {
         print(&mut io::stdout(), &format!("{}\n", answer.json));
     } else {
@@ -68,17 +73,24 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     match command {
         Command::Key(command) => say(&run_key(command)?, global.json),
         Command::Node(arguments) => return run_node(&global, *arguments),
-        Command::Demo(_) => return Err(Failure::failed(NotHere)),
-        Command::Add(arguments) => return run_operation(&global, async |asked| add(asked, arguments).await),
-        Command::Get(arguments) => return run_operation(&global, async |asked| get(asked, arguments).await),
+        #[cfg(feature = "demo")]
+        Command::Demo(arguments) => return block_on(crate::demo::run(arguments, global.json)),
+        Command::Add(arguments) => {
+            return with_store(&global, async |asked| add(asked, arguments).await);
+        }
+        Command::Get(arguments) => {
+            let given = arguments.settings.clone();
+            let command = async |asked| get(asked, *arguments).await;
+            return run_operation(&global, given, Needs::Peers, command);
+        }
         Command::Status => {
-            return run_operation(&global, async |asked| {
+            return with_store(&global, async |asked| {
                 say(&show::status(&asked.operations.status().await?), asked.json);
                 Ok(ExitCode::SUCCESS)
             });
         }
         Command::Verify(arguments) => {
-            return run_operation(&global, async |asked| verify(asked, arguments).await);
+            return with_store(&global, async |asked| verify(asked, arguments).await);
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -99,41 +111,57 @@ fn run_node(global: &Global, arguments: NodeArgs) -> Result<ExitCode, Failure> {
         say(&show::config(&config, &socket), global.json);
         return Ok(ExitCode::SUCCESS);
     }
-    Err(Failure::failed(NotHere))
+    block_on(node::run(Arc::new(config), Behaviour::ByRole, global.json))
 }
 
-/// What this build can't do yet.
-#[derive(Debug, thiserror::Error)]
-#[error("this build has no engine")]
-struct NotHere;
+/// What may still run on other threads after the end is waited for so long.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
+
+fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Runtime::new().map_err(Failure::failed)?;
+    let result = runtime.block_on(command);
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    result
+}
 
 /// Whom a command asks, and how it prints.
 struct Asked {
-    operations: Box<dyn Operations>,
+    operations: Arc<dyn Operations>,
     config: Config,
     json: bool,
 }
 
-/// Runs a command against the node of this data directory.
-fn run_operation(
+/// Runs a command that needs no peers.
+fn with_store(
     global: &Global,
     command: impl AsyncFnOnce(Asked) -> Result<ExitCode, Failure>,
 ) -> Result<ExitCode, Failure> {
-    let environment = Environment::of_process();
     let given = Settings::of_environment().map_err(Failure::usage)?;
-    let config = Config::load(global, given, &environment)?;
-    let socket = socket_path(&config.data_dir, &environment)?;
-    let runtime = tokio::runtime::Runtime::new().map_err(Failure::failed)?;
-    runtime.block_on(async {
-        let client = ControlClient::connect(&socket).await?.ok_or_else(|| Failure::failed(NoNode(socket)))?;
-        command(Asked { operations: Box::new(client), config, json: global.json }).await
-    })
+    run_operation(global, given, Needs::Store, command)
 }
 
-/// No node runs on this data directory.
-#[derive(Debug, thiserror::Error)]
-#[error("no node runs: nothing answers on {0}")]
-struct NoNode(PathBuf);
+/// Runs a command against the node of this data directory, or in this process where none runs.
+fn run_operation(
+    global: &Global,
+    given: Settings,
+    needs: Needs,
+    command: impl AsyncFnOnce(Asked) -> Result<ExitCode, Failure>,
+) -> Result<ExitCode, Failure> {
+    let environment = Environment::of_process();
+    let config = Config::load(global, given, &environment)?;
+    let socket = socket_path(&config.data_dir, &environment)?;
+    let json = global.json;
+    block_on(async {
+        if let Some(node) = ControlClient::connect(&socket).await? {
+            return command(Asked { operations: Arc::new(node), config, json }).await;
+        }
+        let alone = Alone::open(config.clone(), needs).await?;
+        let operations = alone.operations.clone();
+        let result = command(Asked { operations, config, json }).await;
+        alone.close().await;
+        result
+    })
+}
 
 async fn add(asked: Asked, arguments: AddArgs) -> Result<ExitCode, Failure> {
     let keys = arguments.sign_key.iter().map(|file| key::read(file));

@@ -13,17 +13,14 @@ use std::{
     time::Duration,
 };
 
+use firn_net::{Multiaddr, RelayUrl, StaticPeer, bootstrap_address};
 use firn_nix::PublicKey;
 use ipnet::IpNet;
-use multiaddr::Multiaddr;
 
 pub use networks::{NetworkError, loopback, private, public};
 pub use settings::Settings;
-use values::parse_bootstrap;
-pub use values::{
-    MissBudgets, NETWORK_NAME_BYTES_MAX, NetworkName, NetworkNameError, RelayUrl, RelayUrlError, Role,
-    StaticPeer, StaticPeerError,
-};
+pub use values::{MissBudgets, NETWORK_NAME_BYTES_MAX, NetworkName, NetworkNameError, Role};
+use values::{parse_bootstrap, parse_relay};
 
 use crate::cli::Global;
 
@@ -143,6 +140,8 @@ pub struct Environment {
     pub state_directory: Option<PathBuf>,
     /// The machine's configuration file.
     pub machine_config: PathBuf,
+    /// The IPv4 addresses of this machine's interfaces.
+    pub addresses: Vec<Ipv4Addr>,
 }
 
 impl Environment {
@@ -160,6 +159,7 @@ impl Environment {
                 .and_then(|dirs| std::env::split_paths(&dirs).next())
                 .filter(|dir| !dir.as_os_str().is_empty()),
             machine_config: "/etc/firn/config.toml".into(),
+            addresses: networks::own_addresses(),
         }
     }
 
@@ -194,7 +194,7 @@ impl Config {
         let nix_root = global.nix_root.clone().or_else(|| written.nix_root.clone());
         let nix_root = nix_root.unwrap_or_else(|| "/".into());
         let layers = Layers { given, written, file };
-        layers.resolve(absolute(data_dir)?, absolute(nix_root)?)
+        layers.resolve(absolute(data_dir)?, absolute(nix_root)?, &environment.addresses)
     }
 }
 
@@ -257,24 +257,30 @@ impl Layers {
     }
 
     fn network(&self) -> Result<NetworkName, ConfigError> {
-        let (text, origin) =
-            self.uppermost(|settings| settings.network.as_deref()).unwrap_or(("firn", Origin::CommandLine));
+        let Some((text, origin)) = self.uppermost(|settings| settings.network.as_deref()) else {
+            return Ok(NetworkName::usual());
+        };
         text.parse().map_err(|error: NetworkNameError| wrong(&origin, "network", text, error))
     }
 
     fn miss(&self) -> MissBudgets {
-        let budget = |of: fn(&Settings) -> Option<u32>, default_ms| {
-            let ms = self.uppermost(of).map_or(default_ms, |(ms, _)| ms);
-            Duration::from_millis(ms.into())
+        let usual = MissBudgets::default();
+        let budget = |of: fn(&Settings) -> Option<u32>, usual| {
+            self.uppermost(of).map_or(usual, |(ms, _)| Duration::from_millis(ms.into()))
         };
         MissBudgets {
-            alone: budget(|settings| settings.miss_alone_ms, 0),
-            near: budget(|settings| settings.miss_near_ms, 300),
-            dht: budget(|settings| settings.miss_dht_ms, 5000),
+            alone: budget(|settings| settings.miss_alone_ms, usual.alone),
+            near: budget(|settings| settings.miss_near_ms, usual.near),
+            dht: budget(|settings| settings.miss_dht_ms, usual.dht),
         }
     }
 
-    fn resolve(self, data_dir: PathBuf, nix_root: PathBuf) -> Result<Config, ConfigError> {
+    fn resolve(
+        self,
+        data_dir: PathBuf,
+        nix_root: PathBuf,
+        own_addresses: &[Ipv4Addr],
+    ) -> Result<Config, ConfigError> {
         let any = |port| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
         let role = self.uppermost(|settings| settings.role).map_or(Role::default(), |(role, _)| role);
         let bootstrap = self.list("bootstrap", |settings| &settings.bootstrap, parse_bootstrap)?;
@@ -282,12 +288,12 @@ impl Layers {
         let dial = self.list("dial", |settings| &settings.dial, networks::parse)?;
         let dial = match self.uppermost(|settings| settings.dial.as_ref()) {
             Some(_) => dial.concat(),
-            None => default_dial(role, &bootstrap, &peers),
+            None => default_dial(role, &bootstrap, &peers, own_addresses),
         };
         Ok(Config {
             role,
             trust: self.list("trust", |settings| &settings.trust, PublicKey::from_str)?,
-            relays: self.list("relay", |settings| &settings.relay, RelayUrl::from_str)?,
+            relays: self.list("relay", |settings| &settings.relay, parse_relay)?,
             network: self.network()?,
             mdns: self.uppermost(|settings| settings.mdns).map_or(role == Role::Lan, |(mdns, _)| mdns),
             http: self.address("http", |settings| &settings.http, (Ipv4Addr::LOCALHOST, 7333).into())?,
@@ -318,14 +324,22 @@ fn wrong(
     ConfigError::Value { origin: origin.clone(), key, value: value.into(), source: source.into() }
 }
 
-fn default_dial(role: Role, bootstrap: &[Multiaddr], peers: &[StaticPeer]) -> Vec<IpNet> {
+/// Where peers may be, if the user doesn't say it: on the internet (of the role lan: among the neighbours), and where
+/// those are whom the user names. A seed to which nobody is named is the first of its network, and that is where its own
+/// addresses are.
+fn default_dial(
+    role: Role,
+    bootstrap: &[Multiaddr],
+    peers: &[StaticPeer],
+    own_addresses: &[Ipv4Addr],
+) -> Vec<IpNet> {
     let usual = if role == Role::Lan { private() } else { public() };
-    let named: Vec<IpAddr> = bootstrap
-        .iter()
-        .filter_map(networks::address_of)
-        .chain(peers.iter().map(|peer| peer.address.ip()))
-        .collect();
-    let mut networks = [usual, networks::around(&named)].concat();
+    let bootstrap = bootstrap.iter().filter_map(bootstrap_address);
+    let named: Vec<IpAddr> =
+        bootstrap.chain(peers.iter().map(|peer| peer.address)).map(|address| address.ip()).collect();
+    let is_first = role == Role::Seed && named.is_empty();
+    let more = if is_first { networks::home(own_addresses) } else { networks::around(&named) };
+    let mut networks = [usual, more].concat();
     networks.sort();
     networks.dedup();
     networks

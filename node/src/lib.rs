@@ -2,17 +2,24 @@
 //!
 //! What a node does is done by the floors below it. This crate decides only with which settings ([`config`]), which
 //! command asks for it ([`cli`]), and who is asked: a running node over its Unix socket ([`control`]) or, where none
-//! runs, this process itself. Both stand behind one trait, [`operations::Operations`].
+//! runs, this process itself ([`alone`]). Both stand behind one trait, [`operations::Operations`].
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod alone;
+pub mod answerer;
 pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod control;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod failure;
 pub mod key;
+#[cfg(feature = "demo")]
+pub mod liar;
 pub mod nixdb;
+pub mod node;
 pub mod operations;
 pub mod progress;
 pub mod show;

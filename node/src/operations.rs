@@ -1,9 +1,18 @@
 //! What a node can be asked to do, wherever it runs.
 
+mod add;
+mod get;
+mod ops;
+mod size;
+mod subject;
+mod verify;
+
 use firn_proto::control::{
     AddReply, AddRequest, GetReply, GetRequest, Progress, StatusReply, VerifyReply, VerifyRequest,
 };
 use tokio::sync::watch;
+
+pub use ops::Ops;
 
 use crate::failure::Failure;
 
@@ -13,8 +22,8 @@ pub type Report = watch::Sender<Progress>;
 /// The requests of `control.proto`.
 ///
 /// A command calls this without knowing who answers: the node over the control socket
-/// ([`ControlClient`](crate::control::ControlClient)), or this process with the store opened for the one command. The
-/// control socket's server calls it too. Dropping the future of an operation cancels it.
+/// ([`ControlClient`](crate::control::ControlClient)), or this process with the store opened for the one command
+/// ([`Ops`], as in the node itself). The control socket's server calls it too. Dropping the future of an operation cancels it.
 #[tonic::async_trait]
 pub trait Operations: Send + Sync {
     /// What the node is and has done.

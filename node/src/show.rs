@@ -6,7 +6,7 @@ use firn_proto::control::{
 use indicatif::{HumanBytes, HumanDuration};
 use serde_json::{Value, json};
 
-use crate::config::Config;
+use crate::{config::Config, node::Ready};
 
 /// An answer in both of its forms.
 #[derive(Debug, Clone)]
@@ -137,6 +137,27 @@ fn peer_lines(peer: &PeerStatus) -> Vec<String> {
     lines
 }
 
+/// What `firn node` prints once it is ready.
+pub fn ready(ready: &Ready, config: &Config, control_socket: &std::path::Path) -> Answer {
+    let json = json!({
+        "ready": true,
+        "peer_id": ready.peer_id,
+        "role": config.role.to_string(),
+        "data_dir": config.data_dir.to_string_lossy(),
+        "control_socket": control_socket.to_string_lossy(),
+        "http": ready.http.to_string(),
+        "iroh": ready.iroh,
+        "multiaddrs": ready.multiaddrs,
+    });
+    let mut text = format!("ready: {}, {}\n", config.role, config.role.meaning());
+    let mut row = |name: &str, value: &str| text += &format!("{name:<12} {value}\n");
+    row("id", &ready.peer_id);
+    row("binary cache", &format!("http://{}", ready.http));
+    ready.iroh.iter().for_each(|address| row("iroh", address));
+    ready.multiaddrs.iter().for_each(|address| row("multiaddr", address));
+    Answer { json, text, remarks: String::new() }
+}
+
 /// What `firn add` prints.
 pub fn add(reply: &AddReply) -> Answer {
     let added = reply.paths.last().cloned().unwrap_or_default();
@@ -151,7 +172,7 @@ pub fn add(reply: &AddReply) -> Answer {
     let sharing = match (reply.paths.iter().any(|path| path.shared), reply.announced) {
         (false, _) => "shared with nobody: neither --sign-key nor --share was given",
         (true, true) => "shared, as far as the node's role allows",
-        (true, false) => "shared; it will be announced when a node runs",
+        (true, false) => "shared; it will be announced when a node runs with the role lan or seed",
     };
     let what = match reply.paths.len() as u64 {
         1 => String::new(),

@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::process::{Command, Output};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+    process::{Command, Output},
+};
 
 use serde_json::Value;
 
@@ -88,4 +93,165 @@ fn what_is_wrong_with_the_configuration_is_said_with_exit_code_2() {
     assert_eq!(code, 2);
     assert!(json["error"].as_str().unwrap().contains("nobody"), "{json}");
     assert_eq!(firn.run(&["nod"], &[]).status.code(), Some(2));
+}
+
+/// Text without a newline at its end.
+fn line(output: &Output) -> String {
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout).trim_end().to_owned()
+}
+
+fn lines(output: &Output) -> Vec<String> {
+    line(output).lines().map(String::from).collect()
+}
+
+/// A tree with all that a tree can have.
+fn write_tree(to: &Path) {
+    fs::create_dir_all(to.join("sub/empty")).unwrap();
+    fs::write(to.join("sub/file"), "contents").unwrap();
+    fs::write(to.join("sub/again"), "contents").unwrap();
+    fs::write(to.join("large"), "0123456789".repeat(20_000)).unwrap();
+    fs::write(to.join("run"), "#!/bin/sh\n").unwrap();
+    fs::set_permissions(to.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("sub/file", to.join("link")).unwrap();
+}
+
+/// The store path that Nix gives a tree, in a store of its own.
+fn nix_store_add(home: &Path, path: &Path) -> String {
+    let nix = |arguments: &[&str]| {
+        let output = Command::new("nix-store")
+            .args(arguments)
+            .env("HOME", home)
+            .env("NIX_CONF_DIR", home)
+            .env("NIX_STORE_DIR", "/nix/store")
+            .env("NIX_REMOTE", format!("local?root={}", home.join("nix-root").display()))
+            .output()
+            .expect("nix-bin is installed");
+        line(&output)
+    };
+    nix(&["--add", path.to_str().unwrap()])
+}
+
+#[test]
+fn a_tree_gets_the_path_that_nix_gives_it_and_comes_out_as_it_was() {
+    let firn = Firn::new();
+    let tree = firn.0.path().join("tree");
+    write_tree(&tree);
+    let added = lines(&firn.run(&["add", "./tree"], &[]));
+    assert_eq!(added[0], nix_store_add(firn.0.path(), &tree));
+    assert!(added[1].starts_with("firn:"), "{added:?}");
+
+    for (what, out) in [(&added[0], "by-path"), (&added[1], "by-root")] {
+        let got = lines(&firn.run(&["get", what, "-o", out], &[]));
+        assert_eq!(got.last(), Some(&added[1]));
+        let again = firn.run(&["add", out, "--name", "tree"], &[]);
+        assert_eq!(lines(&again), added, "the same tree");
+        assert_eq!(nix_store_add(firn.0.path(), &firn.0.path().join(out))[44..], *out);
+    }
+    let taken = firn.run(&["get", &added[1], "-o", "by-root"], &[]);
+    assert_eq!(taken.status.code(), Some(1));
+    assert!(text(&taken.stderr).contains("by-root exists already"), "{}", text(&taken.stderr));
+}
+
+#[test]
+fn a_file_and_a_symlink_are_trees_too() {
+    let firn = Firn::new();
+    fs::write(firn.0.path().join("file.txt"), "").unwrap();
+    symlink("nowhere", firn.0.path().join("link")).unwrap();
+    for name in ["file.txt", "link"] {
+        let path = firn.0.path().join(name);
+        assert_eq!(lines(&firn.run(&["add", name], &[]))[0], nix_store_add(firn.0.path(), &path));
+    }
+    let named = firn.run(&["add", "file.txt", "--name", "other-1.0"], &[]);
+    assert!(lines(&named)[0].ends_with("-other-1.0"));
+}
+
+#[test]
+fn what_is_added_is_private_until_it_is_signed_or_shared() {
+    let firn = Firn::new();
+    write_tree(&firn.0.path().join("tree"));
+    let (code, added) = firn.json(&["add", "tree"], &[]);
+    assert_eq!(code, 0, "{added}");
+    assert_eq!((&added["files"], &added["bytes"]), (&Value::from(4), &Value::from(200_000 + 26)));
+    assert_eq!((&added["announced"], &added["paths"][0]["shared"]), (&false.into(), &false.into()));
+    let shared = |firn: &Firn| {
+        let (_, status) = firn.json(&["status"], &[]);
+        assert_eq!((&status["running"], &status["store"]["paths"]), (&false.into(), &1.into()));
+        status["store"]["paths_shared"].as_u64().unwrap()
+    };
+    // Getting what is here gives nothing away.
+    let got = firn.json(&["get", added["root"].as_str().unwrap()], &[]).1;
+    assert_eq!((&got["fetched_bytes"], &got["paths"][0]["was_here"]), (&0.into(), &true.into()));
+    assert_eq!(shared(&firn), 0);
+    let trees = firn.json(&["status"], &[]).1["store"]["trees"].clone();
+    assert_eq!(trees, 0, "it is the path's tree");
+
+    firn.run(&["key", "generate", "cache-1", "--out", "cache-1.sec"], &[]);
+    let signed = firn.run(&["add", "tree", "--sign-key", "cache-1.sec"], &[]);
+    assert!(text(&signed.stderr).contains("announced when a node runs"), "{}", text(&signed.stderr));
+    assert_eq!(shared(&firn), 1);
+    // Added once more it stays signed and shared.
+    let (_, again) = firn.json(&["add", "tree"], &[]);
+    assert_eq!(again["paths"][0]["signed_by"], Value::from(vec!["cache-1"]));
+    assert_eq!(again["paths"][0]["shared"], true);
+    assert_eq!(shared(&firn), 1);
+}
+
+#[test]
+fn errors_name_the_thing_and_have_their_exit_codes() {
+    let firn = Firn::new();
+    fs::write(firn.0.path().join("bad name"), "").unwrap();
+    fs::write(firn.0.path().join("key"), "no key").unwrap();
+    const PATH: &str = "/nix/store/00000000000000000000000000000001-app";
+    const ROOT: &str = "firn:GgwKABIAIgA";
+    let cases: [(&[&str], i32, &str); 10] = [
+        (&["add", "nowhere"], 3, "nowhere"),
+        (&["add", "--closure", "nowhere"], 2, "nowhere"),
+        (&["add", "bad name"], 2, "\"bad name\""),
+        (&["add", "/"], 2, "--name"),
+        (&["add", "key", "--sign-key", "key"], 2, "key"),
+        (&["add", PATH, "--name", "x"], 2, "keeps its name"),
+        (&["get", "app"], 2, "\"app\""),
+        (&["get", ROOT], 2, ROOT),
+        (&["get", PATH], 3, PATH),
+        (&["verify", PATH], 3, PATH),
+    ];
+    for (arguments, exit_code, word) in cases {
+        let (code, json) = firn.json(arguments, &[]);
+        assert_eq!((code, &json["exit_code"]), (exit_code, &exit_code.into()), "{arguments:?}: {json}");
+        assert!(json["error"].as_str().unwrap().contains(word), "{arguments:?}: {json}");
+    }
+}
+
+#[test]
+fn verify_reads_all_or_what_is_named() {
+    let firn = Firn::new();
+    write_tree(&firn.0.path().join("tree"));
+    fs::write(firn.0.path().join("other"), "other").unwrap();
+    let added = lines(&firn.run(&["add", "tree"], &[]));
+    firn.run(&["add", "other"], &[]);
+    let (code, all) = firn.json(&["verify"], &[]);
+    assert_eq!((code, &all["checked"]), (0, &2.into()), "{all}");
+    for what in &added {
+        let (code, one) = firn.json(&["verify", what], &[]);
+        assert_eq!((code, &one["checked"], &one["damages"]), (0, &1.into(), &Value::Array(vec![])), "{one}");
+        assert!(one["bytes"].as_u64() < all["bytes"].as_u64());
+    }
+}
+
+#[test]
+fn a_store_that_is_held_names_its_holder_and_is_free_again_afterwards() {
+    let firn = Firn::new();
+    fs::write(firn.0.path().join("file"), "").unwrap();
+    let data_dir = firn.0.path().join(".local/share/firn");
+    fs::create_dir_all(&data_dir).unwrap();
+    let held = firn_store::DiskStore::open(&data_dir.join("store")).unwrap();
+    let (code, json) = firn.json(&["add", "file"], &[]);
+    assert_eq!(code, 1);
+    assert!(json["error"].as_str().unwrap().contains(&std::process::id().to_string()), "{json}");
+    drop(held);
+    for _ in 0..3 {
+        assert_eq!(firn.json(&["add", "file"], &[]).0, 0);
+    }
+    firn_store::DiskStore::open(&data_dir.join("store")).unwrap();
 }

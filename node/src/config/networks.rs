@@ -1,19 +1,14 @@
 //! Where addresses that peers claim may lie.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Subnets};
-use multiaddr::{Multiaddr, Protocol};
+use firn_net::DialRules;
+use ipnet::{IpNet, Ipv4Subnets, Ipv6Net};
 
 /// Text that names no network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a network is public, private, loopback, or an address with a prefix length such as 10.1.0.0/16")]
 pub struct NetworkError;
-
-const PRIVATE: [&str; 6] =
-    ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10"];
-
-const LOOPBACK: [&str; 2] = ["127.0.0.0/8", "::1/128"];
 
 /// What lies between the special ranges of the IANA registry (RFC 6890), first and last address.
 const PUBLIC_V4: [([u8; 4], [u8; 4]); 12] = [
@@ -31,20 +26,16 @@ const PUBLIC_V4: [([u8; 4], [u8; 4]); 12] = [
     ([203, 0, 114, 0], [223, 255, 255, 255]),
 ];
 
-const PUBLIC_V6: &str = "2000::/3";
-
-fn parsed(networks: &[&str]) -> Vec<IpNet> {
-    networks.iter().map(|text| text.parse().expect("the tables of this file hold networks")).collect()
-}
+const PUBLIC_V6: IpNet = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3));
 
 /// Neighbours' addresses.
 pub fn private() -> Vec<IpNet> {
-    parsed(&PRIVATE)
+    DialRules::near().networks().to_vec()
 }
 
 /// This machine's own addresses.
 pub fn loopback() -> Vec<IpNet> {
-    parsed(&LOOPBACK)
+    DialRules::loopback().networks().to_vec()
 }
 
 /// The internet's addresses.
@@ -52,7 +43,7 @@ pub fn public() -> Vec<IpNet> {
     let v4 = PUBLIC_V4.iter().flat_map(|(first, last)| {
         Ipv4Subnets::new(Ipv4Addr::from(*first), Ipv4Addr::from(*last), 0).map(IpNet::from)
     });
-    v4.chain(parsed(&[PUBLIC_V6])).collect()
+    v4.chain([PUBLIC_V6]).collect()
 }
 
 /// The networks that one word of `--dial` names.
@@ -73,12 +64,28 @@ pub(super) fn around(addresses: &[IpAddr]) -> Vec<IpNet> {
     [private(), loopback()].into_iter().filter(|networks| lies_in(networks)).flatten().collect()
 }
 
-/// The IP address that a multiaddr begins with; none if it begins with a name.
-pub(super) fn address_of(multiaddr: &Multiaddr) -> Option<IpAddr> {
-    match multiaddr.iter().next()? {
-        Protocol::Ip4(ip) => Some(ip.into()),
-        Protocol::Ip6(ip) => Some(ip.into()),
-        _ => None,
+/// The IPv4 addresses of this machine's interfaces; none where the system does not tell.
+pub(super) fn own_addresses() -> Vec<Ipv4Addr> {
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    interfaces.iter().filter_map(|interface| as_v4(interface.ip())).collect()
+}
+
+fn as_v4(ip: IpAddr) -> Option<Ipv4Addr> {
+    match ip {
+        IpAddr::V4(ip) => Some(ip),
+        IpAddr::V6(_) => None,
+    }
+}
+
+/// The networks in which a machine with these addresses is at home. One that is on the internet is at home there: a
+/// private network besides, such as that of its containers, is nobody else's.
+pub(super) fn home(own: &[Ipv4Addr]) -> Vec<IpNet> {
+    let means_something = |ip: &&Ipv4Addr| !ip.is_loopback() && !ip.is_link_local();
+    let own: Vec<IpAddr> = own.iter().filter(means_something).map(|ip| IpAddr::V4(*ip)).collect();
+    let public = public();
+    match own.iter().any(|ip| public.iter().any(|network| network.contains(ip))) {
+        true => Vec::new(),
+        false => around(&own),
     }
 }
 

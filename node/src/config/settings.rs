@@ -54,7 +54,8 @@ pub struct Settings {
     pub mdns: Option<bool>,
 
     /// Where addresses that peers claim may lie: public, private, loopback or an IP network such as 10.1.0.0/16; may be
-    /// given several times [default: lan: private; else: public, and private or loopback if a --bootstrap or --peer is]
+    /// given several times [default: lan: private; else: public, and private or loopback if a --bootstrap or --peer is,
+    /// or, for a seed that names neither, if an address of this machine is]
     #[arg(long, env = "FIRN_DIAL", value_name = "NETWORK", hide_env = true)]
     pub dial: Option<Vec<String>>,
 

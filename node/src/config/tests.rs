@@ -158,6 +158,27 @@ fn naming_somebody_in_a_private_network_opens_private_networks() {
 }
 
 #[test]
+fn a_seed_that_names_nobody_begins_a_network_where_it_is() {
+    let place = Place::new();
+    let public_bootstrap = format!("/ip4/1.2.3.4/udp/7335/quic-v1{NODE}");
+    let opens_private = |addresses: &[&str], flags: &[&str]| {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        let environment = Environment { addresses, ..place.environment() };
+        let cli = Cli::try_parse_from([&["firn", "node"], flags].concat()).unwrap();
+        let Command::Node(node) = cli.command else { panic!("not the node command") };
+        let config = Config::load(&cli.global, node.settings, &environment).unwrap();
+        config.dial.iter().any(|network| network.contains(&"10.9.9.9".parse::<IpAddr>().unwrap()))
+    };
+    let seed = ["--role", "seed"];
+    assert!(opens_private(&["127.0.0.1", "10.0.0.1"], &seed));
+    assert!(!opens_private(&["127.0.0.1", "169.254.1.1"], &seed));
+    assert!(!opens_private(&["1.2.3.5", "172.17.0.1"], &seed), "its containers' network is nobody else's");
+    assert!(!opens_private(&["10.0.0.1"], &["--role", "seed", "--bootstrap", &public_bootstrap]));
+    assert!(!opens_private(&["10.0.0.1"], &["--role", "seed", "--dial", "public"]));
+    assert!(!opens_private(&["10.0.0.1"], &[]));
+}
+
+#[test]
 fn systemd_names_the_data_directory_before_the_user_does() {
     let place = Place::new();
     let environment = Environment {

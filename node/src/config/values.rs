@@ -1,9 +1,8 @@
 //! The values that settings can have.
 
-use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
-use firn_exchange::PeerId;
-use multiaddr::{Multiaddr, Protocol};
+use firn_net::{Multiaddr, RelayUrl, bootstrap_address};
 use serde::Deserialize;
 
 /// What is given away, and to whom.
@@ -51,68 +50,9 @@ pub struct MissBudgets {
     pub dht: Duration,
 }
 
-/// A peer that the user named: whom to ask, and where it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StaticPeer {
-    /// Its key.
-    pub id: PeerId,
-    /// Its iroh UDP address.
-    pub address: SocketAddr,
-}
-
-/// Text that is no `<id>@<ip:port>`.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum StaticPeerError {
-    /// There is no `@`.
-    #[error("a peer is ID@IP:PORT")]
-    Shape,
-    /// What stands before the `@`.
-    #[error("the part before the @: {0}")]
-    Id(#[from] firn_exchange::PeerIdError),
-    /// What stands after the `@`.
-    #[error("the part after the @ is no IP:PORT")]
-    Address(#[from] std::net::AddrParseError),
-}
-
-impl FromStr for StaticPeer {
-    type Err = StaticPeerError;
-
-    fn from_str(text: &str) -> Result<Self, StaticPeerError> {
-        let (id, address) = text.split_once('@').ok_or(StaticPeerError::Shape)?;
-        Ok(Self { id: id.parse()?, address: address.parse()? })
-    }
-}
-
-impl fmt::Display for StaticPeer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.id, self.address)
-    }
-}
-
-/// Where this node takes a relay.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RelayUrl(String);
-
-/// Text that is no relay's URL.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a relay is a URL that begins with https:// or http://")]
-pub struct RelayUrlError;
-
-impl FromStr for RelayUrl {
-    type Err = RelayUrlError;
-
-    fn from_str(text: &str) -> Result<Self, RelayUrlError> {
-        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-        match host {
-            Some(host) if !host.is_empty() && !host.starts_with('/') => Ok(Self(text.into())),
-            _ => Err(RelayUrlError),
-        }
-    }
-}
-
-impl fmt::Display for RelayUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+impl Default for MissBudgets {
+    fn default() -> Self {
+        Self { alone: Duration::ZERO, near: Duration::from_millis(300), dht: Duration::from_secs(5) }
     }
 }
 
@@ -129,6 +69,11 @@ pub const NETWORK_NAME_BYTES_MAX: usize = 64;
 pub struct NetworkNameError;
 
 impl NetworkName {
+    /// Everybody's network.
+    pub fn usual() -> Self {
+        Self("firn".into())
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -147,17 +92,22 @@ impl FromStr for NetworkName {
 
 /// A multiaddr that names no node to begin with.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BootstrapError {
-    #[error(transparent)]
-    Multiaddr(#[from] multiaddr::Error),
-    #[error("a bootstrap node's multiaddr ends in /p2p/ID")]
-    NoPeer,
+#[error("a bootstrap node's multiaddr is /ip4/IP/udp/PORT/quic-v1/p2p/ID, or the same with ip6")]
+pub(super) struct BootstrapError;
+
+/// A multiaddr of the one kind that can be dialled, with the id of whoever is there.
+pub(super) fn parse_bootstrap(text: &str) -> Result<Multiaddr, BootstrapError> {
+    let multiaddr = text.parse().ok();
+    multiaddr.filter(|address| bootstrap_address(address).is_some()).ok_or(BootstrapError)
 }
 
-pub(super) fn parse_bootstrap(text: &str) -> Result<Multiaddr, BootstrapError> {
-    let multiaddr: Multiaddr = text.parse()?;
-    match multiaddr.iter().last() {
-        Some(Protocol::P2p(_)) => Ok(multiaddr),
-        _ => Err(BootstrapError::NoPeer),
-    }
+/// Text that is no relay's URL.
+#[derive(Debug, thiserror::Error)]
+#[error("a relay is a URL that begins with https:// or http://")]
+pub(super) struct RelayError;
+
+pub(super) fn parse_relay(text: &str) -> Result<RelayUrl, RelayError> {
+    let has_host = |rest: &str| !rest.is_empty() && !rest.starts_with('/');
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    host.filter(|rest| has_host(rest)).and_then(|_| text.parse().ok()).ok_or(RelayError)
 }

@@ -1,0 +1,128 @@
+//! A command where no node runs: the store is opened for it alone, and peers are asked if it needs them.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use firn_engine::{Ask, AskError, Engine, Find, Found};
+use firn_exchange::{Key, PeerId, Request};
+use firn_net::{Identity, Net, Reach};
+use firn_trust::Policy;
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, ready},
+    stream::{self, BoxStream},
+};
+
+use crate::{
+    answerer::{RoleAnswerer, Served},
+    config::{Config, Role},
+    failure::Failure,
+    node,
+    operations::Ops,
+};
+
+/// How long the first neighbour is waited for.
+const NEIGHBOURS_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often it is looked whether there is one.
+const NEIGHBOURS_POLL: Duration = Duration::from_millis(50);
+
+/// What a command needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// The store and nothing else.
+    Store,
+    /// Peers, too, if the configuration names any way to them.
+    Peers,
+}
+
+/// An engine for one command.
+pub struct Alone {
+    /// What can be asked of it.
+    pub operations: Arc<Ops>,
+    net: Option<Arc<Net>>,
+}
+
+impl Alone {
+    /// Opens the store, which no other process may have open.
+    ///
+    /// Where peers are asked, it is as a client, on any free ports: nothing is announced or given away.
+    pub async fn open(config: Config, needs: Needs) -> Result<Self, Failure> {
+        let store = node::open_store(&config.data_dir).await?;
+        let served = Arc::new(Served::default());
+        let finds = config.mdns || !config.bootstrap.is_empty() || !config.peers.is_empty();
+        let net = match needs == Needs::Peers && finds {
+            true => Some(join(&config, served.clone()).await?),
+            false => None,
+        };
+        let policy = Policy::new(config.trust.clone());
+        let (ask, find): (Arc<dyn Ask>, Arc<dyn Find>) = match &net {
+            Some(net) => (net.clone(), net.clone()),
+            None => (Arc::new(Nobody), Arc::new(Nobody)),
+        };
+        let engine = Engine::open(store, policy, ask, find, node::engine_config()?).await?;
+        let (config, started) = (Arc::new(config), Instant::now());
+        let operations = Ops { engine, config, net: net.clone(), served, http: None, started };
+        Ok(Self { operations: Arc::new(operations), net })
+    }
+
+    /// Leaves the network and closes the store.
+    pub async fn close(self) {
+        if let Some(net) = &self.net
+            && let Err(error) = net.shutdown().await
+        {
+            tracing::debug!(%error, "the network did not end well");
+        }
+    }
+}
+
+/// Joins the network as a client.
+async fn join(config: &Config, served: Arc<Served>) -> Result<Arc<Net>, Failure> {
+    let any_port = |address: SocketAddr| SocketAddr::new(address.ip(), 0);
+    let client = Config {
+        role: Role::Client,
+        iroh: any_port(config.iroh),
+        libp2p: any_port(config.libp2p),
+        ..config.clone()
+    };
+    let identity = Identity::load_or_create(&config.data_dir.join("node.key")).map_err(Failure::failed)?;
+    // There is no engine behind it: whoever asks is given nothing.
+    let answerer = Arc::new(RoleAnswerer::new(Role::Client, Arc::new(OnceLock::new()), served));
+    let net = Net::start(node::net_config(&client, identity), answerer).await.map_err(Failure::failed)?;
+    if config.mdns {
+        let has_neighbour = async {
+            while net.status().neighbours.is_empty() {
+                tokio::time::sleep(NEIGHBOURS_POLL).await;
+            }
+        };
+        if tokio::time::timeout(NEIGHBOURS_TIMEOUT, has_neighbour).await.is_err()
+            && net.reach() == Reach::None
+        {
+            tracing::warn!("no neighbour answers");
+        }
+    }
+    Ok(Arc::new(net))
+}
+
+/// The network of a command that asks nobody.
+struct Nobody;
+
+/// Nobody is there.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no network")]
+struct NoNetwork;
+
+impl Ask for Nobody {
+    fn ask(&self, _peer: PeerId, _request: Request) -> BoxFuture<'static, Result<Bytes, AskError>> {
+        ready(Err(AskError::Unreachable(Box::new(NoNetwork)))).boxed()
+    }
+}
+
+impl Find for Nobody {
+    fn find(&self, _key: Key) -> BoxStream<'static, Found> {
+        stream::empty().boxed()
+    }
+}

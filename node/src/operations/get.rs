@@ -1,0 +1,226 @@
+//! Getting a path or a tree, and writing it out.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use firn_engine::{EngineError, Fetched, LedgerEntry, Progress as Flown};
+use firn_exchange::PeerId;
+use firn_nix::StorePathHash;
+use firn_proto::control::{GetReply, GetRequest, GotPath, PeerShare, Progress, progress::Phase};
+use firn_store::{StoreError, WriteError, write_tree};
+
+use super::{Ops, Report, ops::kind, size::Size, subject::Subject};
+use crate::failure::Failure;
+
+/// Why something could not be got.
+#[derive(Debug, thiserror::Error)]
+#[error("{subject}: {source}")]
+struct GetError {
+    subject: Box<str>,
+    source: EngineError,
+}
+
+/// A root has nothing that it references.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is a root: only a store path has a closure")]
+struct NoClosure(Box<str>);
+
+/// Gets it, from here or from peers, and writes it out if that is asked for.
+pub(super) async fn get(ops: &Ops, request: GetRequest, report: Report) -> Result<GetReply, Failure> {
+    let begun = Instant::now();
+    let subject: Subject = request.what.parse().map_err(Failure::usage)?;
+    if request.closure && matches!(subject, Subject::Tree(_)) {
+        return Err(Failure::usage(NoClosure(subject.to_string().into())));
+    }
+    let out =
+        Some(request.out).filter(|out| !out.is_empty()).map(|out| PathBuf::from(OsStr::from_bytes(&out)));
+    if let Some(out) = &out {
+        must_not_exist(out)?;
+    }
+    let before: BTreeMap<PeerId, LedgerEntry> = ops.engine.peers().into_iter().collect();
+    let watch = Watch { report, subject: subject.to_string(), flights: Mutex::default() };
+    let fetched = fetch(ops, &subject, request.closure, &watch).await.map_err(|source| {
+        let kind = kind(&source);
+        Failure::new(kind, GetError { subject: watch.subject.as_str().into(), source })
+    })?;
+    if let (Some(out), Some(asked_for)) = (out, fetched.last()) {
+        watch.tell(Phase::Writing);
+        write_out(ops, asked_for, out, &watch).await?;
+    }
+    Ok(reply(ops, &fetched, &watch, &before, begun))
+}
+
+/// Said before anything is fetched for it. What comes to be there meanwhile is not overwritten either.
+fn must_not_exist(out: &Path) -> Result<(), Failure> {
+    match out.symlink_metadata() {
+        Ok(_) => Err(Failure::failed(WriteError::Exists(out.into()))),
+        Err(_) => Ok(()),
+    }
+}
+
+/// What was asked for is the last.
+async fn fetch(
+    ops: &Ops,
+    subject: &Subject,
+    with_closure: bool,
+    watch: &Watch,
+) -> Result<Vec<Fetched>, EngineError> {
+    watch.tell(Phase::Finding);
+    let fetched = match subject {
+        Subject::Tree(root) => {
+            ops.engine.get_root(root.clone(), &|flown| watch.note(None, flown)).await.map(|one| vec![one])
+        }
+        Subject::Path(path) if with_closure => {
+            ops.engine.get_closure(*path.hash(), &|hash, flown| watch.note(Some(*hash), flown)).await
+        }
+        Subject::Path(path) => {
+            let hash = *path.hash();
+            ops.engine.get_path(hash, &|flown| watch.note(Some(hash), flown)).await.map(|one| vec![one])
+        }
+    };
+    match (fetched, subject) {
+        (Ok(mut fetched), Subject::Path(path)) => {
+            fetched.sort_by_key(|one| hash_of(one) == Some(*path.hash()));
+            Ok(fetched)
+        }
+        // It may be here under a key that is trusted no longer.
+        (Err(EngineError::NotFound), Subject::Path(path)) => {
+            let (store, hash) = (ops.engine.store().clone(), *path.hash());
+            let stored = ops.engine.run_blocking(move || store.path(&hash)).await??;
+            Err(if stored.is_some() { EngineError::Untrusted } else { EngineError::NotFound })
+        }
+        (fetched, _) => fetched,
+    }
+}
+
+fn hash_of(fetched: &Fetched) -> Option<StorePathHash> {
+    fetched.path.as_ref().map(|path| *path.facts().path.hash())
+}
+
+/// Writes the tree out. What the disk has damaged is fetched again, if somebody has it.
+async fn write_out(ops: &Ops, fetched: &Fetched, out: PathBuf, watch: &Watch) -> Result<(), Failure> {
+    let write = async || {
+        let (store, closure, out) = (ops.engine.store().clone(), fetched.closure.clone(), out.clone());
+        ops.engine.run_blocking(move || write_tree(&*store, &closure, &out)).await
+    };
+    match write().await? {
+        Err(error @ WriteError::Store(StoreError::Damaged { .. } | StoreError::Missing(_))) => {
+            tracing::warn!(%error, "what is damaged is looked for elsewhere");
+            let root = fetched.closure.root().clone();
+            let again = ops.engine.get_root(root, &|flown| watch.note(hash_of(fetched), flown)).await;
+            again.map_err(|_| Failure::failed(error))?;
+            write().await?.map_err(Failure::failed)
+        }
+        written => written.map_err(Failure::failed),
+    }
+}
+
+fn reply(
+    ops: &Ops,
+    fetched: &[Fetched],
+    watch: &Watch,
+    before: &BTreeMap<PeerId, LedgerEntry>,
+    begun: Instant,
+) -> GetReply {
+    let flights = watch.flights();
+    let was_here = |one: &Fetched| flights.get(&hash_of(one)).is_none_or(|flight| !flight.has_tree);
+    let path = |one: &Fetched| GotPath {
+        store_path: one.path.as_ref().map(|path| path.facts().path.to_absolute()).unwrap_or_default(),
+        root: one.closure.root().to_string(),
+        was_here: was_here(one),
+    };
+    let mut size = Size::default();
+    fetched.iter().for_each(|one| size += Size::of(&one.closure));
+    let mut given: BTreeMap<PeerId, u64> = BTreeMap::new();
+    for (peer, bytes) in flights.values().flat_map(|flight| &flight.givers) {
+        *given.entry(*peer).or_default() += bytes;
+    }
+    GetReply {
+        paths: fetched.iter().map(path).collect(),
+        files: size.files,
+        bytes: size.bytes,
+        fetched_bytes: given.values().sum(),
+        seconds: begun.elapsed().as_secs_f64(),
+        peers: shares(ops, before, &given),
+    }
+}
+
+/// Who took part since then. What was asked for something else at the same time can't be told apart and counts as well;
+/// bytes are those of this request alone.
+fn shares(
+    ops: &Ops,
+    before: &BTreeMap<PeerId, LedgerEntry>,
+    given: &BTreeMap<PeerId, u64>,
+) -> Vec<PeerShare> {
+    let nothing = LedgerEntry::default();
+    let share = |(peer, entry): (PeerId, LedgerEntry)| {
+        let earlier = before.get(&peer).unwrap_or(&nothing);
+        let asked = entry.asked.saturating_sub(earlier.asked);
+        let bytes = given.get(&peer).copied().unwrap_or(0);
+        (asked > 0 || bytes > 0).then(|| PeerShare {
+            id: peer.to_string(),
+            via: entry.via.map(|via| via.to_string()).unwrap_or_default(),
+            asked,
+            bytes,
+            lies: entry.lies.iter().skip(earlier.lies.len()).map(ToString::to_string).collect(),
+        })
+    };
+    ops.engine.peers().into_iter().filter_map(share).collect()
+}
+
+/// How far the flights of a request have come.
+struct Watch {
+    report: Report,
+    subject: String,
+    /// By path; a tree without one has none.
+    flights: Mutex<BTreeMap<Option<StorePathHash>, Flight>>,
+}
+
+#[derive(Default)]
+struct Flight {
+    has_tree: bool,
+    bytes_done: u64,
+    bytes_total: u64,
+    givers: Vec<(PeerId, u64)>,
+}
+
+impl Watch {
+    fn note(&self, path: Option<StorePathHash>, flown: &Flown) {
+        let mut flights = self.flights();
+        let flight = flights.entry(path).or_default();
+        *flight = Flight {
+            has_tree: flown.closure.is_some(),
+            bytes_done: flown.bytes_done,
+            bytes_total: flown.bytes_total,
+            givers: flown.givers.clone(),
+        };
+        let sum = |of: fn(&Flight) -> u64| flights.values().map(of).fold(0, u64::saturating_add);
+        let givers: BTreeSet<PeerId> =
+            flights.values().flat_map(|flight| &flight.givers).map(|(peer, _)| *peer).collect();
+        let has_tree = flights.values().any(|flight| flight.has_tree);
+        let phase = if has_tree { Phase::Fetching } else { Phase::Finding };
+        self.report.send_replace(Progress {
+            phase: phase.into(),
+            subject: self.subject.clone(),
+            done_bytes: sum(|flight| flight.bytes_done),
+            total_bytes: sum(|flight| flight.bytes_total),
+            peers: givers.len() as u32,
+            ..Progress::default()
+        });
+    }
+
+    fn tell(&self, phase: Phase) {
+        let subject = self.subject.clone();
+        self.report.send_replace(Progress { phase: phase.into(), subject, ..Progress::default() });
+    }
+
+    fn flights(&self) -> MutexGuard<'_, BTreeMap<Option<StorePathHash>, Flight>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,154 @@
+//! The operations over an engine: in a running node, and in a command where none runs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    os::unix::ffi::OsStrExt,
+    sync::Arc,
+    time::Instant,
+};
+
+use bytes::Bytes;
+use firn_engine::{Engine, EngineError, LedgerEntry};
+use firn_exchange::{PeerId, Rejection};
+use firn_net::{Net, NetStatus};
+use firn_proto::control::{
+    AddReply, AddRequest, GetReply, GetRequest, PeerStatus, StatusReply, StoreStatus, VerifyReply,
+    VerifyRequest,
+};
+use firn_store::StoreError;
+
+use super::{Operations, Report, add, get, verify};
+use crate::{
+    answerer::{Given, Served},
+    config::{Config, Role},
+    failure::{Failure, Kind},
+};
+
+/// An engine and what is around it.
+pub struct Ops {
+    /// What does the work.
+    pub engine: Engine,
+    /// How it was set up.
+    pub config: Arc<Config>,
+    /// The network, where there is one.
+    pub net: Option<Arc<Net>>,
+    /// What peers were given.
+    pub served: Arc<Served>,
+    /// Where the binary cache answers: only that of a node does.
+    pub http: Option<SocketAddr>,
+    /// When it began.
+    pub started: Instant,
+}
+
+impl Ops {
+    /// Whether this is a node, rather than a command that opened the store itself.
+    pub fn is_node(&self) -> bool {
+        self.http.is_some()
+    }
+
+    /// Whether what is shared can be had by anybody now.
+    pub(super) fn gives_away(&self) -> bool {
+        self.is_node() && self.config.role != Role::Client
+    }
+
+    async fn store_status(&self) -> Result<StoreStatus, Failure> {
+        let store = self.engine.store().clone();
+        let read = move || Ok::<_, StoreError>((store.paths()?, store.roots()?));
+        let (stored, trees) = self.engine.run_blocking(read).await??;
+        let paths = self.engine.paths();
+        let in_view: BTreeSet<_> = paths.iter().map(|path| path.facts().path.hash()).collect();
+        let shared = stored.iter().filter(|path| path.shared() && in_view.contains(&path.path_hash()));
+        Ok(StoreStatus {
+            paths: paths.len() as u64,
+            paths_shared: shared.count() as u64,
+            paths_untrusted: self.engine.paths_refused(),
+            trees: trees.len() as u64,
+            trees_shared: trees.iter().filter(|(_, shared)| *shared).count() as u64,
+            nar_bytes: paths.iter().map(|path| path.facts().nar.nar_size).fold(0, u64::saturating_add),
+        })
+    }
+
+    /// Whoever was found, is connected, or was given something.
+    fn peers(&self, net: Option<&NetStatus>) -> Vec<PeerStatus> {
+        let mut peers: BTreeMap<PeerId, (LedgerEntry, Given)> = BTreeMap::new();
+        for (peer, entry) in self.engine.peers() {
+            peers.entry(peer).or_default().0 = entry;
+        }
+        for (peer, given) in self.served.all() {
+            peers.entry(peer).or_default().1 = given;
+        }
+        let connected: BTreeSet<PeerId> = net.iter().flat_map(|net| &net.connected).copied().collect();
+        for peer in net.iter().flat_map(|net| net.connected.iter().chain(&net.neighbours)) {
+            peers.entry(*peer).or_default();
+        }
+        let status = |(peer, (entry, given)): (PeerId, (LedgerEntry, Given))| PeerStatus {
+            id: peer.to_string(),
+            via: entry.via.map(|via| via.to_string()).unwrap_or_default(),
+            connected: connected.contains(&peer),
+            asked: entry.asked,
+            received_bytes: entry.bytes,
+            answered: given.answered,
+            sent_bytes: given.sent_bytes,
+            shared: given.shared.into_iter().collect(),
+            lies: entry.lies.iter().map(ToString::to_string).collect(),
+        };
+        peers.into_iter().map(status).collect()
+    }
+}
+
+#[tonic::async_trait]
+impl Operations for Ops {
+    async fn status(&self) -> Result<StatusReply, Failure> {
+        let net = self.net.as_ref().map(|net| net.status());
+        Ok(StatusReply {
+            version: env!("CARGO_PKG_VERSION").into(),
+            running: self.is_node(),
+            data_dir: Bytes::copy_from_slice(self.config.data_dir.as_os_str().as_bytes()),
+            role: self.config.role.to_string(),
+            peer_id: net.as_ref().map(|net| net.peer.to_string()).unwrap_or_default(),
+            http_address: self.http.map(|http| http.to_string()).unwrap_or_default(),
+            iroh_addresses: net.iter().flat_map(|net| &net.iroh).map(ToString::to_string).collect(),
+            multiaddrs: net.iter().flat_map(|net| &net.libp2p).map(ToString::to_string).collect(),
+            network: self.config.network.as_str().into(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            trusted_keys: self.config.trust.iter().map(|key| key.name().to_string()).collect(),
+            store: Some(self.store_status().await?),
+            peers: self.peers(net.as_ref()),
+        })
+    }
+
+    async fn add(&self, request: AddRequest, report: Report) -> Result<AddReply, Failure> {
+        add::add(self, request, report).await
+    }
+
+    async fn get(&self, request: GetRequest, report: Report) -> Result<GetReply, Failure> {
+        get::get(self, request, report).await
+    }
+
+    async fn verify(&self, request: VerifyRequest, report: Report) -> Result<VerifyReply, Failure> {
+        verify::verify(self, request, report).await
+    }
+}
+
+/// What an engine's error means to whoever asked.
+pub(super) fn kind(error: &EngineError) -> Kind {
+    match error {
+        EngineError::NotFound | EngineError::Rejected(Rejection::Undeliverable) => Kind::Missing,
+        EngineError::Untrusted => Kind::Untrusted,
+        EngineError::Reference { source, .. } => kind(source),
+        _ => Kind::Failed,
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        Self::new(kind(&error), error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::failed(error)
+    }
+}

@@ -1,0 +1,71 @@
+//! What a command is about: a store path or a root, as a user writes it.
+
+use std::{fmt, str::FromStr};
+
+use firn_castore::{Root, RootError};
+use firn_nix::{StorePath, StorePathError};
+
+/// A store path or a root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Subject {
+    Path(StorePath),
+    Tree(Root),
+}
+
+/// Text that names neither.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SubjectError {
+    #[error("\"{text}\" is no root: {source}")]
+    Root { text: Box<str>, source: RootError },
+    #[error("\"{text}\" is neither a store path nor a root (firn:...): {source}")]
+    Path { text: Box<str>, source: StorePathError },
+}
+
+impl FromStr for Subject {
+    type Err = SubjectError;
+
+    /// A path may be absolute or a base name.
+    fn from_str(text: &str) -> Result<Self, SubjectError> {
+        if text.starts_with("firn:") {
+            return text
+                .parse()
+                .map(Subject::Tree)
+                .map_err(|source| SubjectError::Root { text: text.into(), source });
+        }
+        let path = if text.starts_with('/') { StorePath::from_absolute(text) } else { text.parse() };
+        path.map(Subject::Path).map_err(|source| SubjectError::Path { text: text.into(), source })
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Path(path) => f.write_str(&path.to_absolute()),
+            Subject::Tree(root) => write!(f, "{root}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_and_roots_are_told_apart() {
+        let base = "00000000000000000000000000000001-app";
+        let path = Subject::Path(base.parse().unwrap());
+        assert_eq!(base.parse::<Subject>().unwrap(), path);
+        assert_eq!(format!("/nix/store/{base}").parse::<Subject>().unwrap(), path);
+        assert_eq!(path.to_string(), format!("/nix/store/{base}"));
+        let root: Root = firn_castore::Node::Symlink { target: "to".try_into().unwrap() }.into();
+        assert_eq!(root.to_string().parse::<Subject>().unwrap(), Subject::Tree(root));
+    }
+
+    #[test]
+    fn anything_else_is_named() {
+        for text in ["", "app", "/home/app", "/nix/store/app", "firn:", "firn:!", "/gnu/store/x"] {
+            let error = text.parse::<Subject>().unwrap_err().to_string();
+            assert!(error.contains(&format!("\"{text}\"")), "{error}");
+        }
+    }
+}
