@@ -5,6 +5,7 @@
 //! It takes root, `ip`, `setpriv`, `curl`, `python3` and Debian's `nix-bin`, all of which scripts/test.sh installs.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(unreachable_pub)] // A test binary has no outside: `pub` says what its modules offer each other.
 
 mod firn;
 mod harness;

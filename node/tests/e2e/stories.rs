@@ -59,8 +59,8 @@ fn add_signed(host: &Host, key: &NixKey, path: &str) -> Value {
 #[test]
 fn a_signed_closure_comes_from_seeders_found_on_the_dht() {
     let internet = Lan::internet();
-    let hosts =
-        ["bootstrap", "publisher", "seeder1", "seeder2", "liar", "consumer"].map(|label| internet.host(label));
+    let hosts = ["bootstrap", "publisher", "seeder1", "seeder2", "liar", "consumer"]
+        .map(|label| internet.host(label));
     let [bootstrap, publisher, seeder1, seeder2, liar, consumer] = &hosts;
     let origin = Nix::new(publisher);
     let app = origin.build_app();

@@ -1,0 +1,143 @@
+//! What peers may see, by this node's role, and what each of them was given.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use bytes::Bytes;
+use firn_engine::Engine;
+use firn_exchange::{Asked, PeerId, Reply, SharedView, answer};
+use firn_net::{Answerer, BrokenOff, Peer, ReplyBody};
+use firn_nix::STORE_DIR;
+
+use crate::config::Role;
+
+/// The most peers whose gifts are remembered.
+const PEERS_MAX: usize = 10_000;
+/// The most paths that are remembered for one peer.
+const SHARED_MAX: usize = 1_000;
+
+/// What one peer was given since the node started.
+#[derive(Debug, Clone, Default)]
+pub struct Given {
+    /// Requests that were answered with something.
+    pub answered: u64,
+    /// Bytes of replies.
+    pub sent_bytes: u64,
+    /// Store paths, or roots, as text.
+    pub shared: BTreeSet<String>,
+}
+
+/// What each peer was given.
+#[derive(Debug, Default)]
+pub struct Served(Mutex<BTreeMap<PeerId, Given>>);
+
+impl Served {
+    /// All of it.
+    pub fn all(&self) -> BTreeMap<PeerId, Given> {
+        self.peers().clone()
+    }
+
+    fn note(&self, peer: PeerId, change: impl FnOnce(&mut Given)) {
+        let mut peers = self.peers();
+        if peers.len() < PEERS_MAX || peers.contains_key(&peer) {
+            change(peers.entry(peer).or_default());
+        }
+    }
+
+    fn peers(&self) -> MutexGuard<'_, BTreeMap<PeerId, Given>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Answers peers out of the engine's shared view, as far as the role lets it.
+pub struct RoleAnswerer {
+    role: Role,
+    /// Set as soon as the engine is there; who asks before that is told that nothing is.
+    engine: Arc<OnceLock<Engine>>,
+    served: Arc<Served>,
+}
+
+impl RoleAnswerer {
+    /// Answers by this role, and writes down in `served` what was given.
+    pub fn new(role: Role, engine: Arc<OnceLock<Engine>>, served: Arc<Served>) -> Self {
+        Self { role, engine, served }
+    }
+
+    fn gives_to(&self, peer: Peer) -> bool {
+        match self.role {
+            Role::Client => false,
+            Role::Lan => peer.is_private(),
+            Role::Seed => true,
+        }
+    }
+}
+
+impl Answerer for RoleAnswerer {
+    fn answer(&self, from: Peer, request: Bytes) -> Box<dyn ReplyBody> {
+        let Some(engine) = self.engine.get() else { return Box::new(Nothing) };
+        let view = match self.gives_to(from) {
+            true => engine.shared_view(),
+            false => SharedView::new(engine.store().clone(), Arc::default()),
+        };
+        let subject = subject(engine, request.clone());
+        let reply = answer(&view, request);
+        if reply.is_ok() {
+            self.served.note(from.id, |given| {
+                given.answered += 1;
+                if given.shared.len() < SHARED_MAX {
+                    given.shared.extend(subject);
+                }
+            });
+        }
+        Box::new(CountedReply { reply, peer: from.id, served: self.served.clone() })
+    }
+}
+
+/// What a request is about, as text, where it names something that a user knows.
+fn subject(engine: &Engine, request: Bytes) -> Option<String> {
+    match Asked::decode(request).ok()? {
+        Asked::Path(hash) => {
+            let path = engine.path(&hash).map(|path| path.facts().path.to_absolute());
+            Some(path.unwrap_or_else(|| format!("{STORE_DIR}/{hash}")))
+        }
+        Asked::Closure(root) => Some(
+            engine
+                .path_of_root(&root)
+                .map_or_else(|| root.to_string(), |path| path.facts().path.to_absolute()),
+        ),
+        Asked::Batch(_) | Asked::Ranges { .. } | Asked::Have(_) => None,
+    }
+}
+
+/// The reply before there is anything to answer from: none.
+struct Nothing;
+
+impl ReplyBody for Nothing {
+    fn next(&mut self) -> Result<Option<Bytes>, BrokenOff> {
+        Err(BrokenOff)
+    }
+}
+
+struct CountedReply {
+    reply: Reply,
+    peer: PeerId,
+    served: Arc<Served>,
+}
+
+impl ReplyBody for CountedReply {
+    fn next(&mut self) -> Result<Option<Bytes>, BrokenOff> {
+        match self.reply.next() {
+            Ok(piece) => {
+                let bytes = piece.as_ref().map_or(0, Bytes::len) as u64;
+                self.served.note(self.peer, |given| given.sent_bytes += bytes);
+                Ok(piece)
+            }
+            Err(error) => {
+                tracing::error!(peer = %self.peer, %error, "a reply is broken off");
+                Err(BrokenOff)
+            }
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! A running node: store, engine, network, gateway and control socket, wired together.
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+    process::ExitCode,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use firn_engine::{Engine, EngineConfig};
+use firn_exchange::{Limits, Micros};
+use firn_gateway::{Gateway, GatewayConfig, PRIORITY};
+use firn_net::{Answerer, DialRules, Identity, Net, NetConfig, Reach};
+use firn_store::DiskStore;
+use firn_trust::Policy;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    answerer::{RoleAnswerer, Served},
+    commands,
+    config::{Config, Environment, MissBudgets, NetworkName, Role},
+    control::{ControlSocket, socket_path},
+    failure::Failure,
+    operations::{Operations, Ops},
+    show,
+};
+
+/// A fetch that has not ended by then fails. Long enough for any path over any link worth using.
+const FETCH_DEADLINE: Micros = Micros::from_millis(6 * 3600 * 1000);
+/// How long what is committed is gathered before it is announced.
+const ANNOUNCE_DELAY: Duration = Duration::from_millis(200);
+/// How long the start waits to learn where the DHT can be reached; without an interface it never can.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the ending may take in all.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Something that could not be used, by name.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("the data directory {path}: {source}", path = .path.display())]
+    DataDir { path: Box<Path>, source: io::Error },
+    #[error("the binary cache cannot listen on {address}: {source}")]
+    Http { address: SocketAddr, source: io::Error },
+}
+
+/// Where a running node can be reached.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    /// This node, 64 hex digits.
+    pub peer_id: String,
+    /// The binary cache.
+    pub http: SocketAddr,
+    /// The peer protocol.
+    pub iroh: Vec<String>,
+    /// The DHT, with `/p2p/` id.
+    pub multiaddrs: Vec<String>,
+}
+
+/// Who answers peers.
+pub enum Behaviour {
+    /// The role decides what they get.
+    ByRole,
+    /// Something else does, once there is an engine: the demo's liar.
+    Other(Box<dyn FnOnce(Arc<OnceLock<Engine>>) -> Arc<dyn Answerer> + Send>),
+}
+
+/// A running node. Dropping it ends its tasks; [`Node::stop`] ends them well.
+pub struct Node {
+    ops: Arc<Ops>,
+    net: Arc<Net>,
+    http: SocketAddr,
+    stop: CancellationToken,
+    tasks: JoinSet<Result<(), Failure>>,
+}
+
+/// Opens the data directory's store, for this process alone.
+pub async fn open_store(data_dir: &Path) -> Result<Arc<DiskStore>, Failure> {
+    let failed = |source| Failure::failed(StartError::DataDir { path: data_dir.into(), source });
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(failed)?;
+    let dir = data_dir.join("store");
+    let opened = tokio::task::spawn_blocking(move || DiskStore::open(&dir)).await.map_err(Failure::failed)?;
+    Ok(Arc::new(opened.map_err(Failure::failed)?))
+}
+
+/// How the engine of a node or of a command is set up.
+pub fn engine_config() -> Result<EngineConfig, Failure> {
+    let limits = Limits { deadline: Some(FETCH_DEADLINE), ..Limits::default() };
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).map_err(Failure::failed)?;
+    Ok(EngineConfig { limits, seed: u64::from_le_bytes(seed) })
+}
+
+/// How the network of a node is set up.
+pub fn net_config(config: &Config, identity: Identity) -> NetConfig {
+    let finds = config.role == Role::Seed || config.mdns || !config.bootstrap.is_empty();
+    NetConfig {
+        identity,
+        iroh_bind: vec![config.iroh],
+        libp2p_bind: if finds { vec![config.libp2p] } else { Vec::new() },
+        bootstrap: config.bootstrap.clone(),
+        peers: config.peers.clone(),
+        relays: config.relays.clone(),
+        mdns: config.mdns,
+        network: (config.network != NetworkName::usual()).then(|| config.network.as_str().to_owned()),
+        dial: DialRules::new(config.dial.clone()),
+        is_server: config.role != Role::Client,
+    }
+}
+
+impl Node {
+    /// Takes the data directory, binds all addresses and starts.
+    pub async fn start(config: Arc<Config>, behaviour: Behaviour) -> Result<Self, Failure> {
+        let store = open_store(&config.data_dir).await?;
+        let identity =
+            Identity::load_or_create(&config.data_dir.join("node.key")).map_err(Failure::failed)?;
+        let (engine_of_answerer, served) = (Arc::new(OnceLock::new()), Arc::new(Served::default()));
+        let answerer: Arc<dyn Answerer> = match behaviour {
+            Behaviour::ByRole => {
+                Arc::new(RoleAnswerer::new(config.role, engine_of_answerer.clone(), served.clone()))
+            }
+            Behaviour::Other(make) => make(engine_of_answerer.clone()),
+        };
+        let http = TcpListener::bind(config.http)
+            .await
+            .map_err(|source| Failure::failed(StartError::Http { address: config.http, source }))?;
+        let http_address = http.local_addr().map_err(Failure::failed)?;
+        let net = Net::start(net_config(&config, identity), answerer).await.map_err(Failure::failed)?;
+        let net = Arc::new(net);
+        let _ = tokio::time::timeout(LISTEN_TIMEOUT, net.listening()).await;
+        let policy = Policy::new(config.trust.clone());
+        let engine = Engine::open(store, policy, net.clone(), net.clone(), engine_config()?).await;
+        let engine = engine.map_err(Failure::failed)?;
+        let _ = engine_of_answerer.set(engine.clone());
+        let ops = Arc::new(Ops {
+            engine,
+            net: Some(net.clone()),
+            served,
+            http: Some(http_address),
+            started: Instant::now(),
+            config,
+        });
+        let mut node =
+            Self { ops, net, http: http_address, stop: CancellationToken::new(), tasks: JoinSet::new() };
+        node.serve_nix(http);
+        node.serve_commands()?;
+        node.announce();
+        Ok(node)
+    }
+
+    fn serve_nix(&mut self, listener: TcpListener) {
+        let (net, miss) = (self.net.clone(), self.ops.config.miss);
+        let config = GatewayConfig {
+            priority: PRIORITY,
+            budget: Arc::new(move || budget(miss, net.reach())),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let gateway = Gateway { engine: self.ops.engine.clone(), config };
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            gateway.serve(listener, stop.cancelled_owned()).await;
+            Ok(())
+        });
+    }
+
+    fn serve_commands(&mut self) -> Result<(), Failure> {
+        let path = socket_path(&self.ops.config.data_dir, &Environment::of_process())?;
+        let socket = ControlSocket::bind(&path).map_err(Failure::failed)?;
+        let (operations, stop): (Arc<dyn Operations>, _) = (self.ops.clone(), self.stop.clone());
+        self.tasks.spawn(async move { socket.serve(operations, stop).await.map_err(Failure::failed) });
+        Ok(())
+    }
+
+    /// Whatever is committed is announced soon after; what is announced derives from the store.
+    fn announce(&mut self) {
+        if self.ops.config.role != Role::Seed {
+            return;
+        }
+        let (engine, net, stop) = (self.ops.engine.clone(), self.net.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            let mut changes = engine.changes();
+            loop {
+                changes.mark_unchanged();
+                net.announce(engine.keys()).await;
+                let changed = async {
+                    let changed = changes.changed().await;
+                    tokio::time::sleep(ANNOUNCE_DELAY).await;
+                    changed
+                };
+                match stop.run_until_cancelled(changed).await {
+                    Some(Ok(())) => {}
+                    Some(Err(_)) | None => return Ok(()),
+                }
+            }
+        });
+    }
+
+    /// How many provider records of the DHT this node keeps for others.
+    pub fn provider_records(&self) -> usize {
+        self.net.status().provider_records
+    }
+
+    /// What the node can be asked to do.
+    pub fn operations(&self) -> &Arc<Ops> {
+        &self.ops
+    }
+
+    /// Where the node can be reached.
+    pub fn ready(&self) -> Ready {
+        let status = self.net.status();
+        Ready {
+            peer_id: status.peer.to_string(),
+            http: self.http,
+            iroh: status.iroh.iter().map(ToString::to_string).collect(),
+            multiaddrs: status.libp2p.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// Ends when one of the node's parts has ended, which none should before [`Node::stop`].
+    async fn failed(&mut self) -> Failure {
+        tokio::select! {
+            () = self.net.stopped() => Failure::failed(Stopped("network")),
+            ended = self.tasks.join_next() => match ended {
+                Some(Ok(Err(failure))) => failure,
+                Some(Err(error)) => Failure::failed(error),
+                Some(Ok(Ok(()))) | None => Failure::failed(Stopped("gateway or control socket")),
+            },
+        }
+    }
+
+    /// Ends all within 5 s.
+    pub async fn stop(mut self) -> Result<(), Failure> {
+        self.stop.cancel();
+        let end = async {
+            let network = self.net.shutdown().await;
+            while let Some(ended) = self.tasks.join_next().await {
+                ended.map_err(Failure::failed)??;
+            }
+            network.map_err(Failure::failed)
+        };
+        match tokio::time::timeout(SHUTDOWN_TIMEOUT, end).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                self.tasks.abort_all();
+                tracing::warn!("some connections did not end in time and were cut");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A part of the node has ended though nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+#[error("the node's {0} has ended unexpectedly")]
+struct Stopped(&'static str);
+
+/// How long Nix may be kept waiting for a miss.
+fn budget(miss: MissBudgets, reach: Reach) -> Duration {
+    match reach {
+        Reach::None => miss.alone,
+        Reach::Near => miss.near,
+        Reach::Dht => miss.dht,
+    }
+}
+
+/// `firn node`: runs until ctrl-C or SIGTERM.
+pub async fn run(config: Arc<Config>, behaviour: Behaviour, json: bool) -> Result<ExitCode, Failure> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
+    let mut node = Node::start(config.clone(), behaviour).await?;
+    let socket = socket_path(&config.data_dir, &Environment::of_process())?;
+    commands::say(&show::ready(&node.ready(), &config, &socket), json);
+    let outcome = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        failure = node.failed() => Err(failure),
+    };
+    let stopped = node.stop().await;
+    outcome.and(stopped).map(|()| ExitCode::SUCCESS)
+}
