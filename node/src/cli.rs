@@ -222,7 +222,7 @@ pub enum KeyCommand {
 
 const STATUS_HELP: &str = "\
 --json: {version, running, data_dir, role, peer_id, http, iroh: [address], multiaddrs: [address], network,
-         uptime_seconds, trusted_keys: [name],
+         uptime_seconds, trusted_keys: [name], provider_records,
          store: {paths, paths_shared, paths_untrusted, trees, trees_shared, nar_bytes},
          peers: [{id, via: static|mdns|dht|null, connected, asked, received_bytes, answered, sent_bytes,
                   shared: [store path or root], lies: [text]}]}";

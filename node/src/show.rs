@@ -66,6 +66,7 @@ pub fn status(reply: &StatusReply) -> Answer {
             "trees_shared": store.trees_shared,
             "nar_bytes": store.nar_bytes,
         },
+        "provider_records": reply.provider_records,
         "peers": reply.peers.iter().map(peer_status_json).collect::<Vec<_>>(),
     });
     Answer { json, text: status_text(reply, &store), remarks: String::new() }

@@ -250,7 +250,8 @@ impl Driver {
 
     fn start_what_is_due(&mut self, now: Instant) {
         self.start_searches(now);
-        if self.peers.in_table() == 0 {
+        // A node of the DHT keeps its own records even while it is alone, for whoever asks it first.
+        if self.peers.in_table() == 0 && !self.is_server {
             return;
         }
         if now >= self.times.address && self.address.is_some() {

@@ -115,6 +115,7 @@ impl Operations for Ops {
             trusted_keys: self.config.trust.iter().map(|key| key.name().to_string()).collect(),
             store: Some(self.store_status().await?),
             peers: self.peers(net.as_ref()),
+            provider_records: net.as_ref().map_or(0, |net| net.provider_records as u64),
         })
     }
 

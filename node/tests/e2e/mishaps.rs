@@ -54,9 +54,9 @@ fn a_store_is_held_by_one_process() {
 fn a_busy_port_is_named() {
     let lan = Lan::new();
     let host = lan.host("machine");
-    let _node = Node::start(&host, &[]);
+    let _node = Node::start(&host, &["--role", "seed"]);
     let other = host.path("home/other");
-    let other = ["--data-dir", text(&other)];
+    let other = ["--role", "seed", "--data-dir", text(&other)];
     for (port, free) in
         [("7333", ["--iroh", "--libp2p"]), ("7334", ["--http", "--libp2p"]), ("7335", ["--http", "--iroh"])]
     {
