@@ -64,12 +64,15 @@ pub struct Ready {
     pub multiaddrs: Vec<String>,
 }
 
+/// Makes what answers peers, out of the place where the engine will be.
+pub type MakeAnswerer = Box<dyn FnOnce(Arc<OnceLock<Engine>>) -> Arc<dyn Answerer> + Send>;
+
 /// Who answers peers.
 pub enum Behaviour {
     /// The role decides what they get.
     ByRole,
     /// Something else does, once there is an engine: the demo's liar.
-    Other(Box<dyn FnOnce(Arc<OnceLock<Engine>>) -> Arc<dyn Answerer> + Send>),
+    Other(MakeAnswerer),
 }
 
 /// A running node. Dropping it ends its tasks; [`Node::stop`] ends them well.

@@ -90,7 +90,7 @@ fn claims_that_no_trusted_key_speaks_for_are_told_from_none() {
     assert!(matches!(checked(&request, items(&[unknown.to_proto()])), Ok(Verified::Untrusted)));
     let both = items(&[unknown.to_proto(), trusted.to_proto()]);
     assert!(matches!(checked(&request, both), Ok(Verified::Claims(claims)) if claims.len() == 1));
-    assert!(matches!(checked(&request, header(0).into()), Ok(Verified::Claims(claims)) if claims.is_empty()));
+    assert!(matches!(checked(&request, header(0)), Ok(Verified::Claims(claims)) if claims.is_empty()));
 }
 
 #[test]
