@@ -44,6 +44,9 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the tasks may take to end after that.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// When no further address has come for so long, all are known.
+const LISTENERS_SETTLE: Duration = Duration::from_millis(400);
+
 /// Whom a look-up can reach: what a client that waits for a miss should be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reach {
@@ -154,9 +157,18 @@ impl Net {
 
     /// Waits until it is known where libp2p can be reached; at once where it listens nowhere.
     pub async fn listening(&self) {
-        if let Some(discovery) = &self.discovery {
-            // An error says that the network has stopped, which is not for this to tell.
-            let _ = discovery.view.clone().wait_for(|view| !view.listeners.is_empty()).await;
+        let Some(discovery) = &self.discovery else { return };
+        let mut view = discovery.view.clone();
+        let mut known = 0;
+        // libp2p tells of one address at a time, and never that it was the last. Once there is one, the others follow
+        // at once; an error says that the network has stopped, which is not for this to tell.
+        loop {
+            let more = view.wait_for(|view| view.listeners.len() > known);
+            let patience = if known == 0 { Duration::MAX } else { LISTENERS_SETTLE };
+            match tokio::time::timeout(patience, more).await {
+                Ok(Ok(view)) => known = view.listeners.len(),
+                Ok(Err(_)) | Err(_) => return,
+            }
         }
     }
 

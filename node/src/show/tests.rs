@@ -40,7 +40,8 @@ fn status_names_peers_and_liars() {
     assert_eq!(
         shape(&answer.json),
         "{data_dir,http,iroh,multiaddrs,network,peer_id,\
-         peers[{answered,asked,connected,id,lies[],received_bytes,sent_bytes,shared[],via}],role,running,\
+         peers[{answered,asked,connected,id,lies[],received_bytes,sent_bytes,shared[],via}],provider_records,role,\
+         running,\
          store{nar_bytes,paths,paths_shared,paths_untrusted,trees,trees_shared},trusted_keys,uptime_seconds,version}"
     );
     assert_eq!(answer.json["peers"][0]["via"], "dht");

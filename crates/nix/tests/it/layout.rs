@@ -120,7 +120,7 @@ fn literals_of_many_entries_stay_short() {
 fn what_the_tree_has_many_times_is_laid_out_once() {
     let leaf = Directory::build([(name("x"), Node::File { blob: BlobRef::of(b"leaf"), executable: false })]);
     let mut directories = vec![leaf.unwrap()];
-    for _ in 0..22 {
+    for _ in 0..20 {
         let below = directories.last().unwrap().node();
         directories.push(Directory::build([(name("l"), below.clone()), (name("r"), below)]).unwrap());
     }
