@@ -1,43 +1,10 @@
-//! The command line from outside: what a shell sees where no node is needed.
+//! What a shell sees where no node is needed.
 
-#![allow(clippy::unwrap_used, clippy::panic)]
-
-use std::{
-    fs,
-    os::unix::fs::{PermissionsExt, symlink},
-    path::Path,
-    process::{Command, Output},
-};
+use std::{fs, os::unix::fs::symlink};
 
 use serde_json::Value;
 
-struct Firn(tempfile::TempDir);
-
-impl Firn {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_firn"))
-            .args(arguments)
-            .current_dir(self.0.path())
-            .env_clear()
-            .env("HOME", self.0.path())
-            .envs(variables.iter().copied())
-            .output()
-            .unwrap()
-    }
-
-    fn json(&self, arguments: &[&str], variables: &[(&str, &str)]) -> (i32, Value) {
-        let output = self.run(&[arguments, &["--json"]].concat(), variables);
-        (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap())
-    }
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
-}
+use crate::world::{Firn, lines, nix_store_add, text, write_tree};
 
 #[test]
 fn every_command_has_help_that_shows_its_json() {
@@ -68,8 +35,7 @@ fn a_key_is_made_once_and_shown_again() {
 #[test]
 fn flags_stand_over_variables_and_these_over_the_file() {
     let firn = Firn::new();
-    std::fs::write(firn.0.path().join("firn.toml"), "role = \"lan\"\nnetwork = \"file\"\nhttp = \"1\"\n")
-        .unwrap();
+    std::fs::write(firn.path("firn.toml"), "role = \"lan\"\nnetwork = \"file\"\nhttp = \"1\"\n").unwrap();
     let arguments = ["node", "--check", "--config", "firn.toml", "--http", "3"];
     let (code, json) = firn.json(&arguments, &[("FIRN_HTTP", "2"), ("FIRN_NETWORK", "variable")]);
     assert_eq!(code, 0, "{json}");
@@ -83,7 +49,7 @@ fn flags_stand_over_variables_and_these_over_the_file() {
 #[test]
 fn what_is_wrong_with_the_configuration_is_said_with_exit_code_2() {
     let firn = Firn::new();
-    std::fs::write(firn.0.path().join("firn.toml"), "rolle = \"lan\"\n").unwrap();
+    std::fs::write(firn.path("firn.toml"), "rolle = \"lan\"\n").unwrap();
     let (code, json) = firn.json(&["node", "--check", "--config", "firn.toml"], &[]);
     assert_eq!(code, 2);
     let error = json["error"].as_str().unwrap();
@@ -95,50 +61,13 @@ fn what_is_wrong_with_the_configuration_is_said_with_exit_code_2() {
     assert_eq!(firn.run(&["nod"], &[]).status.code(), Some(2));
 }
 
-/// Text without a newline at its end.
-fn line(output: &Output) -> String {
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    text(&output.stdout).trim_end().to_owned()
-}
-
-fn lines(output: &Output) -> Vec<String> {
-    line(output).lines().map(String::from).collect()
-}
-
-/// A tree with all that a tree can have.
-fn write_tree(to: &Path) {
-    fs::create_dir_all(to.join("sub/empty")).unwrap();
-    fs::write(to.join("sub/file"), "contents").unwrap();
-    fs::write(to.join("sub/again"), "contents").unwrap();
-    fs::write(to.join("large"), "0123456789".repeat(20_000)).unwrap();
-    fs::write(to.join("run"), "#!/bin/sh\n").unwrap();
-    fs::set_permissions(to.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
-    symlink("sub/file", to.join("link")).unwrap();
-}
-
-/// The store path that Nix gives a tree, in a store of its own.
-fn nix_store_add(home: &Path, path: &Path) -> String {
-    let nix = |arguments: &[&str]| {
-        let output = Command::new("nix-store")
-            .args(arguments)
-            .env("HOME", home)
-            .env("NIX_CONF_DIR", home)
-            .env("NIX_STORE_DIR", "/nix/store")
-            .env("NIX_REMOTE", format!("local?root={}", home.join("nix-root").display()))
-            .output()
-            .expect("nix-bin is installed");
-        line(&output)
-    };
-    nix(&["--add", path.to_str().unwrap()])
-}
-
 #[test]
 fn a_tree_gets_the_path_that_nix_gives_it_and_comes_out_as_it_was() {
     let firn = Firn::new();
-    let tree = firn.0.path().join("tree");
+    let tree = firn.path("tree");
     write_tree(&tree);
     let added = lines(&firn.run(&["add", "./tree"], &[]));
-    assert_eq!(added[0], nix_store_add(firn.0.path(), &tree));
+    assert_eq!(added[0], nix_store_add(&firn.path(""), &tree));
     assert!(added[1].starts_with("firn:"), "{added:?}");
 
     for (what, out) in [(&added[0], "by-path"), (&added[1], "by-root")] {
@@ -146,7 +75,7 @@ fn a_tree_gets_the_path_that_nix_gives_it_and_comes_out_as_it_was() {
         assert_eq!(got.last(), Some(&added[1]));
         let again = firn.run(&["add", out, "--name", "tree"], &[]);
         assert_eq!(lines(&again), added, "the same tree");
-        assert_eq!(nix_store_add(firn.0.path(), &firn.0.path().join(out))[44..], *out);
+        assert_eq!(nix_store_add(&firn.path(""), &firn.path(out))[44..], *out);
     }
     let taken = firn.run(&["get", &added[1], "-o", "by-root"], &[]);
     assert_eq!(taken.status.code(), Some(1));
@@ -156,11 +85,11 @@ fn a_tree_gets_the_path_that_nix_gives_it_and_comes_out_as_it_was() {
 #[test]
 fn a_file_and_a_symlink_are_trees_too() {
     let firn = Firn::new();
-    fs::write(firn.0.path().join("file.txt"), "").unwrap();
-    symlink("nowhere", firn.0.path().join("link")).unwrap();
+    fs::write(firn.path("file.txt"), "").unwrap();
+    symlink("nowhere", firn.path("link")).unwrap();
     for name in ["file.txt", "link"] {
-        let path = firn.0.path().join(name);
-        assert_eq!(lines(&firn.run(&["add", name], &[]))[0], nix_store_add(firn.0.path(), &path));
+        let path = firn.path(name);
+        assert_eq!(lines(&firn.run(&["add", name], &[]))[0], nix_store_add(&firn.path(""), &path));
     }
     let named = firn.run(&["add", "file.txt", "--name", "other-1.0"], &[]);
     assert!(lines(&named)[0].ends_with("-other-1.0"));
@@ -169,7 +98,7 @@ fn a_file_and_a_symlink_are_trees_too() {
 #[test]
 fn what_is_added_is_private_until_it_is_signed_or_shared() {
     let firn = Firn::new();
-    write_tree(&firn.0.path().join("tree"));
+    write_tree(&firn.path("tree"));
     let (code, added) = firn.json(&["add", "tree"], &[]);
     assert_eq!(code, 0, "{added}");
     assert_eq!((&added["files"], &added["bytes"]), (&Value::from(4), &Value::from(200_000 + 26)));
@@ -200,8 +129,8 @@ fn what_is_added_is_private_until_it_is_signed_or_shared() {
 #[test]
 fn errors_name_the_thing_and_have_their_exit_codes() {
     let firn = Firn::new();
-    fs::write(firn.0.path().join("bad name"), "").unwrap();
-    fs::write(firn.0.path().join("key"), "no key").unwrap();
+    fs::write(firn.path("bad name"), "").unwrap();
+    fs::write(firn.path("key"), "no key").unwrap();
     const PATH: &str = "/nix/store/00000000000000000000000000000001-app";
     const ROOT: &str = "firn:GgwKABIAIgA";
     let cases: [(&[&str], i32, &str); 10] = [
@@ -226,8 +155,8 @@ fn errors_name_the_thing_and_have_their_exit_codes() {
 #[test]
 fn verify_reads_all_or_what_is_named() {
     let firn = Firn::new();
-    write_tree(&firn.0.path().join("tree"));
-    fs::write(firn.0.path().join("other"), "other").unwrap();
+    write_tree(&firn.path("tree"));
+    fs::write(firn.path("other"), "other").unwrap();
     let added = lines(&firn.run(&["add", "tree"], &[]));
     firn.run(&["add", "other"], &[]);
     let (code, all) = firn.json(&["verify"], &[]);
@@ -242,8 +171,8 @@ fn verify_reads_all_or_what_is_named() {
 #[test]
 fn a_store_that_is_held_names_its_holder_and_is_free_again_afterwards() {
     let firn = Firn::new();
-    fs::write(firn.0.path().join("file"), "").unwrap();
-    let data_dir = firn.0.path().join(".local/share/firn");
+    fs::write(firn.path("file"), "").unwrap();
+    let data_dir = firn.path(".local/share/firn");
     fs::create_dir_all(&data_dir).unwrap();
     let held = firn_store::DiskStore::open(&data_dir.join("store")).unwrap();
     let (code, json) = firn.json(&["add", "file"], &[]);

@@ -1,0 +1,104 @@
+//! Commands beside a running node, and commands that ask one.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::world::{Firn, lines, text, write_tree};
+
+#[test]
+fn a_command_asks_the_running_node_and_the_store_when_it_has_ended() {
+    let firn = Firn::new();
+    fs::write(firn.path("file"), "contents").unwrap();
+    let node = firn.node(&["--role", "seed"]);
+    let (code, added) = firn.json(&["add", "--share", "file"], &[]);
+    assert_eq!((code, &added["announced"]), (0, &true.into()), "{added}");
+    let (_, status) = firn.json(&["status"], &[]);
+    assert_eq!((&status["running"], &status["role"]), (&true.into(), &"seed".into()));
+    assert_eq!(status["store"]["paths_shared"], 1);
+    let out = firn.run(&["get", added["store_path"].as_str().unwrap(), "-o", "out"], &[]);
+    assert_eq!(lines(&out)[1], added["root"].as_str().unwrap());
+    assert_eq!(fs::read(firn.path("out")).unwrap(), b"contents");
+    assert_eq!(firn.json(&["verify"], &[]).1["checked"], 1);
+    node.end();
+    let (_, status) = firn.json(&["status"], &[]);
+    assert_eq!((&status["running"], &status["store"]["paths_shared"]), (&false.into(), &1.into()));
+}
+
+#[test]
+fn get_asks_a_named_peer_where_no_node_runs() {
+    let (seeder, consumer) = (Firn::new(), Firn::new());
+    write_tree(&seeder.path("tree"));
+    let node = seeder.node(&["--role", "seed"]);
+    seeder.run(&["key", "generate", "cache-1", "--out", "key"], &[]);
+    let key = lines(&seeder.run(&["key", "public", "key"], &[])).remove(0);
+    let added = lines(&seeder.run(&["add", "--sign-key", "key", "tree"], &[]));
+    let (path, root) = (added[0].as_str(), added[1].as_str());
+    let private = lines(&seeder.run(&["add", "key"], &[])).remove(1);
+    let peer = node.peer();
+    let ask = ["--iroh", "127.0.0.1:0", "--peer", &peer];
+    let get = |more: &[&str]| consumer.json(&[&["get"], &ask[..], more].concat(), &[]);
+
+    let (code, json) = get(&[path]);
+    assert_eq!(code, 4, "no key is trusted: {json}");
+    let (code, json) = get(&[&private]);
+    assert_eq!(code, 3, "it is shared with nobody: {json}");
+    let (code, got) = get(&[path, "--trust", &key, "-o", "out"]);
+    assert_eq!((code, &got["root"]), (0, &root.into()), "{got}");
+    let giver = &got["peers"][0];
+    assert_eq!((&giver["via"], &giver["lies"]), (&"static".into(), &Value::Array(Vec::new())));
+    assert_eq!(giver["bytes"], got["fetched_bytes"]);
+    assert!(got["fetched_bytes"].as_u64() > Some(200_000), "{got}");
+    assert_eq!(
+        lines(&seeder.run(&["add", consumer.path("out").to_str().unwrap(), "--name", "tree"], &[])),
+        added
+    );
+
+    // From here on it is here; a key that is trusted no longer takes it out of view.
+    let (code, got) = consumer.json(&["get", path], &[("FIRN_TRUST", &key)]);
+    assert_eq!((code, &got["paths"][0]["was_here"]), (0, &true.into()), "{got}");
+    assert_eq!(consumer.json(&["get", path], &[]).0, 4);
+
+    let given = seeder.json(&["status"], &[]).1["peers"][0].clone();
+    assert_eq!(given["shared"], Value::from(vec![path]));
+    assert!(given["sent_bytes"].as_u64() > Some(200_000), "{given}");
+    node.end();
+}
+
+#[test]
+fn get_finds_a_peer_by_the_dht_where_no_node_runs() {
+    let (seeder, consumer) = (Firn::new(), Firn::new());
+    write_tree(&seeder.path("tree"));
+    let added = lines(&seeder.run(&["add", "--share", "tree"], &[]));
+    let node = seeder.node(&["--role", "seed"]);
+    let any = "127.0.0.1:0";
+    let ask = ["get", &added[1], "--iroh", any, "--libp2p", any, "--bootstrap", node.multiaddr()];
+    let begun = Instant::now();
+    // The node may not have announced it yet.
+    let got = loop {
+        let (code, got) = consumer.json(&ask, &[]);
+        if code == 0 {
+            break got;
+        }
+        assert!(code == 3 && begun.elapsed() < Duration::from_secs(30), "{got}");
+    };
+    assert_eq!(got["peers"][0]["via"], "dht", "{got}");
+    node.end();
+}
+
+#[test]
+fn a_second_node_on_one_store_is_refused_with_the_first_ones_id() {
+    let firn = Firn::new();
+    let node = firn.node(&[]);
+    let second = firn.run(&["node", "--http", "127.0.0.1:0", "--iroh", "127.0.0.1:0"], &[]);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(
+        text(&second.stderr).contains(&format!("process {}", node.process_id())),
+        "{}",
+        text(&second.stderr)
+    );
+    node.end();
+}

@@ -1,0 +1,136 @@
+//! A home directory of its own, and the real program in it.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::fs::{PermissionsExt, symlink},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// A home directory of its own.
+pub(crate) struct Firn(tempfile::TempDir);
+
+impl Firn {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// A file in it.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+        self.command(arguments).envs(variables.iter().copied()).output().unwrap()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_firn"));
+        command.args(arguments).current_dir(self.0.path()).env_clear().env("HOME", self.0.path());
+        command
+    }
+
+    /// Starts a node on loopback and waits until it is ready.
+    pub(crate) fn node(&self, settings: &[&str]) -> Node {
+        let any = "127.0.0.1:0";
+        let places = ["node", "--json", "--http", any, "--iroh", any, "--libp2p", any];
+        let mut command = self.command(&[&places, settings].concat());
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ready = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        Node { child, ready }
+    }
+
+    pub(crate) fn json(&self, arguments: &[&str], variables: &[(&str, &str)]) -> (i32, Value) {
+        let output = self.run(&[arguments, &["--json"]].concat(), variables);
+        (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap())
+    }
+}
+
+/// What was printed.
+pub(crate) fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// Text without a newline at its end.
+pub(crate) fn line(output: &Output) -> String {
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout).trim_end().to_owned()
+}
+
+/// All lines of a success.
+pub(crate) fn lines(output: &Output) -> Vec<String> {
+    line(output).lines().map(String::from).collect()
+}
+
+/// A tree with all that a tree can have.
+pub(crate) fn write_tree(to: &Path) {
+    fs::create_dir_all(to.join("sub/empty")).unwrap();
+    fs::write(to.join("sub/file"), "contents").unwrap();
+    fs::write(to.join("sub/again"), "contents").unwrap();
+    fs::write(to.join("large"), "0123456789".repeat(20_000)).unwrap();
+    fs::write(to.join("run"), "#!/bin/sh\n").unwrap();
+    fs::set_permissions(to.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("sub/file", to.join("link")).unwrap();
+}
+
+/// The store path that Nix gives a tree, in a store of its own.
+pub(crate) fn nix_store_add(home: &Path, path: &Path) -> String {
+    let nix = |arguments: &[&str]| {
+        let output = Command::new("nix-store")
+            .args(arguments)
+            .env("HOME", home)
+            .env("NIX_CONF_DIR", home)
+            .env("NIX_STORE_DIR", "/nix/store")
+            .env("NIX_REMOTE", format!("local?root={}", home.join("nix-root").display()))
+            .output()
+            .expect("nix-bin is installed");
+        line(&output)
+    };
+    nix(&["--add", path.to_str().unwrap()])
+}
+
+/// A running node; it is killed where a test fails.
+pub(crate) struct Node {
+    child: Child,
+    ready: Value,
+}
+
+impl Node {
+    /// What others name in `--peer`.
+    pub(crate) fn peer(&self) -> String {
+        format!("{}@{}", self.ready["peer_id"].as_str().unwrap(), self.ready["iroh"][0].as_str().unwrap())
+    }
+
+    /// What others name in `--bootstrap`.
+    pub(crate) fn multiaddr(&self) -> &str {
+        self.ready["multiaddrs"][0].as_str().unwrap()
+    }
+
+    /// The id of its process.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends it as a service manager does.
+    pub(crate) fn end(mut self) {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        let begun = Instant::now();
+        let status = self.child.wait().unwrap();
+        assert!(status.success() && begun.elapsed() < Duration::from_secs(6), "{status}");
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // It has ended already where the test went well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
