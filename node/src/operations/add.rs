@@ -257,3 +257,32 @@ impl From<NixDatabaseError> for Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use firn_store::MemoryStore;
+    use tokio::sync::watch;
+
+    use super::*;
+
+    #[test]
+    fn a_signature_that_is_false_under_a_trusted_key_is_not_passed_on() {
+        let key = |name: &str, seed| SigningKey::generate(name.parse().unwrap(), [seed; 32]);
+        let (trusted, unknown) = (key("trusted-1", 1), key("unknown-1", 2));
+        let path: StorePath = "00000000000000000000000000000001-app".parse().unwrap();
+        let nar = NarFacts { nar_hash: NarHash::of(b""), nar_size: 1, references: Default::default() };
+        let text = fingerprint(&path, &nar);
+        let (good, other) = (trusted.sign(text.as_bytes()), unknown.sign(b"anything"));
+        let signatures = vec![trusted.sign(b"something else"), good.clone(), other.clone()];
+        let adding = Adding {
+            store: Arc::new(MemoryStore::new()),
+            nix: NixStore::at(Path::new("/nowhere"), None),
+            trust: vec![key("trusted-1", 3).public(), trusted.public()],
+            keys: Vec::new(),
+            is_shared: false,
+            report: watch::Sender::default(),
+        };
+        let row = ValidPath { path, nar, deriver: None, signatures, ca: None };
+        assert_eq!(adding.without_false(&row), [good, other]);
+    }
+}
