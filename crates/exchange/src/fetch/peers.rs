@@ -18,6 +18,7 @@ struct Peer {
     failed_at: Option<Micros>,
     rests_until: Option<Micros>,
     is_liar: bool,
+    has_answered: bool,
 }
 
 pub(super) struct Peers {
@@ -47,11 +48,16 @@ impl Peers {
             .filter(|(_, peer)| {
                 self.is_left(peer) && peer.rests_until.is_none() && peer.may_have.contains(key)
             })
-            .filter(|(_, peer)| peer.in_flight < self.limits.in_flight_peer_max)
+            .filter(|(_, peer)| peer.in_flight < self.window(peer))
             .map(|(id, peer)| (peer.in_flight, self.rank(id), *id))
             .collect();
         idle.sort_unstable();
         idle.into_iter().map(|(_, _, id)| id).collect()
+    }
+
+    /// Until it has answered once a peer may be gone, and all that it is asked waits for the dial to fail.
+    fn window(&self, peer: &Peer) -> usize {
+        if peer.has_answered { self.limits.in_flight_peer_max } else { 1 }
     }
 
     /// Whether anyone is left, be it resting or busy, that may have this and passes the test.
@@ -79,7 +85,10 @@ impl Peers {
     }
 
     pub(super) fn succeeded(&mut self, id: &PeerId) {
-        self.change(id, |peer| peer.failures = 0);
+        self.change(id, |peer| {
+            peer.failures = 0;
+            peer.has_answered = true;
+        });
     }
 
     /// A request that was sent at `since` was not answered. What one broken connection has cost is one failure.
@@ -117,5 +126,27 @@ impl Peers {
         if let Some(peer) = self.peers.get_mut(id) {
             change(peer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_has_never_answered_is_asked_one_thing_at_a_time() {
+        let (peer, key) = (PeerId::from([1; 32]), Key::Path([2; 20].into()));
+        let mut peers = Peers::new(0, Limits::default());
+        peers.found(peer, key.clone());
+        assert_eq!(peers.idle_for(&key), [peer]);
+        peers.asked(&peer);
+        assert!(peers.idle_for(&key).is_empty());
+        peers.settled(&peer);
+        peers.succeeded(&peer);
+        for _ in 0..Limits::default().in_flight_peer_max {
+            assert_eq!(peers.idle_for(&key), [peer]);
+            peers.asked(&peer);
+        }
+        assert!(peers.idle_for(&key).is_empty());
     }
 }
