@@ -223,6 +223,14 @@ impl Engine {
         {
             return Ok(Fetched { path: Some(path), closure });
         }
+        // What is attested flies as its tree, so that whoever reads its NAR is on the same flight.
+        if let Some(Admitted::Attested(path)) = self.0.index.admitted(&hash) {
+            match self.board(&Resolved::Proven(Arc::new(path))).landed(on_progress).await {
+                // Another root may do.
+                Err(EngineError::Rejected(_) | EngineError::NotFound | EngineError::TimedOut) => {}
+                landed => return fetched(landed?),
+            }
+        }
         fetched(self.0.clone().join(Goal::Path(hash), None).landed(on_progress).await?)
     }
 
@@ -268,11 +276,17 @@ impl Engine {
         }
     }
 
-    /// A seat in the flight that brings this path's tree.
+    /// A seat in a flight of this very root.
+    pub(crate) fn board_tree(&self, path: &Arc<TrustedPath>) -> Seat {
+        self.0.clone().join(Goal::Tree(path.facts().root.clone()), Some(path.clone()))
+    }
+
+    /// A seat in the flight that brings this path's tree. One that is under way for the path may bring another root.
     pub(crate) fn board(&self, resolved: &Resolved) -> Seat {
         match resolved {
             Resolved::Proven(path) => {
-                self.0.clone().join(Goal::Tree(path.facts().root.clone()), Some(path.clone()))
+                let under_way = self.0.flights.under_way(&FlightKey::Path(*path.facts().path.hash()));
+                under_way.unwrap_or_else(|| self.board_tree(path))
             }
             Resolved::Signed(signed) => self.0.clone().join(Goal::Path(*signed.facts().path.hash()), None),
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use firn_castore::{Closure, Root};
 use firn_nix::StorePathHash;
@@ -61,17 +61,23 @@ struct Waiting {
 }
 
 impl Flights {
+    /// A seat in the flight of this key, if there is one and it has not landed.
+    pub(crate) fn under_way(&self, key: &FlightKey) -> Option<Seat> {
+        self.lock().get(key).and_then(Waiting::seat)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<FlightKey, Waiting>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Joins the flight of this key, or starts it.
     pub(crate) fn join<F>(&self, key: FlightKey, start: impl FnOnce(watch::Sender<Progress>) -> F) -> Seat
     where
         F: Future<Output = Result<Landed, EngineError>> + Send + 'static,
     {
-        let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(flight) = flights.get(&key)
-            && let Some(landing) = flight.landing.upgrade()
-            && landing.peek().is_none()
-        {
-            return Seat { progress: flight.progress.clone(), landing };
+        let mut flights = self.lock();
+        if let Some(seat) = flights.get(&key).and_then(Waiting::seat) {
+            return seat;
         }
         flights.retain(|_, flight| flight.landing.upgrade().is_some());
         let (sender, progress) = watch::channel(Progress::default());
@@ -81,6 +87,13 @@ impl Flights {
             flights.insert(key, Waiting { progress: progress.clone(), landing: weak });
         }
         Seat { progress, landing }
+    }
+}
+
+impl Waiting {
+    fn seat(&self) -> Option<Seat> {
+        let landing = self.landing.upgrade().filter(|landing| landing.peek().is_none())?;
+        Some(Seat { progress: self.progress.clone(), landing })
     }
 }
 

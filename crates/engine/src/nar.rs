@@ -66,8 +66,17 @@ impl Nar {
             (engine.local_closure(facts.root.clone()).await?.ok_or(EngineError::Gone)?, None)
         } else {
             let seat = engine.board(&resolved);
-            match resolved {
-                Resolved::Proven(_) => (seat.clone().closure().await?, Some(seat)),
+            match &resolved {
+                Resolved::Proven(path) => {
+                    let closure = seat.clone().closure().await;
+                    match closure.ok().filter(|closure| *closure.root() == path.facts().root) {
+                        Some(closure) => (closure, Some(seat)),
+                        None => {
+                            let seat = engine.board_tree(path);
+                            (seat.clone().closure().await?, Some(seat))
+                        }
+                    }
+                }
                 Resolved::Signed(_) => (seat.closure_of_landed().await?, None),
             }
         };

@@ -12,7 +12,9 @@ use firn_store::MemoryStore;
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::watch;
 
-use crate::fakes::net::{Net, dies_after, honest, is_for_claims, open_gate, waits_with_contents};
+use crate::fakes::net::{
+    Net, dies_after, honest, is_for_claims, is_for_closure, open_gate, waits_with_contents,
+};
 use crate::fakes::tree::{Tree, file, noise, tree, varied};
 use crate::fakes::{DEADLINE, Signed, node, open, peer, publish};
 use crate::store::WatchedStore;
@@ -82,6 +84,25 @@ async fn a_reader_gets_what_has_come_before_the_rest_has() {
     engine.get_path(hash, &|_| {}).await.unwrap();
     assert!(tokio::time::timeout(DEADLINE, changes.wait_for(|count| *count > 0)).await.unwrap().is_ok());
     assert_eq!(net.count(is_for_claims), 1);
+}
+
+#[tokio::test]
+async fn who_gets_a_path_and_who_reads_its_nar_are_on_one_flight() {
+    let net = Net::default();
+    let (gate, opened) = watch::channel(false);
+    let (_, seeder) = peer(&net, 1, waits_with_contents(opened)).await;
+    let tree = varied(1);
+    let hash = publish(&seeder, "there", &tree, Signed::Attested).await;
+    let engine = node(&net).await;
+    let getter = engine.clone();
+    let got = tokio::spawn(async move { getter.get_path(hash, &|_| {}).await });
+    let nar = engine.nar(NarName::Root(tree.root()), Some(hash), BUDGET).await.unwrap().unwrap();
+    let stream = nar.open().await.unwrap().read(0..tree.nar.len() as u64);
+    gate.send(true).unwrap();
+    let chunks: Vec<Bytes> = stream.try_collect().await.unwrap();
+    assert!(chunks.concat() == tree.nar);
+    assert_eq!(got.await.unwrap().unwrap().closure.root(), &tree.root());
+    assert_eq!(net.count(is_for_closure), 1);
 }
 
 #[tokio::test]
