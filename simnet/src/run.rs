@@ -8,8 +8,8 @@ use firn_castore::{Closure, Root};
 use firn_exchange::{
     AskId, Fetch, Goal, Input, Key, Lie, Limits, Micros, Outcome, Output, PeerId, Rejection, Request, check,
 };
-use firn_store::{Blobs, Directories, MemoryStore, StoreError, missing_blobs};
-use firn_trust::{NarHasher, NarMatch, NarMismatch, SignedNarInfo};
+use firn_store::{Blobs, Directories, MemoryStore, StoreError, hash_nar, missing_blobs};
+use firn_trust::SignedNarInfo;
 
 use crate::dice::Dice;
 use crate::referee::{Referee, Violation, describe};
@@ -395,25 +395,6 @@ fn with_last_byte_changed(bytes: &Bytes) -> Bytes {
         *last ^= 1;
     }
     changed.freeze()
-}
-
-/// As the engine does it: out of the store, in order.
-fn hash_nar(
-    store: &MemoryStore,
-    signed: SignedNarInfo,
-    closure: Arc<Closure>,
-) -> Result<Result<NarMatch, NarMismatch>, StoreError> {
-    let mut hasher = match NarHasher::new(signed, closure) {
-        Ok(hasher) => hasher,
-        Err(mismatch) => return Ok(Err(mismatch)),
-    };
-    while let Some((blob, span)) = hasher.wanted() {
-        let missing = StoreError::Missing(firn_store::Item::Blob(blob.digest));
-        if let Err(mismatch) = hasher.feed(&store.read_span(&blob, span)?.ok_or(missing)?) {
-            return Ok(Err(mismatch));
-        }
-    }
-    Ok(hasher.finish())
 }
 
 fn short(key: &Key) -> String {

@@ -9,8 +9,8 @@ use firn_castore::{BlobRef, Closure};
 use firn_exchange::{
     AskId, Fetch, Goal, Input, Key, Lie, Limits, Micros, Outcome, Output, PeerId, Request, Verified, check,
 };
-use firn_store::{Store, StoreError, missing_blobs};
-use firn_trust::{NarHasher, NarMatch, NarMismatch, Policy, SignedNarInfo};
+use firn_store::{Store, StoreError, hash_nar, missing_blobs};
+use firn_trust::{NarMatch, NarMismatch, Policy, SignedNarInfo};
 use futures::future::{AbortHandle, Abortable, BoxFuture};
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
 use futures::{FutureExt, StreamExt};
@@ -285,24 +285,4 @@ async fn ask_and_check(
     };
     let policy = crew.policy.clone();
     crew.pool.run(move || check(&request, reply, &policy)).await.map(Ok)
-}
-
-/// Renders the tree's NAR into the hash, out of the store.
-fn hash_nar(
-    store: &dyn Store,
-    signed: SignedNarInfo,
-    closure: Arc<Closure>,
-) -> Result<Result<NarMatch, NarMismatch>, StoreError> {
-    let mut hasher = match NarHasher::new(signed, closure) {
-        Ok(hasher) => hasher,
-        Err(mismatch) => return Ok(Err(mismatch)),
-    };
-    while let Some((blob, span)) = hasher.wanted() {
-        let read =
-            store.read_span(&blob, span)?.ok_or(StoreError::Missing(firn_store::Item::Blob(blob.digest)))?;
-        if let Err(mismatch) = hasher.feed(&read) {
-            return Ok(Err(mismatch));
-        }
-    }
-    Ok(hasher.finish())
 }

@@ -127,9 +127,10 @@ impl Blobs for MemoryStore {
                 bytes.extend_from_slice(group);
                 bytes
             });
+            // Under one lock: whoever kept the other spans must find the blob here from now on.
             contents.partial.remove(&blob);
-            drop(contents);
-            self.add_blob(&mut &bytes[..])?;
+            let (blob, outboard) = hash_blob(&mut &bytes[..]).map_err(StoreError::Reader)?;
+            contents.blobs.insert(blob.digest, (bytes.into(), outboard));
         }
         Ok(())
     }
