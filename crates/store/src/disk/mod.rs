@@ -48,6 +48,8 @@ pub struct DiskStore {
     state: RwLock<State>,
     /// Held by whoever writes to the index. Readers never wait for it.
     writing: Mutex<()>,
+    /// Held from a span's coming until its blob is here if it was the last, so that whoever kept the others finds it.
+    keeping: Mutex<()>,
     files: Files,
     index: Index,
     /// Last, so that the lock is given up after all else is closed.
@@ -65,7 +67,14 @@ impl DiskStore {
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
         let (layout, index) = layout::open(dir)?;
         let files = Files::new(&layout);
-        Ok(Self { state: RwLock::default(), writing: Mutex::new(()), files, index, layout })
+        Ok(Self {
+            state: RwLock::default(),
+            writing: Mutex::new(()),
+            keeping: Mutex::new(()),
+            files,
+            index,
+            layout,
+        })
     }
 
     fn state(&self) -> RwLockReadGuard<'_, State> {
@@ -239,6 +248,7 @@ impl Blobs for DiskStore {
         if blob.size <= GROUP_BYTES {
             return self.keep_small(&blob, span.bytes().clone());
         }
+        let _keeping = lock(&self.keeping);
         if self.holds(&blob)? {
             return Ok(());
         }
