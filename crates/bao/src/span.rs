@@ -2,13 +2,10 @@
 
 use std::ops::Range;
 
-use bao_tree::{BaoTree, ChunkNum, ChunkRanges};
-
-use crate::BLOCK_SIZE;
+use crate::tree;
 
 /// The unit of proof: 16 KiB. Only a blob's last group may be shorter.
 pub const GROUP_BYTES: u64 = 16 * 1024;
-const GROUP_CHUNKS: u64 = 16;
 /// The longest blob that is believed to exist, in bytes.
 pub const BLOB_BYTES_MAX: u64 = 1 << 48;
 
@@ -76,18 +73,16 @@ impl Span {
         })
     }
 
-    pub(crate) fn chunk_ranges(&self) -> ChunkRanges {
-        ChunkRanges::from(ChunkNum(self.start * GROUP_CHUNKS)..ChunkNum(self.end * GROUP_CHUNKS))
+    /// Which parents a proof of this span needs, by their places in the pre-order outboard of the blob, which has `size`
+    /// bytes: parent n is at byte 64 n there. The runs are in order and do not touch.
+    pub fn parents(&self, size: u64) -> Vec<Range<u64>> {
+        tree::parents(size, *self)
     }
 }
 
-fn group_count(size: u64) -> u64 {
+/// How many groups a blob of this many bytes has.
+pub(crate) fn group_count(size: u64) -> u64 {
     size.div_ceil(GROUP_BYTES).max(1)
-}
-
-/// The shape of a blob's hash tree.
-pub(crate) fn tree(size: u64) -> BaoTree {
-    BaoTree::new(size, BLOCK_SIZE)
 }
 
 #[cfg(test)]

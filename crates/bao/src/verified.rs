@@ -9,12 +9,12 @@
 //!   <=16 KiB   a group of the span
 //! ```
 
-use bao_tree::iter::BaoChunk;
 use blake3::hazmat::ChainingValue;
 use bytes::{BufMut, Bytes, BytesMut};
 use firn_castore::BlobRef;
 
-use crate::{BLOB_BYTES_MAX, PAIR_BYTES, Span, hash, span};
+use crate::tree::{Part, parts};
+use crate::{BLOB_BYTES_MAX, GROUP_BYTES, HashedBlob, PAIR_BYTES, Span, hash};
 
 const HEADER_BYTES: usize = 8;
 
@@ -68,68 +68,51 @@ pub struct VerifiedSpan {
 }
 
 impl VerifiedSpan {
+    /// A whole blob, whose contents are all here. It is named by what they hash to.
+    pub fn of(bytes: Bytes) -> Self {
+        let hashed = HashedBlob::of(&bytes);
+        let blob = hashed.blob();
+        Self { blob, span: Span::whole(blob.size), bytes, parents: hashed.outboard().as_bytes().clone() }
+    }
+
     /// A whole blob, whose contents are all here. Its parents are made anew.
     pub fn whole(blob: BlobRef, bytes: Bytes) -> Result<Self, SpanError> {
         if blob.size != bytes.len() as u64 {
             return Err(SpanError::Size { header: bytes.len() as u64, claimed: blob.size });
         }
-        let (actual, outboard) =
-            crate::hash_blob(&mut &bytes[..]).expect("reading from memory does not fail");
-        if actual.digest != blob.digest {
+        let whole = Self::of(bytes);
+        if whole.blob != blob {
             return Err(SpanError::WrongBytes { offset: 0 });
         }
-        Ok(Self { blob, span: Span::whole(blob.size), bytes, parents: outboard.as_bytes().clone() })
+        Ok(whole)
     }
 
     /// Takes apart the wire form of this very span.
     pub fn verify(blob: BlobRef, span: Span, proof: &[u8]) -> Result<Self, SpanError> {
-        let (header, mut rest) = proof.split_first_chunk::<HEADER_BYTES>().ok_or(SpanError::Truncated)?;
+        let (header, rest) = proof.split_first_chunk::<HEADER_BYTES>().ok_or(SpanError::Truncated)?;
         let header = u64::from_le_bytes(*header);
         if header != blob.size {
             return Err(SpanError::Size { header, claimed: blob.size });
         }
-        let mut take = |length: usize| -> Result<&[u8], SpanError> {
-            let (taken, left) = rest.split_at_checked(length).ok_or(SpanError::Truncated)?;
-            rest = left;
-            Ok(taken)
-        };
-        let capacity = span.bytes(blob.size);
-        let mut bytes = BytesMut::with_capacity(proof.len().min((capacity.end - capacity.start) as usize));
-        let mut parents = BytesMut::new();
-        verify(blob, span, |part| match part {
-            Part::Parent { .. } => {
-                let pair = take(PAIR_BYTES)?;
-                parents.put_slice(pair);
-                Ok(pair)
-            }
-            Part::Group { length, .. } => {
-                let group = take(length)?;
-                bytes.put_slice(group);
-                Ok(group)
-            }
-        })?;
-        match rest.len() {
-            0 => Ok(Self { blob, span, bytes: bytes.freeze(), parents: parents.freeze() }),
-            more => Err(SpanError::TooMuch(more as u64)),
-        }
+        let (parents, bytes) = take_apart(blob, span, rest)?;
+        Self::check(blob, span, parents, bytes)
     }
 
-    /// Takes what was read from a place that may have changed: a span's bytes and the whole [outboard](crate::Outboard).
-    pub fn check(blob: BlobRef, span: Span, outboard: &[u8], bytes: Bytes) -> Result<Self, SpanError> {
+    /// Takes what was read from a place that may have changed: a span's bytes, and those parents that [`Span::parents`]
+    /// names, 64 bytes each, one behind the other.
+    pub fn check(blob: BlobRef, span: Span, parents: Bytes, bytes: Bytes) -> Result<Self, SpanError> {
+        check_span(blob, span)?;
         let range = span.bytes(blob.size);
-        let mut parents = BytesMut::new();
-        verify(blob, span, |part| match part {
-            Part::Parent { index } => {
-                let pair = slice(outboard, index.saturating_mul(PAIR_BYTES as u64), PAIR_BYTES)?;
-                parents.put_slice(pair);
-                Ok(pair)
+        check_length(bytes.len() as u64, range.end - range.start)?;
+        if blob.size <= GROUP_BYTES {
+            check_length(parents.len() as u64, 0)?;
+            if hash::root(&bytes) != *blob.digest.as_bytes() {
+                return Err(SpanError::WrongBytes { offset: 0 });
             }
-            Part::Group { offset, length } => slice(&bytes, offset - range.start, length),
-        })?;
-        match (bytes.len() as u64).saturating_sub(range.end - range.start) {
-            0 => Ok(Self { blob, span, bytes, parents: parents.freeze() }),
-            more => Err(SpanError::TooMuch(more)),
+        } else {
+            check_tree(blob, span, &parents, &bytes)?;
         }
+        Ok(Self { blob, span, bytes, parents })
     }
 
     /// Whose span it is.
@@ -147,6 +130,11 @@ impl VerifiedSpan {
         &self.bytes
     }
 
+    /// The parents that [`Span::parents`] names, 64 bytes each, one behind the other. For a whole blob this is its outboard.
+    pub fn parents(&self) -> &Bytes {
+        &self.parents
+    }
+
     /// The contents, where the span is the whole blob.
     pub fn into_whole(self) -> Option<Bytes> {
         (self.span == Span::whole(self.blob.size)).then_some(self.bytes)
@@ -156,131 +144,115 @@ impl VerifiedSpan {
     pub fn to_proof(&self) -> Bytes {
         let mut proof = BytesMut::with_capacity(HEADER_BYTES + self.parents.len() + self.bytes.len());
         proof.put_u64_le(self.blob.size);
-        let start = self.span.bytes(self.blob.size).start;
-        let mut parents = self.parents.chunks_exact(PAIR_BYTES);
+        let mut parents = &self.parents[..];
+        let mut bytes = &self.bytes[..];
         for part in parts(self.blob.size, self.span) {
-            match part.part {
-                Part::Parent { .. } => {
-                    proof.put_slice(parents.next().expect("verifying has kept each parent of the span"));
-                }
-                Part::Group { offset, length } => {
-                    let at = (offset - start) as usize;
-                    proof.put_slice(&self.bytes[at..at + length]);
-                }
-            }
+            let (source, length) = match part {
+                Part::Parent { .. } => (&mut parents, PAIR_BYTES),
+                Part::Group { length, .. } => (&mut bytes, length),
+            };
+            let taken = source.split_off(..length).expect("verifying has kept each part of the span");
+            proof.put_slice(taken);
         }
         proof.freeze()
     }
 }
 
-fn slice(bytes: &[u8], at: u64, length: usize) -> Result<&[u8], SpanError> {
-    let at = usize::try_from(at).map_err(|_| SpanError::Truncated)?;
-    let end = at.checked_add(length).ok_or(SpanError::Truncated)?;
-    bytes.get(at..end).ok_or(SpanError::Truncated)
-}
-
-/// A piece of a proof.
-#[derive(Clone, Copy)]
-enum Part {
-    /// The parent that stands at `index` in the blob's pre-order outboard.
-    Parent { index: u64 },
-    /// A group.
-    Group { offset: u64, length: usize },
-}
-
-/// A piece with what it takes to verify it.
-struct Placed {
-    part: Part,
-    is_root: bool,
-    /// For a parent: whether the left, the right child is part of the proof too.
-    children: (bool, bool),
-}
-
-/// The pieces of a span's proof, in pre-order.
-fn parts(size: u64, span: Span) -> Vec<Placed> {
-    let tree = span::tree(size);
-    let ranges = span.chunk_ranges();
-    tree.ranges_pre_order_chunks_iter_ref(&ranges, 0)
-        .map(|chunk| match chunk {
-            BaoChunk::Parent { node, is_root, left, right, .. } => Placed {
-                part: Part::Parent { index: tree.pre_order_offset(node).unwrap_or(u64::MAX) },
-                is_root,
-                children: (left, right),
-            },
-            BaoChunk::Leaf { start_chunk, size, is_root, .. } => Placed {
-                part: Part::Group { offset: start_chunk.to_bytes(), length: size },
-                is_root,
-                children: (false, false),
-            },
-        })
-        .collect()
-}
-
-/// Checks each piece, which `fetch` brings, against what its parent has promised.
-fn verify<'a>(
-    blob: BlobRef,
-    span: Span,
-    mut fetch: impl FnMut(Part) -> Result<&'a [u8], SpanError>,
-) -> Result<(), SpanError> {
+fn check_span(blob: BlobRef, span: Span) -> Result<(), SpanError> {
     if blob.size > BLOB_BYTES_MAX {
         return Err(SpanError::TooLong(blob.size));
     }
     if !span.fits(blob.size) {
         return Err(SpanError::PastEnd { span, size: blob.size });
     }
+    Ok(())
+}
+
+fn check_length(actual: u64, expected: u64) -> Result<(), SpanError> {
+    match actual.checked_sub(expected) {
+        None => Err(SpanError::Truncated),
+        Some(0) => Ok(()),
+        Some(more) => Err(SpanError::TooMuch(more)),
+    }
+}
+
+/// Sorts the parts of a proof into parents and bytes of groups.
+fn take_apart(blob: BlobRef, span: Span, mut proof: &[u8]) -> Result<(Bytes, Bytes), SpanError> {
+    check_span(blob, span)?;
+    let range = span.bytes(blob.size);
+    let mut bytes = BytesMut::with_capacity(proof.len().min((range.end - range.start) as usize));
+    let mut parents = BytesMut::with_capacity(proof.len() - bytes.capacity().min(proof.len()));
+    for part in parts(blob.size, span) {
+        let (target, length) = match part {
+            Part::Parent { .. } => (&mut parents, PAIR_BYTES),
+            Part::Group { length, .. } => (&mut bytes, length),
+        };
+        target.put_slice(proof.split_off(..length).ok_or(SpanError::Truncated)?);
+    }
+    check_length(proof.len() as u64, 0)?;
+    Ok((parents.freeze(), bytes.freeze()))
+}
+
+/// Checks each part against what its parent has promised.
+fn check_tree(blob: BlobRef, span: Span, mut parents: &[u8], mut bytes: &[u8]) -> Result<(), SpanError> {
     let mut promised: Vec<ChainingValue> = vec![*blob.digest.as_bytes()];
-    for Placed { part, is_root, children } in parts(blob.size, span) {
-        let bytes = fetch(part)?;
+    for part in parts(blob.size, span) {
         let promise = promised.pop().ok_or(SpanError::WrongParent)?;
         match part {
-            Part::Group { offset, .. } => {
-                if hash::subtree(offset / 1024, bytes, is_root) != promise {
+            Part::Group { offset, length } => {
+                let group = bytes.split_off(..length).ok_or(SpanError::Truncated)?;
+                if hash::group(offset, group) != promise {
                     return Err(SpanError::WrongBytes { offset });
                 }
             }
-            Part::Parent { .. } => {
-                let (left, right) = pair(bytes)?;
-                if hash::parent(left, right, is_root) != promise {
+            Part::Parent { is_root, left, right } => {
+                let (values, rest) = parents.split_first_chunk::<PAIR_BYTES>().ok_or(SpanError::Truncated)?;
+                parents = rest;
+                let pair = pair(values);
+                if hash::parent(pair.0, pair.1, is_root) != promise {
                     return Err(SpanError::WrongParent);
                 }
-                if children.1 {
-                    promised.push(*right);
+                if right {
+                    promised.push(*pair.1);
                 }
-                if children.0 {
-                    promised.push(*left);
+                if left {
+                    promised.push(*pair.0);
                 }
             }
         }
     }
-    Ok(())
+    check_length(parents.len() as u64, 0)
 }
 
-fn pair(bytes: &[u8]) -> Result<(&ChainingValue, &ChainingValue), SpanError> {
-    let (left, rest) = bytes.split_first_chunk::<32>().ok_or(SpanError::Truncated)?;
-    let right = rest.first_chunk::<32>().ok_or(SpanError::Truncated)?;
-    Ok((left, right))
+fn pair(values: &[u8; PAIR_BYTES]) -> (&ChainingValue, &ChainingValue) {
+    let (left, right) = values.split_first_chunk().expect("a pair is two values");
+    (left, right.first_chunk().expect("a pair is two values"))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Cursor;
+    use std::ops::Range;
 
     use bao_tree::io::outboard::PreOrderMemOutboard;
     use bao_tree::io::sync::encode_ranges_validated;
+    use bao_tree::{ChunkNum, ChunkRanges};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::GROUP_BYTES;
-
-    fn contents(size: usize) -> Vec<u8> {
-        (0..size).map(|i| (i / 7 % 251) as u8).collect()
-    }
+    use crate::testing::{BLOCK_SIZE, contents};
 
     fn read(bytes: &[u8], span: Span) -> VerifiedSpan {
-        let (blob, outboard) = crate::hash_blob(&mut Cursor::new(bytes)).unwrap();
+        let hashed = HashedBlob::of(bytes);
+        let blob = hashed.blob();
         let range = span.bytes(blob.size);
         let part = Bytes::copy_from_slice(&bytes[range.start as usize..range.end as usize]);
-        VerifiedSpan::check(blob, span, outboard.as_bytes(), part).unwrap()
+        let parents = hashed.outboard().parents_of(blob.size, span).unwrap();
+        VerifiedSpan::check(blob, span, parents, part).unwrap()
+    }
+
+    fn chunk_ranges(span: Span) -> ChunkRanges {
+        let Range { start, end } = span.groups();
+        ChunkRanges::from(ChunkNum(start * 16)..ChunkNum(end * 16))
     }
 
     fn spans() -> impl Strategy<Value = (usize, Span)> {
@@ -298,9 +270,9 @@ mod tests {
         #[test]
         fn the_wire_form_is_bao_trees((size, span) in spans()) {
             let bytes = contents(size);
-            let theirs = PreOrderMemOutboard::create(&bytes, crate::BLOCK_SIZE);
+            let theirs = PreOrderMemOutboard::create(&bytes, BLOCK_SIZE);
             let mut encoded = (size as u64).to_le_bytes().to_vec();
-            encode_ranges_validated(&bytes[..], &theirs, &span.chunk_ranges(), &mut encoded).unwrap();
+            encode_ranges_validated(&bytes[..], &theirs, &chunk_ranges(span), &mut encoded).unwrap();
             prop_assert_eq!(&read(&bytes, span).to_proof()[..], &encoded[..]);
         }
 
@@ -309,6 +281,46 @@ mod tests {
             let bytes = contents(size);
             let ours = read(&bytes, span);
             prop_assert_eq!(VerifiedSpan::verify(ours.blob(), span, &ours.to_proof()).unwrap(), ours);
+        }
+
+        #[test]
+        fn the_parents_are_runs_of_the_outboard((size, span) in spans()) {
+            let bytes = contents(size);
+            let outboard = HashedBlob::of(&bytes).outboard().as_bytes().clone();
+            let runs = span.parents(size as u64);
+            prop_assert!(runs.iter().all(|run| run.start < run.end));
+            prop_assert!(runs.windows(2).all(|pair| pair[0].end < pair[1].start));
+            let parents: Vec<u8> =
+                runs.iter().flat_map(|run| &outboard[run.start as usize * 64..run.end as usize * 64]).copied().collect();
+            let ours = read(&bytes, span);
+            prop_assert_eq!(&ours.parents()[..], parents);
+        }
+
+        #[test]
+        fn any_flipped_bit_on_disk_is_found((size, span) in spans(), at in any::<prop::sample::Index>(), bit in 0..8u8) {
+            let ours = read(&contents(size), span);
+            let (mut parents, mut bytes) = (ours.parents().to_vec(), ours.bytes().to_vec());
+            if parents.len() + bytes.len() > 0 {
+                let at = at.index(parents.len() + bytes.len());
+                *parents.iter_mut().chain(&mut bytes).nth(at).unwrap() ^= 1u8 << bit;
+                prop_assert!(VerifiedSpan::check(ours.blob(), span, parents.into(), bytes.into()).is_err());
+            }
+        }
+
+        #[test]
+        fn any_wrong_length_on_disk_is_found((size, span) in spans()) {
+            let ours = read(&contents(size), span);
+            let longer = |bytes: &Bytes| [bytes, &[0][..]].concat();
+            let check = |parents: Vec<u8>, bytes: Vec<u8>| VerifiedSpan::check(ours.blob(), span, parents.into(), bytes.into());
+            let (parents, bytes) = (ours.parents(), ours.bytes());
+            prop_assert_eq!(check(longer(parents), bytes.to_vec()), Err(SpanError::TooMuch(1)));
+            prop_assert_eq!(check(parents.to_vec(), longer(bytes)), Err(SpanError::TooMuch(1)));
+            if let Some((_, shorter)) = parents.split_last() {
+                prop_assert_eq!(check(shorter.to_vec(), bytes.to_vec()), Err(SpanError::Truncated));
+            }
+            if let Some((_, shorter)) = bytes.split_last() {
+                prop_assert_eq!(check(parents.to_vec(), shorter.to_vec()), Err(SpanError::Truncated));
+            }
         }
 
         #[test]
@@ -370,6 +382,7 @@ mod tests {
         let bytes = Bytes::from(contents(100_000));
         let blob = BlobRef::of(&bytes);
         let whole = VerifiedSpan::whole(blob, bytes.clone()).unwrap();
+        assert_eq!(whole, VerifiedSpan::of(bytes.clone()));
         assert_eq!(whole, read(&bytes, Span::whole(blob.size)));
         let other = BlobRef { digest: [0; 32].into(), ..blob };
         assert_eq!(VerifiedSpan::whole(other, bytes), Err(SpanError::WrongBytes { offset: 0 }));
