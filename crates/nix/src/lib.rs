@@ -23,8 +23,8 @@ pub use facts::{NarFacts, fingerprint};
 pub use hash::{FileHash, HashError, NarHash, Sha256Writer};
 pub use key::{KEY_NAME_BYTES_MAX, KeyError, KeyName, PublicKey, Signature, SignatureError, SigningKey};
 pub use nar::{
-    LITERAL_BYTES_MAX, LayoutError, NarContents, NarError, NarEvent, NarLayout, NarReader, NarWriteError,
-    Segment, Segments, write_nar,
+    LITERAL_BYTES_MAX, LayoutError, NarContents, NarError, NarEvent, NarFrame, NarLayout, NarReader,
+    NarWriteError, Segment, Segments, write_nar,
 };
 pub use narinfo::{NARINFO_BYTES_MAX, NarInfo, NarInfoError, SIGNATURES_MAX};
 pub use store_path::{STORE_DIR, STORE_PATH_NAME_BYTES_MAX, StorePath, StorePathError, StorePathHash};

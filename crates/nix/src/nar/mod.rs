@@ -11,11 +11,13 @@
 //! Names are sorted bytewise. Source: figure 5.2 of Eelco Dolstra's thesis, and `archive.cc` in Nix.
 
 mod frame;
+mod frames;
 mod layout;
 mod reader;
 mod segments;
 mod writer;
 
+pub use frames::NarFrame;
 pub use layout::{LayoutError, NarLayout};
 pub use reader::{NarContents, NarError, NarEvent, NarReader};
 pub use segments::{LITERAL_BYTES_MAX, Segment, Segments};

@@ -5,12 +5,7 @@ use std::{collections::VecDeque, mem, ops::Range};
 use bytes::Bytes;
 use firn_castore::{BlobRef, DirectoryDigest, Node, PathComponent};
 
-use super::{
-    NarLayout,
-    frame::{
-        CLOSE, CONTENTS, DIRECTORY, ENTRY, EXECUTABLE, FILE, MAGIC, NODE, SYMLINK, padding, put, put_fixed,
-    },
-};
+use super::{NarFrame, NarLayout};
 
 /// The longest [`Segment::Literal`], in bytes.
 pub const LITERAL_BYTES_MAX: usize = 64 * 1024;
@@ -72,27 +67,14 @@ impl Segments {
     /// Goes on by one entry, or by the end of a directory.
     fn step(&mut self) {
         if self.position == 0 {
-            let mut prefix = Vec::new();
-            put_fixed(&mut prefix, MAGIC);
             let top = self.layout.closure().root().node().clone();
-            return self.put_node(prefix, &top, &[]);
+            return self.put_node(None, &top);
         }
         match self.next_entry() {
-            Some((name, node)) => {
-                let mut prefix = Vec::with_capacity(512);
-                put_fixed(&mut prefix, ENTRY);
-                put(&mut prefix, name.as_bytes());
-                put_fixed(&mut prefix, NODE);
-                self.put_node(prefix, &node, CLOSE);
-            }
+            Some((name, node)) => self.put_node(Some(&name), &node),
             None => {
                 self.open.pop();
-                let mut end = Vec::new();
-                put_fixed(&mut end, CLOSE);
-                if !self.open.is_empty() {
-                    put_fixed(&mut end, CLOSE);
-                }
-                self.put_literal(&end);
+                self.put_frame(NarFrame::Close { is_top: self.open.is_empty() });
             }
         }
     }
@@ -115,36 +97,26 @@ impl Segments {
         None
     }
 
-    /// Gives `prefix`, the node, and, unless it is a directory, which ends later, `suffix`.
-    fn put_node(&mut self, mut prefix: Vec<u8>, node: &Node, suffix: &[&str]) {
+    /// Gives a node, of a directory only its beginning.
+    fn put_node(&mut self, name: Option<&PathComponent>, node: &Node) {
         match node {
             Node::Directory { digest, .. } => {
-                put_fixed(&mut prefix, DIRECTORY);
-                self.put_literal(&prefix);
+                self.put_frame(NarFrame::Open { name });
                 self.open.push(OpenDirectory { digest: *digest, last: None });
             }
-            Node::Symlink { target } => {
-                put_fixed(&mut prefix, SYMLINK);
-                put(&mut prefix, target.as_bytes());
-                put_fixed(&mut prefix, CLOSE);
-                put_fixed(&mut prefix, suffix);
-                self.put_literal(&prefix);
-            }
+            Node::Symlink { target } => self.put_frame(NarFrame::Symlink { name, target }),
             Node::File { blob, executable } => {
-                put_fixed(&mut prefix, FILE);
-                if *executable {
-                    put_fixed(&mut prefix, EXECUTABLE);
-                }
-                put_fixed(&mut prefix, CONTENTS);
-                prefix.extend_from_slice(&blob.size.to_le_bytes());
-                self.put_literal(&prefix);
+                self.put_frame(NarFrame::File { name, executable: *executable, size: blob.size });
                 self.put_blob(*blob);
-                let mut end = padding(blob.size).to_vec();
-                put_fixed(&mut end, CLOSE);
-                put_fixed(&mut end, suffix);
-                self.put_literal(&end);
+                self.put_frame(NarFrame::FileEnd { is_top: name.is_none(), size: blob.size });
             }
         }
+    }
+
+    fn put_frame(&mut self, frame: NarFrame<'_>) {
+        let mut bytes = Vec::with_capacity(512);
+        frame.put(&mut bytes);
+        self.put_literal(&bytes);
     }
 
     fn put_literal(&mut self, bytes: &[u8]) {
