@@ -89,7 +89,7 @@ pub fn hash_blob(reader: &mut dyn Read) -> io::Result<HashedBlob> {
     let mut trees = Vec::new();
     let mut size = 0;
     // The byte after a piece tells whether there is more, and so whether the first piece is the root.
-    let mut buffer = Vec::new();
+    let mut buffer = Vec::with_capacity(GROUP_BYTES as usize);
     loop {
         let length_max = PIECE_BYTES + 1 - buffer.len() as u64;
         Read::take(&mut *reader, length_max).read_to_end(&mut buffer)?;

@@ -349,8 +349,12 @@ mod tests {
             let blob = BlobRef { digest: [7; 32].into(), size };
             if let Some(span) = Span::from_groups(start % (1 << 20)..start % (1 << 20) + length) {
                 let mut proof = size.to_le_bytes().to_vec();
-                proof.extend(noise);
+                proof.extend(&noise);
                 prop_assert!(VerifiedSpan::verify(blob, span, &proof).is_err());
+                let (parents, bytes) = noise.split_at(noise.len() / 64 * 64);
+                let (parents, bytes) = (Bytes::copy_from_slice(parents), Bytes::copy_from_slice(bytes));
+                prop_assert!(VerifiedSpan::check(blob, span, parents, bytes).is_err());
+                prop_assert!(span.parents(size).len() <= 128);
             }
         }
     }
