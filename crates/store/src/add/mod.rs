@@ -1,0 +1,108 @@
+//! From the file system into a store, in one pass over the data.
+//!
+//! ```text
+//! walk (side by side) ─► entries in the order of a NAR ─► known? then that was all
+//!                              │ cut into jobs of about as many bytes
+//!                              ▼
+//!              read, hash, keep (side by side) ─► NAR hash (in order)
+//!                                              └► Directories (in order) ─► closure
+//! ```
+//!
+//! No thread is there for one of these things alone: whoever has finished something goes on with what is most wanted.
+
+mod buffers;
+mod build;
+mod crew;
+mod entries;
+mod error;
+mod jobs;
+mod known;
+mod nar;
+mod pass;
+mod read;
+mod walk;
+
+use std::{num::NonZeroUsize, path::Path, sync::Arc};
+
+use firn_castore::Closure;
+use firn_nix::NarHash;
+
+pub use error::AddError;
+
+use self::{build::Built, entries::Entries};
+use crate::{Blobs, Directories, Intake, KnownTree, UnixSeconds};
+
+/// How a tree is added.
+#[derive(Clone, Copy)]
+pub struct AddOptions<'a> {
+    /// Whether the files' contents stay where they are, instead of being copied.
+    pub in_place: bool,
+    /// Whether all is read though the tree seems to be known.
+    pub rehash: bool,
+    /// How many threads may work, the calling one included.
+    pub jobs: NonZeroUsize,
+    /// What time it is. A tree of which something is younger than two seconds, or from the future, is added but not
+    /// remembered; so at the time 0 none is.
+    pub now: UnixSeconds,
+    /// Is told how far it is, in order, from whichever thread. It should be quick.
+    pub progress: Option<&'a (dyn Fn(AddProgress) + Sync)>,
+}
+
+impl Default for AddOptions<'_> {
+    /// One that copies, on the calling thread, and does not remember the tree.
+    fn default() -> Self {
+        let jobs = NonZeroUsize::MIN;
+        Self { in_place: false, rehash: false, jobs, now: UnixSeconds(0), progress: None }
+    }
+}
+
+/// How far a tree is added, in bytes of its files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddProgress {
+    /// How many have been read, hashed and kept.
+    pub done_bytes: u64,
+    /// How many there are.
+    pub total_bytes: u64,
+}
+
+/// A tree that is in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddedTree {
+    /// All its Directories, and its root.
+    pub closure: Arc<Closure>,
+    /// The hash of its NAR.
+    pub nar_hash: NarHash,
+    /// The length of its NAR in bytes.
+    pub nar_size: u64,
+    /// Whether it was here already, and nothing but its listing has been read.
+    pub was_known: bool,
+}
+
+/// Keeps the tree at `path`, as `nix-store --add` sees it: symlinks are not followed, not even a topmost one, and of a
+/// file's mode only the owner's executable bit counts.
+///
+/// A tree that was added before and has not changed since, by its times and inodes, is not read again; it is then as the
+/// store has it, be that copied or in place. Nothing is visible or durable before the caller commits a path or a root,
+/// and the caller holds a [`Hold`](crate::Hold) until then. If several things are wrong with the tree, that is reported
+/// which comes first in the order of a NAR.
+pub fn add_tree<S>(store: &S, path: &Path, options: &AddOptions<'_>) -> Result<AddedTree, AddError>
+where
+    S: Blobs + Intake + Directories + ?Sized,
+{
+    let absolute = options.in_place.then(|| std::path::absolute(path)).transpose();
+    let absolute = absolute.map_err(|source| AddError::Io { path: path.to_path_buf(), source })?;
+    let path = absolute.as_deref().unwrap_or(path);
+    let jobs = options.jobs.get();
+    let entries = Entries::new(path, walk::walk(path, jobs)?);
+    if !options.rehash
+        && let Some(tree) = known::find(store, &entries.listing, jobs)?
+    {
+        return Ok(tree);
+    }
+    let Built { closure, nar_hash, nar_size } = pass::pass(store, &entries, options)?;
+    if entries.is_settled(options.now) {
+        let tree = KnownTree { root: closure.root().clone(), nar_hash, nar_size };
+        store.note_tree(&entries.listing, &tree)?;
+    }
+    Ok(AddedTree { closure: Arc::new(closure), nar_hash, nar_size, was_known: false })
+}

@@ -1,0 +1,268 @@
+//! One pass over the data: contents are read, hashed and kept side by side; the NAR's hash and the Directories follow in
+//! order.
+
+use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use firn_bao::{HashedBlob, HashedPiece, VerifiedSpan};
+use firn_castore::BlobRef;
+
+use super::{
+    AddError, AddOptions, AddProgress,
+    buffers::Buffers,
+    build::{BuildStage, Built, Known},
+    crew::{self, Next, Work},
+    entries::Entries,
+    jobs::{Cursor, Job, Large, Opened, Part, Unit},
+    nar::{Contents, NarStage},
+    read::OpenFile,
+};
+use crate::{Blobs, Directories, Intake};
+
+/// How many jobs, beside those in work, may have been begun before the NAR's hash has come to them. Each has at most a
+/// piece of contents in memory.
+const AHEAD: u64 = 16;
+/// From how many bytes on other threads help.
+const MUCH_BYTES: u64 = 1 << 20;
+/// From how many entries on they do.
+const MUCH_ENTRIES: usize = 256;
+
+/// Reads, hashes and keeps all.
+pub(super) fn pass<S>(store: &S, entries: &Entries, options: &AddOptions<'_>) -> Result<Built, AddError>
+where
+    S: Blobs + Intake + Directories + ?Sized,
+{
+    let jobs_ahead_max = AHEAD + 2 * options.jobs.get() as u64;
+    let pass = Pass { store, entries, options, buffers: Buffers::default(), jobs_ahead_max };
+    let state = Progress {
+        cursor: Cursor::new(entries),
+        nar: Stage::new(NarStage::new()),
+        build: Stage::new(BuildStage::new()),
+        error: None,
+    };
+    let state = crew::work(&pass, state, options.jobs.get());
+    if let Some((_, error)) = state.error {
+        return Err(error);
+    }
+    let closure = state.build.end().finish(store, entries)?;
+    let (nar_hash, nar_size) = state.nar.end().finish();
+    Ok(Built { closure, nar_hash, nar_size })
+}
+
+struct Pass<'a, S: ?Sized> {
+    store: &'a S,
+    entries: &'a Entries,
+    options: &'a AddOptions<'a>,
+    buffers: Buffers,
+    jobs_ahead_max: u64,
+}
+
+/// How far it is.
+struct Progress<'a> {
+    cursor: Cursor<'a>,
+    nar: Stage<NarStage, Contents>,
+    build: Stage<BuildStage, Known>,
+    /// The one that comes first in the order of a NAR, with the number of its job.
+    error: Option<(u64, AddError)>,
+}
+
+/// Something that takes its input in order, one at a time, by whichever thread.
+struct Stage<W, T> {
+    /// None while a thread is at it.
+    worker: Option<W>,
+    /// How much it has taken.
+    taken: u64,
+    ready: BTreeMap<u64, T>,
+}
+
+impl<W, T> Stage<W, T> {
+    fn new(worker: W) -> Self {
+        Self { worker: Some(worker), taken: 0, ready: BTreeMap::new() }
+    }
+
+    /// The worker with what it takes next, if that is there and no other thread is at it.
+    fn begin(&mut self) -> Option<(W, T)> {
+        let worker = self.worker.take_if(|_| self.ready.contains_key(&self.taken))?;
+        Some((worker, self.ready.remove(&self.taken)?))
+    }
+
+    fn finish(&mut self, worker: W) {
+        self.worker = Some(worker);
+        self.taken += 1;
+    }
+
+    fn end(self) -> W {
+        self.worker.expect("each thread has brought back what it took, else it has panicked")
+    }
+}
+
+enum Task<'a> {
+    Read(Job<'a>),
+    Nar(NarStage, Contents),
+    Build(BuildStage, Known),
+}
+
+enum Outcome {
+    Read(Read),
+    Nar(NarStage),
+    Build(BuildStage),
+    /// None where another thread tells why.
+    Failed(u64, Option<AddError>),
+}
+
+/// A job that is done: contents for the NAR, and what is known for the Directories.
+struct Read {
+    number: u64,
+    contents: Contents,
+    known: Option<(Unit, Known)>,
+}
+
+impl<'a, S: Blobs + Intake + Directories + ?Sized> Work for Pass<'a, S> {
+    type State = Progress<'a>;
+    type Task = Task<'a>;
+    type Outcome = Outcome;
+
+    fn next(&self, state: &mut Progress<'a>) -> Next<Task<'a>> {
+        // Every job that comes before the one that has failed was begun before it, and is finished by whoever has begun it.
+        if state.error.is_some() {
+            return Next::End;
+        }
+        if let Some((stage, contents)) = state.nar.begin() {
+            return Next::Do(Task::Nar(stage, contents));
+        }
+        if let Some((stage, known)) = state.build.begin() {
+            return Next::Do(Task::Build(stage, known));
+        }
+        if state.cursor.jobs - state.nar.taken >= self.jobs_ahead_max {
+            return Next::Wait;
+        }
+        match state.cursor.take() {
+            Some(job) => Next::Do(Task::Read(job)),
+            None if state.nar.taken < state.cursor.jobs || state.build.taken < state.cursor.units => {
+                Next::Wait
+            }
+            None => Next::End,
+        }
+    }
+
+    fn run(&self, task: Task<'a>) -> Outcome {
+        match task {
+            Task::Read(Job { number, part }) => {
+                let result = match part {
+                    Part::Entries(unit, range) => self.read_entries(number, unit, range).map_err(Some),
+                    Part::Piece(large, piece) => self.read_piece(number, large, piece),
+                };
+                match result {
+                    Ok(read) => Outcome::Read(read),
+                    Err(error) => Outcome::Failed(number, error),
+                }
+            }
+            Task::Nar(mut stage, contents) => {
+                stage.take(self.entries, contents);
+                if let Some(progress) = self.options.progress {
+                    progress(AddProgress {
+                        done_bytes: stage.content_bytes,
+                        total_bytes: self.entries.file_bytes,
+                    });
+                }
+                Outcome::Nar(stage)
+            }
+            Task::Build(mut stage, known) => {
+                let number = known.number;
+                match stage.take(self.store, self.entries, known) {
+                    Ok(()) => Outcome::Build(stage),
+                    Err(error) => Outcome::Failed(number, Some(error)),
+                }
+            }
+        }
+    }
+
+    fn finish(&self, state: &mut Progress<'a>, outcome: Outcome) {
+        match outcome {
+            Outcome::Read(Read { number, contents, known }) => {
+                state.nar.ready.insert(number, contents);
+                if let Some((unit, known)) = known {
+                    state.build.ready.insert(unit, known);
+                }
+            }
+            Outcome::Nar(stage) => state.nar.finish(stage),
+            Outcome::Build(stage) => state.build.finish(stage),
+            Outcome::Failed(number, Some(error)) => {
+                if state.error.as_ref().is_none_or(|(first, _)| number < *first) {
+                    state.error = Some((number, error));
+                }
+            }
+            Outcome::Failed(_, None) => {}
+        }
+    }
+
+    fn is_much(&self, _: &Progress<'a>) -> bool {
+        self.entries.file_bytes >= MUCH_BYTES || self.entries.list().len() >= MUCH_ENTRIES
+    }
+}
+
+impl<'a, S: Blobs + Intake + ?Sized> Pass<'a, S> {
+    /// Reads files into one buffer, then keeps each.
+    fn read_entries(&self, number: u64, unit: Unit, range: Range<usize>) -> Result<Read, AddError> {
+        let list = self.entries.list();
+        let files = range.clone().filter_map(|index| Some((index, list[index].stamp()?)));
+        let bytes: u64 = files.clone().map(|(_, stamp)| stamp.size).sum();
+        let mut buffer = self.buffers.take(bytes as usize + 1);
+        let mut read = Vec::new();
+        for (index, stamp) in files {
+            let file = OpenFile::open(self.entries.path(index), stamp)?;
+            let begin = buffer.len();
+            file.read_whole(&mut buffer)?;
+            file.check()?;
+            read.push((file.into_path(), begin..buffer.len()));
+        }
+        let buffer = self.buffers.freeze(buffer);
+        let mut contents = Vec::with_capacity(read.len());
+        let mut blobs = Vec::with_capacity(read.len());
+        for (path, range) in read {
+            let bytes = buffer.slice(range);
+            blobs.push(self.keep(&path, bytes.clone())?);
+            contents.push(bytes);
+        }
+        let known = Known { number, entries: range.clone(), blobs };
+        Ok(Read { number, contents: Contents::Entries(range, contents), known: Some((unit, known)) })
+    }
+
+    /// Keeps the contents of a file of at most a piece.
+    fn keep(&self, path: &Path, bytes: Bytes) -> Result<BlobRef, AddError> {
+        if self.options.in_place {
+            let blob = HashedBlob::of(&bytes);
+            self.store.adopt_blob(path, &blob)?;
+            return Ok(blob.blob());
+        }
+        let span = VerifiedSpan::of(bytes);
+        self.store.keep_span(&span)?;
+        Ok(span.blob())
+    }
+
+    /// Reads and keeps a piece; if it is the last that is written, the file.
+    fn read_piece(&self, number: u64, large: Arc<Large<'a>>, piece: u64) -> Result<Read, Option<AddError>> {
+        let opened = large.opened(|| self.open(&large))?;
+        let range = large.piece(piece);
+        let length = (range.end - range.start) as usize;
+        let mut buffer = self.buffers.take(length);
+        opened.file.read_piece(range.start, length, &mut buffer)?;
+        let bytes = self.buffers.freeze(buffer);
+        opened.write(&HashedPiece::of(piece, bytes.clone()))?;
+        let (entry, unit) = (large.entry, large.unit);
+        let (is_first, is_last) = (piece == 0, piece + 1 == large.pieces());
+        let contents = Contents::Piece { entry, is_first, is_last, bytes };
+        let blob = large.piece_done().map(|opened| opened.finish(self.store)).transpose()?;
+        let known = blob.map(|blob| (unit, Known { number, entries: entry..entry + 1, blobs: vec![blob] }));
+        Ok(Read { number, contents, known })
+    }
+
+    fn open(&self, large: &Large<'a>) -> Result<Opened<'a>, AddError> {
+        let file = OpenFile::open(self.entries.path(large.entry), large.stamp)?;
+        file.check()?;
+        if self.options.in_place {
+            return Ok(Opened::adopt(file, large.stamp.size));
+        }
+        Ok(Opened::copy(file, self.store.begin_blob(large.stamp.size)?))
+    }
+}
