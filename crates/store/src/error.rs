@@ -2,7 +2,7 @@
 
 use std::{fmt, io, path::PathBuf};
 
-use firn_bao::SpanError;
+use firn_bao::{PieceError, SpanError};
 use firn_castore::{BlobDigest, BlobRef, ClosureError, DirectoryDigest, DirectoryError, Root, RootError};
 use firn_nix::StorePathHash;
 use firn_trust::StoredPathError;
@@ -43,6 +43,12 @@ pub enum Damage {
     /// The file is gone.
     #[error("the file is gone")]
     Gone,
+    /// The file ends too early.
+    #[error("the file ends too early")]
+    Short,
+    /// The record of where it is is not what was written.
+    #[error("the record of its place is wrong")]
+    Record,
     /// The record is not what was written.
     #[error("the checksum is wrong")]
     Checksum,
@@ -89,6 +95,17 @@ pub enum StoreError {
     /// Something beneath a root is not here.
     #[error("{0} is missing")]
     Missing(Item),
+    /// Not all pieces of a blob that was being copied in have come.
+    #[error("of a blob of {size} bytes, {missing_pieces} pieces never came")]
+    Incomplete {
+        /// How long the blob is, in bytes.
+        size: u64,
+        /// How many of its pieces are missing.
+        missing_pieces: u64,
+    },
+    /// A piece is not one of the blob that is being copied in.
+    #[error(transparent)]
+    Piece(#[from] PieceError),
     /// The Directories beneath a root make no tree.
     #[error("{root} is no tree: {source}")]
     Tree {

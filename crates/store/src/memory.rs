@@ -1,36 +1,35 @@
 //! A store in memory.
 
+mod contents;
+mod incoming;
+
 use std::{
-    collections::BTreeMap,
-    io::Read,
-    path::PathBuf,
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::{Mutex, MutexGuard},
 };
 
-use bytes::{Bytes, BytesMut};
-use firn_bao::{GROUP_BYTES, Outboard, Span, VerifiedSpan, hash_blob};
+use firn_bao::{HashedBlob, Span, VerifiedSpan};
 use firn_castore::{BlobDigest, BlobRef, Directory, DirectoryDigest, Root};
 use firn_nix::StorePathHash;
 use firn_trust::StoredPath;
 
-use crate::{Blobs, Damage, Directories, Item, Paths, StoreError, lock, tree::collect};
+use self::{
+    contents::{Contents, Kept, Place},
+    incoming::Arriving,
+};
+use crate::{
+    Blobs, Collected, Directories, Hold, Incoming, Intake, Item, KnownTree, Listing, Paths, Pins, Reason,
+    Room, StoreError, UnixSeconds, Usage, Visible, lock,
+};
 
-/// A store in memory, for tests and simulations.
+/// A store in memory, for tests and simulations. Only adopted blobs are read from files.
 ///
-/// It is stricter than a [`DiskStore`](crate::DiskStore): a commit reads and verifies all that it makes visible.
+/// It is stricter than a [`DiskStore`](crate::DiskStore): whether a blob is here is answered by reading all of it, and
+/// a commit reads and verifies all that it makes visible.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     contents: Mutex<Contents>,
-}
-
-#[derive(Debug, Default)]
-struct Contents {
-    blobs: BTreeMap<BlobDigest, (Bytes, Outboard)>,
-    /// The groups that are here of blobs that are not whole.
-    partial: BTreeMap<BlobRef, BTreeMap<u64, Bytes>>,
-    directories: BTreeMap<DirectoryDigest, Bytes>,
-    paths: BTreeMap<StorePathHash, StoredPath>,
-    roots: BTreeMap<Vec<u8>, (Root, bool)>,
 }
 
 impl MemoryStore {
@@ -41,13 +40,7 @@ impl MemoryStore {
 
     /// Flips a bit of a blob that is here, as a broken disk does. Tells whether there was one to flip.
     pub fn damage_blob(&self, digest: &BlobDigest) -> bool {
-        let mut contents = self.lock();
-        let Some((bytes, _)) = contents.blobs.get_mut(digest) else { return false };
-        let mut damaged = BytesMut::from(&bytes[..]);
-        let Some(first) = damaged.first_mut() else { return false };
-        *first ^= 1;
-        *bytes = damaged.freeze();
-        true
+        self.lock().damage_blob(digest)
     }
 
     fn lock(&self) -> MutexGuard<'_, Contents> {
@@ -55,127 +48,108 @@ impl MemoryStore {
     }
 }
 
-fn damaged(item: Item, damage: impl Into<Damage>) -> StoreError {
-    StoreError::damaged(item, PathBuf::from("memory"), damage)
-}
-
-impl Contents {
-    fn read_span(&self, blob: &BlobRef, span: Span) -> Result<Option<VerifiedSpan>, StoreError> {
-        if !span.fits(blob.size) {
-            let source = firn_bao::SpanError::PastEnd { span, size: blob.size };
-            return Err(StoreError::Span { blob: *blob, source });
-        }
-        let Some((bytes, outboard)) = self.blobs.get(&blob.digest) else { return Ok(None) };
-        if bytes.len() as u64 != blob.size {
-            return Ok(None);
-        }
-        let range = span.bytes(blob.size);
-        let part = bytes.slice(range.start as usize..range.end as usize);
-        match VerifiedSpan::check(*blob, span, outboard.as_bytes(), part) {
-            Ok(verified) => Ok(Some(verified)),
-            Err(error) => Err(damaged(Item::Blob(blob.digest), error)),
-        }
-    }
-
-    fn directory(&self, digest: &DirectoryDigest) -> Result<Option<Directory>, StoreError> {
-        let Some(encoded) = self.directories.get(digest) else { return Ok(None) };
-        match Directory::decode(encoded.clone(), digest) {
-            Ok(directory) => Ok(Some(directory)),
-            Err(error) => Err(damaged(Item::Directory(*digest), error)),
-        }
-    }
-
-    /// Refuses unless all beneath the root is here and is what it was.
-    fn check(&self, root: &Root) -> Result<(), StoreError> {
-        let closure = collect(root, |digest| self.directory(digest))?.or_refuse(root)?;
-        for blob in closure.blobs() {
-            let read = self.read_span(&blob, Span::whole(blob.size))?;
-            read.ok_or(StoreError::Missing(Item::Blob(blob.digest)))?;
-        }
-        Ok(())
-    }
-
-    /// Whether a blob is here and is what it was.
-    fn is_whole(&self, blob: &BlobRef) -> bool {
-        matches!(self.read_span(blob, Span::whole(blob.size)), Ok(Some(_)))
-    }
-}
-
 impl Blobs for MemoryStore {
     fn has_blob(&self, digest: &BlobDigest) -> Result<Option<u64>, StoreError> {
-        let contents = self.lock();
-        let size = contents.blobs.get(digest).map(|(bytes, _)| bytes.len() as u64);
-        Ok(size.filter(|size| contents.is_whole(&BlobRef { digest: *digest, size: *size })))
+        let mut contents = self.lock();
+        let size = contents.whole_size(digest);
+        if size.is_some() {
+            contents.holds.touch(Item::Blob(*digest));
+        }
+        Ok(size)
+    }
+
+    fn groups(&self, blob: &BlobRef) -> Result<Vec<Span>, StoreError> {
+        let mut contents = self.lock();
+        let groups = contents.groups(blob);
+        if !groups.is_empty() {
+            contents.holds.touch(Item::Blob(blob.digest));
+        }
+        Ok(groups)
     }
 
     fn read_span(&self, blob: &BlobRef, span: Span) -> Result<Option<VerifiedSpan>, StoreError> {
-        self.lock().read_span(blob, span)
+        let mut contents = self.lock();
+        let read = contents.read_span(blob, span)?;
+        if read.is_some() {
+            contents.holds.touch(Item::Blob(blob.digest));
+        }
+        Ok(read)
     }
 
     fn keep_span(&self, span: &VerifiedSpan) -> Result<(), StoreError> {
-        let mut contents = self.lock();
-        let blob = span.blob();
-        if contents.is_whole(&blob) {
-            return Ok(());
-        }
-        let partial = contents.partial.entry(blob).or_default();
-        for (group, bytes) in span.span().groups().zip(groups(span.bytes())) {
-            partial.insert(group, bytes);
-        }
-        if partial.len() as u64 == Span::whole(blob.size).groups().end {
-            let bytes: BytesMut = partial.values().fold(BytesMut::new(), |mut bytes, group| {
-                bytes.extend_from_slice(group);
-                bytes
-            });
-            // Under one lock: whoever kept the other spans must find the blob here from now on.
-            contents.partial.remove(&blob);
-            let (blob, outboard) = hash_blob(&mut &bytes[..]).map_err(StoreError::Reader)?;
-            contents.blobs.insert(blob.digest, (bytes.into(), outboard));
-        }
+        self.lock().keep_span(span);
         Ok(())
-    }
-
-    fn add_blob(&self, reader: &mut dyn Read) -> Result<BlobRef, StoreError> {
-        let mut bytes = Vec::new();
-        reader.read_to_end(&mut bytes).map_err(StoreError::Reader)?;
-        let (blob, outboard) = hash_blob(&mut &bytes[..]).map_err(StoreError::Reader)?;
-        self.lock().blobs.insert(blob.digest, (bytes.into(), outboard));
-        Ok(blob)
     }
 }
 
-/// Cuts a span's bytes into groups. No bytes are one empty group.
-fn groups(bytes: &Bytes) -> impl Iterator<Item = Bytes> + '_ {
-    let step = GROUP_BYTES as usize;
-    (0..bytes.len().div_ceil(step).max(1))
-        .map(move |i| bytes.slice(i * step..bytes.len().min((i + 1) * step)))
+impl Intake for MemoryStore {
+    fn begin_blob(&self, size: u64) -> Result<Box<dyn Incoming + '_>, StoreError> {
+        Ok(Box::new(Arriving::new(self, size)))
+    }
+
+    fn adopt_blob(&self, file: &Path, blob: &HashedBlob) -> Result<(), StoreError> {
+        let place = Place::File(file.to_path_buf());
+        let kept = Kept { size: blob.blob().size, place, outboard: blob.outboard().as_bytes().clone() };
+        self.lock().keep(blob.blob(), kept);
+        Ok(())
+    }
+
+    fn known_tree(&self, listing: &Listing) -> Result<Option<KnownTree>, StoreError> {
+        let mut contents = self.lock();
+        let known = contents.known.get(listing).cloned();
+        if let Some(tree) = &known {
+            contents.holds.touch(Item::Root(tree.root.clone()));
+        }
+        Ok(known)
+    }
+
+    fn note_tree(&self, listing: &Listing, tree: &KnownTree) -> Result<(), StoreError> {
+        self.lock().known.insert(*listing, tree.clone());
+        Ok(())
+    }
 }
 
 impl Directories for MemoryStore {
     fn directory(&self, digest: &DirectoryDigest) -> Result<Option<Directory>, StoreError> {
-        self.lock().directory(digest)
+        let mut contents = self.lock();
+        let found = contents.directory(digest)?;
+        if found.is_some() {
+            contents.holds.touch(Item::Directory(*digest));
+        }
+        Ok(found)
+    }
+
+    fn has_directory(&self, digest: &DirectoryDigest) -> Result<bool, StoreError> {
+        self.directory(digest).map(|found| found.is_some())
     }
 
     fn keep_directories(&self, directories: &[Directory]) -> Result<(), StoreError> {
         let mut contents = self.lock();
         for directory in directories {
             contents.directories.insert(directory.digest(), directory.encoded().clone());
+            contents.holds.touch(Item::Directory(directory.digest()));
         }
         Ok(())
     }
 }
 
 impl Paths for MemoryStore {
-    fn commit(&self, path: StoredPath) -> Result<(), StoreError> {
+    fn commit(&self, path: StoredPath, pin: Option<&Reason>) -> Result<(), StoreError> {
         let mut contents = self.lock();
         contents.check(path.root())?;
+        if let Some(reason) = pin {
+            contents.pins.insert(Visible::Path(path.path_hash()), reason.clone());
+        }
         contents.paths.insert(path.path_hash(), path);
         Ok(())
     }
 
-    fn commit_root(&self, root: &Root, shared: bool) -> Result<(), StoreError> {
+    fn commit_root(&self, root: &Root, shared: bool, pin: Option<&Reason>) -> Result<(), StoreError> {
         let mut contents = self.lock();
         contents.check(root)?;
+        if let Some(reason) = pin {
+            contents.pins.insert(Visible::Root(root.clone()), reason.clone());
+        }
         contents.roots.insert(root.to_bytes(), (root.clone(), shared));
         Ok(())
     }
@@ -190,5 +164,63 @@ impl Paths for MemoryStore {
 
     fn roots(&self) -> Result<Vec<(Root, bool)>, StoreError> {
         Ok(self.lock().roots.values().cloned().collect())
+    }
+}
+
+impl Pins for MemoryStore {
+    fn pin(&self, what: &Visible, reason: &Reason) -> Result<(), StoreError> {
+        self.lock().pins.insert(what.clone(), reason.clone());
+        Ok(())
+    }
+
+    fn unpin(&self, what: &Visible) -> Result<bool, StoreError> {
+        Ok(self.lock().pins.remove(what).is_some())
+    }
+
+    fn pins(&self) -> Result<BTreeMap<Visible, Reason>, StoreError> {
+        Ok(self.lock().pins.clone())
+    }
+}
+
+impl Room for MemoryStore {
+    fn remove(&self, what: &Visible) -> Result<bool, StoreError> {
+        let mut contents = self.lock();
+        contents.pins.remove(what);
+        contents.uses.remove(what);
+        Ok(contents.hide(what))
+    }
+
+    fn used(&self, what: &Visible, at: UnixSeconds) -> Result<(), StoreError> {
+        let mut contents = self.lock();
+        if contents.is_visible(what) {
+            let last = contents.uses.entry(what.clone()).or_default();
+            *last = at.max(*last);
+        }
+        Ok(())
+    }
+
+    fn uses(&self) -> Result<BTreeMap<Visible, UnixSeconds>, StoreError> {
+        Ok(self.lock().uses.clone())
+    }
+
+    fn hold(&self) -> Hold {
+        self.lock().holds.take()
+    }
+
+    fn collect(&self, dry_run: bool) -> Result<Collected, StoreError> {
+        self.lock().collect(dry_run)
+    }
+
+    fn quarantine(&self, item: &Item) -> Result<(), StoreError> {
+        self.lock().quarantine(item);
+        Ok(())
+    }
+
+    fn take_lost(&self) -> BTreeSet<BlobDigest> {
+        std::mem::take(&mut self.lock().lost)
+    }
+
+    fn usage(&self) -> Result<Usage, StoreError> {
+        Ok(self.lock().usage())
     }
 }

@@ -6,40 +6,28 @@ mod damage;
 mod disk;
 mod tree;
 
-use std::{cell::RefCell, path::Path};
+use std::path::Path;
 
 use firn_store::{DiskStore, MemoryStore, Store, conformance};
 
+pub(crate) use firn_store::conformance::keep_sample as keep;
+
 #[test]
 fn a_memory_store_conforms() {
-    conformance::run(|| Box::new(MemoryStore::new()));
+    let scratch = tempfile::tempdir().unwrap();
+    conformance::run(scratch.path(), |_| Box::new(MemoryStore::new()));
 }
 
 #[test]
 fn a_disk_store_conforms() {
-    let dirs = RefCell::new(Vec::new());
-    conformance::run(|| {
-        let dir = tempfile::tempdir().unwrap();
-        let store = DiskStore::open(&dir.path().join("store")).unwrap();
-        dirs.borrow_mut().push(dir);
-        Box::new(store)
-    });
-}
-
-/// Keeps a sample tree.
-pub(crate) fn keep(store: &dyn Store, seed: u64) -> firn_castore::Root {
-    let (root, directories, blobs) = conformance::sample(seed);
-    store.keep_directories(&directories).unwrap();
-    for bytes in &blobs {
-        store.add_blob(&mut &bytes[..]).unwrap();
-    }
-    root
+    let scratch = tempfile::tempdir().unwrap();
+    conformance::run(scratch.path(), |path| Box::new(DiskStore::open(path).unwrap()));
 }
 
 /// Keeps a sample tree and makes it visible.
 pub(crate) fn commit(store: &dyn Store, seed: u64) -> firn_castore::Root {
     let root = keep(store, seed);
-    store.commit(conformance::stored_path(&format!("sample-{seed}"), &root, true)).unwrap();
+    store.commit(conformance::stored_path(&format!("sample-{seed}"), &root, true), None).unwrap();
     root
 }
 

@@ -1,0 +1,176 @@
+//! What must stay when the rest is collected.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Weak},
+};
+
+use firn_castore::{BlobDigest, Directory, DirectoryDigest, Node, Root};
+
+use crate::{Hold, Item, StoreError};
+
+/// What is reachable.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    pub(crate) blobs: BTreeSet<BlobDigest>,
+    pub(crate) directories: BTreeSet<DirectoryDigest>,
+}
+
+/// Goes to all that is beneath these roots, each Directory once.
+///
+/// A Directory that is missing or damaged does not stop it: what can be reached otherwise is live, and so is it itself.
+/// Any other error does, since what cannot be read for a moment would be taken for garbage.
+pub(crate) fn mark(
+    roots: impl IntoIterator<Item = Root>,
+    mut directory: impl FnMut(&DirectoryDigest) -> Result<Option<Directory>, StoreError>,
+) -> Result<Live, StoreError> {
+    let mut live = Live::default();
+    let mut stack = Vec::new();
+    for root in roots {
+        live.insert(root.node(), &mut stack);
+        while let Some(digest) = stack.pop() {
+            match directory(&digest) {
+                Ok(Some(found)) => found.iter().for_each(|(_, node)| live.insert(node, &mut stack)),
+                Ok(None) | Err(StoreError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(live)
+}
+
+impl Live {
+    /// Takes a node in, and lays a Directory that is new on the stack.
+    fn insert(&mut self, node: &Node, stack: &mut Vec<DirectoryDigest>) {
+        match node {
+            Node::Symlink { .. } => {}
+            Node::File { blob, .. } => {
+                self.blobs.insert(blob.digest);
+            }
+            Node::Directory { digest, .. } => {
+                if self.directories.insert(*digest) {
+                    stack.push(*digest);
+                }
+            }
+        }
+    }
+}
+
+/// The living holds, and what was kept or found to be here under them.
+///
+/// Holds are numbered as they are taken. What is touched remembers the newest number; it is protected as long as a hold
+/// lives that is not newer than that.
+#[derive(Debug, Default)]
+pub(crate) struct Holds {
+    taken: u64,
+    living: BTreeMap<u64, Weak<()>>,
+    touched: BTreeMap<Item, u64>,
+}
+
+impl Holds {
+    /// Takes a hold.
+    pub(crate) fn take(&mut self) -> Hold {
+        self.prune();
+        let token = Arc::new(());
+        self.taken += 1;
+        self.living.insert(self.taken, Arc::downgrade(&token));
+        Hold(token)
+    }
+
+    /// Something was kept, or found to be here. A root stands for all beneath it.
+    pub(crate) fn touch(&mut self, item: Item) {
+        if self.oldest().is_some() {
+            self.touched.insert(item, self.taken);
+        }
+    }
+
+    /// Forgets what no living hold protects. What is left afterwards is protected.
+    pub(crate) fn prune(&mut self) {
+        self.living.retain(|_, token| token.strong_count() > 0);
+        match self.oldest() {
+            Some(oldest) => self.touched.retain(|_, taken| *taken >= oldest),
+            None => self.touched.clear(),
+        }
+    }
+
+    /// Whether this must stay; to be asked after [`Holds::prune`].
+    pub(crate) fn protects(&self, item: &Item) -> bool {
+        self.touched.contains_key(item)
+    }
+
+    /// The trees that must stay with all beneath them.
+    pub(crate) fn roots(&self) -> impl Iterator<Item = &Root> {
+        self.touched.keys().filter_map(|item| match item {
+            Item::Root(root) => Some(root),
+            Item::Blob(_) | Item::Directory(_) | Item::Path(_) => None,
+        })
+    }
+
+    fn oldest(&self) -> Option<u64> {
+        self.living.iter().find(|(_, token)| token.strong_count() > 0).map(|(taken, _)| *taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, path::PathBuf};
+
+    use firn_castore::BlobRef;
+
+    use super::*;
+    use crate::Damage;
+
+    fn file(contents: &[u8]) -> Node {
+        Node::File { blob: BlobRef::of(contents), executable: false }
+    }
+
+    fn directory(entries: &[(&str, Node)]) -> Directory {
+        Directory::build(entries.iter().map(|(name, node)| ((*name).try_into().unwrap(), node.clone())))
+            .unwrap()
+    }
+
+    #[test]
+    fn a_missing_directory_hides_only_what_is_beneath_it() {
+        let lost = directory(&[("x", file(b"lost"))]);
+        let seen = directory(&[("y", file(b"seen"))]);
+        let top = directory(&[("a", lost.node()), ("b", seen.node()), ("c", file(b"top"))]);
+        let damaged = |digest| {
+            let item = Item::Directory(digest);
+            Err(StoreError::damaged(item, PathBuf::from("pack"), Damage::Checksum))
+        };
+        for is_damaged in [false, true] {
+            let live = mark([top.node().into()], |digest| {
+                let known = [&seen, &top].into_iter().find(|directory| directory.digest() == *digest);
+                if known.is_none() && is_damaged { damaged(*digest) } else { Ok(known.cloned()) }
+            });
+            let live = live.unwrap();
+            assert_eq!(live.directories, [&lost, &seen, &top].map(Directory::digest).into());
+            assert_eq!(live.blobs, [BlobDigest::of(b"seen"), BlobDigest::of(b"top")].into());
+        }
+        let error = || StoreError::Io { path: PathBuf::from("pack"), source: io::Error::other("broken") };
+        assert!(mark([top.node().into()], |_| Err(error())).is_err());
+    }
+
+    #[test]
+    fn each_hold_protects_what_came_after_it() {
+        let item = |text: &[u8]| Item::Blob(BlobDigest::of(text));
+        let mut holds = Holds::default();
+        let is_held = |holds: &mut Holds, text: &[u8]| {
+            holds.prune();
+            holds.protects(&item(text))
+        };
+        holds.touch(item(b"before"));
+        assert!(!is_held(&mut holds, b"before"));
+        let first = holds.take();
+        holds.touch(item(b"first"));
+        let second = holds.take();
+        holds.touch(item(b"second"));
+        assert!(is_held(&mut holds, b"first") && is_held(&mut holds, b"second"));
+        drop(first.clone());
+        assert!(is_held(&mut holds, b"first"));
+        drop(first);
+        assert!(!is_held(&mut holds, b"first") && is_held(&mut holds, b"second"));
+        drop(second);
+        assert!(!is_held(&mut holds, b"second"));
+    }
+}
