@@ -105,6 +105,11 @@ impl Pieces {
         Ok(())
     }
 
+    /// How many have not come.
+    pub fn missing(&self) -> u64 {
+        self.count() - self.trees.len() as u64
+    }
+
     /// The blob. `None`: not all pieces have come.
     pub fn finish(self) -> Option<HashedBlob> {
         let is_complete = self.trees.len() as u64 == self.count();

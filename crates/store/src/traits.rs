@@ -1,29 +1,55 @@
 //! What a store can do.
 
-use std::io::Read;
+use std::path::Path;
 
-use firn_bao::{Span, VerifiedSpan};
+use firn_bao::{HashedBlob, HashedPiece, Span, VerifiedSpan};
 use firn_castore::{BlobDigest, BlobRef, Directory, DirectoryDigest, Root};
 use firn_nix::StorePathHash;
 use firn_trust::StoredPath;
 
-use crate::StoreError;
+use crate::{KnownTree, Listing, Pins, Reason, Room, StoreError};
 
 /// Contents of files.
 pub trait Blobs: Send + Sync {
     /// The length in bytes, if the whole blob is here.
     fn has_blob(&self, digest: &BlobDigest) -> Result<Option<u64>, StoreError>;
 
-    /// Reads and verifies a span of a whole blob. `None`: there is no whole blob of this digest and length.
+    /// Which groups of a blob are here, as runs that neither overlap nor touch, in order: one of all of them where it is
+    /// whole, none where nothing of it is here.
+    fn groups(&self, blob: &BlobRef) -> Result<Vec<Span>, StoreError>;
+
+    /// Reads and verifies a span. `None`: it is not all here, or there is no blob of this digest and length.
     ///
     /// All of the span is in memory at once, so whoever reads something large cuts it.
     fn read_span(&self, blob: &BlobRef, span: Span) -> Result<Option<VerifiedSpan>, StoreError>;
 
     /// Keeps a span. The spans of a blob come in any order; the blob is here once all of them are.
     fn keep_span(&self, span: &VerifiedSpan) -> Result<(), StoreError>;
+}
 
-    /// Reads to the end and keeps that as a blob. An error of the reader is [`StoreError::Reader`].
-    fn add_blob(&self, reader: &mut dyn Read) -> Result<BlobRef, StoreError>;
+/// What comes from this machine's file system.
+pub trait Intake: Send + Sync {
+    /// Begins a blob of this many bytes, more than one piece, whose contents are to be copied.
+    fn begin_blob(&self, size: u64) -> Result<Box<dyn Incoming + '_>, StoreError>;
+
+    /// Keeps a blob whose contents stay in this file (an absolute path). They are read there, and verified, whenever the
+    /// blob is read; when the file has changed the blob is absent.
+    fn adopt_blob(&self, file: &Path, blob: &HashedBlob) -> Result<(), StoreError>;
+
+    /// The tree that a walk has come to before.
+    fn known_tree(&self, listing: &Listing) -> Result<Option<KnownTree>, StoreError>;
+
+    /// Remembers to which tree a walk has come. It is durable with the next commit.
+    fn note_tree(&self, listing: &Listing, tree: &KnownTree) -> Result<(), StoreError>;
+}
+
+/// A blob that is being copied in. Dropped before its end, nothing of it stays.
+pub trait Incoming: Send + Sync {
+    /// Takes a piece; the pieces come in any order, from any thread.
+    fn write(&self, piece: &HashedPiece) -> Result<(), StoreError>;
+
+    /// Keeps the blob. Pieces that never came are [`StoreError::Incomplete`].
+    fn finish(self: Box<Self>) -> Result<BlobRef, StoreError>;
 }
 
 /// The levels of trees.
@@ -31,20 +57,23 @@ pub trait Directories: Send + Sync {
     /// The Directory of this name, verified.
     fn directory(&self, digest: &DirectoryDigest) -> Result<Option<Directory>, StoreError>;
 
+    /// Whether it is here, without reading it.
+    fn has_directory(&self, digest: &DirectoryDigest) -> Result<bool, StoreError>;
+
     /// Keeps Directories, in any order.
     fn keep_directories(&self, directories: &[Directory]) -> Result<(), StoreError>;
 }
 
 /// What is visible: whole trees, with the store paths that they are believed to be.
 pub trait Paths: Send + Sync {
-    /// Makes a path visible, in place of an earlier record of it.
+    /// Makes a path visible, in place of an earlier record of it, and pins it if there is a reason.
     ///
     /// This comes last: what is beneath the root must be here already, else [`StoreError::Missing`] names something
-    /// that is not. When it returns, the path and all beneath it are durable.
-    fn commit(&self, path: StoredPath) -> Result<(), StoreError>;
+    /// that is not. When it returns, the path and all beneath it are durable. Commits of several threads share a sync.
+    fn commit(&self, path: StoredPath, pin: Option<&Reason>) -> Result<(), StoreError>;
 
     /// Makes a tree visible that has no path; else as [`Paths::commit`].
-    fn commit_root(&self, root: &Root, shared: bool) -> Result<(), StoreError>;
+    fn commit_root(&self, root: &Root, shared: bool, pin: Option<&Reason>) -> Result<(), StoreError>;
 
     /// The record of a path.
     fn path(&self, hash: &StorePathHash) -> Result<Option<StoredPath>, StoreError>;
@@ -57,6 +86,6 @@ pub trait Paths: Send + Sync {
 }
 
 /// A whole store.
-pub trait Store: Blobs + Directories + Paths {}
+pub trait Store: Blobs + Intake + Directories + Paths + Pins + Room {}
 
-impl<T: Blobs + Directories + Paths + ?Sized> Store for T {}
+impl<T: Blobs + Intake + Directories + Paths + Pins + Room + ?Sized> Store for T {}

@@ -1,19 +1,17 @@
 //! Opening the directory of a store.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use firn_castore::BlobDigest;
-use rustix::fs::{fstatvfs, syncfs};
-
-use super::{files, index::Index};
+use super::vfs::{Access, Disk, DiskFile};
 use crate::StoreError;
 
 /// The version of the layout and of what is in the index.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Space on the file system that is never used up. A transaction of the index copies the pages that it changes, and
 /// when it fails for want of space the index has to be opened anew, so it is not begun then.
@@ -22,8 +20,13 @@ const RESERVE_BYTES: u64 = 8 << 20;
 const VERSION: &str = "version";
 const LOCK: &str = "lock";
 const INDEX: &str = "index.redb";
+const PACKS: &str = "packs";
 const BLOBS: &str = "blobs";
+const PARTIAL: &str = "partial";
 const TEMP: &str = "temp";
+const QUARANTINE: &str = "quarantine";
+const OURS: [&str; 8] = [VERSION, LOCK, INDEX, PACKS, BLOBS, PARTIAL, TEMP, QUARANTINE];
+const DIRS: [&str; 5] = [PACKS, BLOBS, PARTIAL, TEMP, QUARANTINE];
 
 /// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -88,61 +91,111 @@ fn holder(pid: &Option<u32>) -> String {
 }
 
 impl OpenError {
-    fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { path, source }
     }
 }
 
-/// The directory of a store that is open, and the lock on it.
+/// The directory of a store that is open.
 pub(super) struct Layout {
+    pub(super) disk: Arc<dyn Disk>,
     pub(super) dir: PathBuf,
+    pub(super) index: PathBuf,
+    pub(super) packs: PathBuf,
     pub(super) blobs: PathBuf,
+    pub(super) partial: PathBuf,
     pub(super) temp: PathBuf,
-    /// Opened once and for all: a sync tells of each failure to write since then.
-    handle: File,
-    lock: Lock,
+    pub(super) quarantine: PathBuf,
 }
 
-/// Opens or makes a store, and removes what a crash has left.
-pub(super) fn open(dir: &Path) -> Result<(Layout, Index), OpenError> {
-    fs::create_dir_all(dir).map_err(OpenError::io(dir))?;
-    let is_new = check_version(dir)?;
-    let lock = Lock::take(dir)?;
-    // Looked at again, since another process may have made the store or changed it until the lock was ours.
-    let is_new = is_new && check_version(dir)?;
-    let handle = File::open(dir).map_err(OpenError::io(dir))?;
-    let layout =
-        Layout { dir: dir.to_path_buf(), blobs: dir.join(BLOBS), temp: dir.join(TEMP), handle, lock };
-    for made in [&layout.blobs, &layout.temp] {
-        fs::create_dir_all(made).map_err(OpenError::io(made))?;
+impl Layout {
+    /// Checks that the directory is a store of this version, or makes one of an empty directory. Gives what stamps it,
+    /// once its index is there.
+    pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path) -> Result<(Self, Option<Stamp>), OpenError> {
+        let is_new = check_version(&*disk, dir)?;
+        let layout = Self {
+            disk,
+            dir: dir.to_path_buf(),
+            index: dir.join(INDEX),
+            packs: dir.join(PACKS),
+            blobs: dir.join(BLOBS),
+            partial: dir.join(PARTIAL),
+            temp: dir.join(TEMP),
+            quarantine: dir.join(QUARANTINE),
+        };
+        if !is_new && let Err(error) = layout.disk.open(&layout.index, Access::Read) {
+            return Err(match error.kind() {
+                io::ErrorKind::NotFound => OpenError::NoIndex(layout.index),
+                _ => OpenError::io(&layout.index)(error),
+            });
+        }
+        for name in DIRS {
+            let made = dir.join(name);
+            layout.disk.create_dir(&made).map_err(OpenError::io(&made))?;
+        }
+        Ok((layout, is_new.then_some(Stamp(()))))
     }
-    let path = dir.join(INDEX);
-    if !is_new && !path.exists() {
-        return Err(OpenError::NoIndex(path));
+
+    /// Says that the store is whole and of this version.
+    pub(super) fn stamp(&self, _: Stamp) -> Result<(), OpenError> {
+        self.disk.sync().map_err(OpenError::io(&self.dir))?;
+        let version = self.dir.join(VERSION);
+        let write = || -> io::Result<()> {
+            let file = match self.disk.open(&version, Access::Write) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.disk.open(&version, Access::CreateNew)?
+                }
+                opened => opened?,
+            };
+            file.write_all_at(format!("{FORMAT_VERSION}\n").as_bytes(), 0)?;
+            self.disk.sync()
+        };
+        write().map_err(OpenError::io(&version))
     }
-    let index = Index::open(path)?;
-    if is_new {
-        let version = dir.join(VERSION);
-        layout.sync()?;
-        fs::write(&version, format!("{FORMAT_VERSION}\n")).map_err(OpenError::io(&version))?;
-        layout.sync()?;
+
+    /// Removes what was being copied in when the store was closed.
+    pub(super) fn empty_temp(&self) -> Result<(), OpenError> {
+        for name in self.disk.list(&self.temp).map_err(OpenError::io(&self.temp))? {
+            let path = self.temp.join(name);
+            self.disk.remove(&path).map_err(OpenError::io(&path))?;
+        }
+        Ok(())
     }
-    empty(&layout.temp)?;
-    if layout.lock.was_left {
-        files::sweep(&layout.blobs, |digest: &BlobDigest| index.is_large(digest))?;
+
+    /// Makes all files of the file system durable.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        self.disk.sync().map_err(StoreError::io(&self.dir))
     }
-    Ok((layout, index))
+
+    /// Refuses where so many bytes of index may not fit.
+    pub(super) fn check_room(&self, bytes: u64) -> Result<(), StoreError> {
+        let free = self.disk.free_bytes().map_err(StoreError::io(&self.dir))?;
+        // Pages of the index are half full at worst.
+        if free < bytes.saturating_mul(2).saturating_add(RESERVE_BYTES) {
+            return Err(StoreError::io(&self.dir)(io::ErrorKind::StorageFull.into()));
+        }
+        Ok(())
+    }
 }
+
+/// That the store is still to be stamped.
+pub(super) struct Stamp(());
 
 /// Whether the store is still to be made. What is neither a store nor the beginnings of one is refused.
-fn check_version(dir: &Path) -> Result<bool, OpenError> {
+pub(super) fn check_version(disk: &dyn Disk, dir: &Path) -> Result<bool, OpenError> {
     let path = dir.join(VERSION);
-    let stamp = match fs::read(&path) {
+    let stamp = match disk.open(&path, Access::Read).and_then(|file| read_stamp(&*file)) {
         Ok(stamp) => stamp,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return check_fresh(dir).map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return check_fresh(disk, dir).map(|()| true);
+        }
         Err(error) => return Err(OpenError::io(&path)(error)),
     };
+    // Its first opening was cut off by a crash.
+    if stamp.is_empty() || stamp.iter().all(|byte| *byte == 0) {
+        return check_fresh(disk, dir).map(|()| true);
+    }
     let number = std::str::from_utf8(&stamp).ok().and_then(|text| text.trim_end().parse().ok());
     match number {
         Some(FORMAT_VERSION) => Ok(false),
@@ -151,61 +204,32 @@ fn check_version(dir: &Path) -> Result<bool, OpenError> {
     }
 }
 
+fn read_stamp(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
+    let mut stamp = vec![0; file.size()?.min(64) as usize];
+    file.read_exact_at(&mut stamp, 0)?;
+    Ok(stamp)
+}
+
 /// Refuses a directory with anything in it but what an interrupted first opening leaves.
-fn check_fresh(dir: &Path) -> Result<(), OpenError> {
-    for entry in fs::read_dir(dir).map_err(OpenError::io(dir))? {
-        let name = entry.map_err(OpenError::io(dir))?.file_name();
-        if ![VERSION, LOCK, INDEX, BLOBS, TEMP].iter().any(|ours| name == *ours) {
+fn check_fresh(disk: &dyn Disk, dir: &Path) -> Result<(), OpenError> {
+    for name in disk.list(dir).map_err(OpenError::io(dir))? {
+        if !OURS.iter().any(|ours| name == *ours) {
             return Err(OpenError::NotAStore { path: dir.to_path_buf(), found: name.into() });
         }
     }
     Ok(())
 }
 
-fn empty(dir: &Path) -> Result<(), OpenError> {
-    for entry in fs::read_dir(dir).map_err(OpenError::io(dir))? {
-        let entry = entry.map_err(OpenError::io(dir))?;
-        let path = entry.path();
-        if entry.file_type().is_ok_and(|kind| kind.is_file()) {
-            fs::remove_file(&path).map_err(OpenError::io(&path))?;
-        }
-    }
-    Ok(())
-}
-
-impl Layout {
-    /// Makes all files of the file system durable.
-    pub(super) fn sync(&self) -> Result<(), StoreError> {
-        syncfs(&self.handle).map_err(|error| StoreError::io(&self.dir)(error.into()))
-    }
-
-    /// Refuses where so many bytes may not fit.
-    pub(super) fn check_room(&self, bytes: usize) -> Result<(), StoreError> {
-        let space = fstatvfs(&self.handle).map_err(|error| StoreError::io(&self.dir)(error.into()))?;
-        let free = space.f_bavail.saturating_mul(space.f_frsize);
-        // Values are rounded up to powers of two pages.
-        if free < (bytes as u64).saturating_mul(2).saturating_add(RESERVE_BYTES) {
-            return Err(StoreError::io(&self.dir)(io::ErrorKind::StorageFull.into()));
-        }
-        Ok(())
-    }
-
-    /// To be told at the end, where all that was kept is durable: the next opening need not look for garbage.
-    pub(super) fn closed_cleanly(&mut self, cleanly: bool) {
-        self.lock.empty_on_drop = cleanly;
-    }
-}
-
 /// The locked file. The kernel gives the lock up when the process ends, however it ends.
-struct Lock {
+pub(super) struct Lock {
     file: File,
     /// The last holder did not close the store cleanly.
-    was_left: bool,
+    pub(super) was_left: bool,
     empty_on_drop: bool,
 }
 
 impl Lock {
-    fn take(dir: &Path) -> Result<Self, OpenError> {
+    pub(super) fn take(dir: &Path) -> Result<Self, OpenError> {
         let path = dir.join(LOCK);
         let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = options.map_err(OpenError::io(&path))?;
@@ -225,6 +249,11 @@ impl Lock {
         lock.stamp().map_err(OpenError::io(&path))?;
         lock.empty_on_drop = !lock.was_left;
         Ok(lock)
+    }
+
+    /// To be told at the end, where all that was kept is durable: the next opening need not look for garbage.
+    pub(super) fn closed_cleanly(&mut self, cleanly: bool) {
+        self.empty_on_drop = cleanly;
     }
 
     fn stamp(&mut self) -> io::Result<()> {

@@ -1,59 +1,80 @@
 //! A store on disk.
 //!
-//! ```text
-//! version              "1\n"
-//! lock                 locked while the store is open; holds the holder's process id until it is closed cleanly
-//! index.redb           small blobs, Directories, sizes of large blobs, paths, roots
-//! blobs/ab/ab01…       a blob of more than one group
-//! blobs/ab/ab01….outboard   its parents
-//! temp/0, 1, …         what is not whole yet; emptied on opening
-//! ```
+//! `docs/STORE.md` draws the bytes. What is small goes into packs, what is large into files of their own, what is adopted
+//! stays where it is; the index says where everything is, and what is visible.
 //!
-//! Small things wait in memory ([`Pending`]) until there are enough for one write transaction, which is not durable. A
-//! commit syncs the files of large blobs, then puts what waits, what was not durable, and the visible record into the
-//! index with one durable transaction. So whatever the index holds after a crash is whole.
+//! What was kept waits in memory for the index ([`state::Waiting`]). A change of the index, such as a commit, makes
+//! durable what packs and files have of it, and then writes it to the index in one durable transaction, together with
+//! the change. So whatever the index has after a crash is whole, and all else is garbage.
 
-mod files;
+mod adopt;
+mod backend;
+mod collect;
+mod commit;
 mod index;
+mod large;
 mod layout;
-mod pending;
+mod packs;
+mod partials;
+mod place;
+mod read;
+mod state;
+mod tables;
+mod vfs;
 
 use std::{
-    fmt,
-    io::Read,
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs, io,
     path::Path,
-    sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use bytes::Bytes;
-use firn_bao::{GROUP_BYTES, Outboard, Span, SpanError, VerifiedSpan};
+use firn_bao::{GROUP_BYTES, HashedBlob, HashedPiece, PIECE_BYTES, Span, SpanError, VerifiedSpan};
 use firn_castore::{BlobDigest, BlobRef, Directory, DirectoryDigest, Root};
 use firn_nix::StorePathHash;
 use firn_trust::StoredPath;
+use redb::{Error, ReadableTable};
 
 pub use layout::{FORMAT_VERSION, OpenError};
+pub use vfs::{Access, Disk, DiskFile, RealDisk};
 
 use self::{
-    files::{Files, TempFile},
-    index::{Index, Record},
-    layout::Layout,
-    pending::{Held, Pending, State},
+    adopt::Places,
+    commit::{Change, Changes},
+    index::Index,
+    large::{Large, TempBlob},
+    layout::{Layout, Lock},
+    packs::Packs,
+    partials::{Kept, Partials},
+    place::{BlobKind, BlobPlace, DirectoryPlace, adopted_head, contents_head, directory_head},
+    state::State,
+    tables::unseal,
 };
-use crate::{Blobs, Directories, Item, Paths, StoreError, lock};
+use crate::{
+    Blobs, Collected, Directories, Hold, Incoming, Intake, Item, KnownTree, Listing, Paths, Pins, Reason,
+    Room, StoreError, UnixSeconds, Usage, Visible, lock, mark::Holds,
+};
 
 /// A store in a directory of its own, for one process at a time.
 ///
 /// Closing (dropping) it makes durable what was kept and not committed, as far as that works.
 pub struct DiskStore {
     state: RwLock<State>,
-    /// Held by whoever writes to the index. Readers never wait for it.
-    writing: Mutex<()>,
-    /// Held from a span's coming until its blob is here if it was the last, so that whoever kept the others finds it.
-    keeping: Mutex<()>,
-    files: Files,
+    /// Held for reading from a record's coming to a pack until `state` knows of it.
+    keeping: RwLock<()>,
+    changes: Changes,
+    /// Held by whoever deletes what is not needed.
+    collecting: Mutex<()>,
+    holds: Mutex<Holds>,
+    packs: Packs,
+    large: Large,
+    partials: Partials,
+    places: Places,
     index: Index,
-    /// Last, so that the lock is given up after all else is closed.
     layout: Layout,
+    /// Last, so that it is given up after all else is closed. `None` on a disk that is not the operating system's.
+    lock: Option<Lock>,
 }
 
 impl fmt::Debug for DiskStore {
@@ -65,15 +86,62 @@ impl fmt::Debug for DiskStore {
 impl DiskStore {
     /// Opens the store in this directory, or makes one where there is nothing or an empty directory.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
-        let (layout, index) = layout::open(dir)?;
-        let files = Files::new(&layout);
+        fs::create_dir_all(dir).map_err(OpenError::io(dir))?;
+        let disk = Arc::new(RealDisk::of(dir).map_err(OpenError::io(dir))?);
+        // Before anything is made in a directory that may be something else.
+        layout::check_version(&*disk, dir)?;
+        let lock = Lock::take(dir)?;
+        let was_left = lock.was_left;
+        Self::open_with(disk, dir, Some(lock), was_left)
+    }
+
+    /// Opens the store in this directory of a disk, which must be there and which nobody else has open.
+    pub fn open_on(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, OpenError> {
+        Self::open_with(disk, dir, None, true)
+    }
+
+    /// `was_left`: the last process did not close the store, so there may be garbage.
+    fn open_with(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        lock: Option<Lock>,
+        was_left: bool,
+    ) -> Result<Self, OpenError> {
+        let (layout, stamp) = Layout::open(disk.clone(), dir)?;
+        let index = Index::open(disk.clone(), layout.index.clone())?;
+        if let Some(stamp) = stamp {
+            layout.stamp(stamp)?;
+        }
+        layout.empty_temp()?;
+        let large = Large::new(&layout);
+        if was_left {
+            large
+                .sweep(|digest| Ok(index.blob(digest)?.is_some_and(|place| place.kind == BlobKind::File)))?;
+        }
+        let ends = index.read(|transaction| {
+            let mut ends = BTreeMap::new();
+            for entry in transaction.open_table(tables::PACKS)?.iter()? {
+                let (pack, end) = entry?;
+                ends.insert(pack.value(), end.value());
+            }
+            Ok(ends)
+        })?;
+        let packs = Packs::open(disk, layout.packs.clone(), &ends)?;
+        let partials = Partials::open(&layout)?;
+        let places = Places::open(&index)?;
         Ok(Self {
             state: RwLock::default(),
-            writing: Mutex::new(()),
-            keeping: Mutex::new(()),
-            files,
+            keeping: RwLock::new(()),
+            changes: Changes::default(),
+            collecting: Mutex::new(()),
+            holds: Mutex::default(),
+            packs,
+            large,
+            partials,
+            places,
             index,
             layout,
+            lock,
         })
     }
 
@@ -85,146 +153,119 @@ impl DiskStore {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What waits is looked at before the index: it leaves there only after it has come to the index.
-    fn blob_size(&self, digest: &BlobDigest) -> Result<Option<u64>, StoreError> {
-        {
-            let state = self.state();
-            if let Some(held) = state.pending.blob(digest) {
-                return Ok(Some(held.size()));
-            }
-            if state.damaged.contains(&Item::Blob(*digest)) {
-                return Ok(None);
-            }
-        }
-        self.index.blob_size(digest)
+    fn keeping(&self) -> RwLockReadGuard<'_, ()> {
+        self.keeping.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the whole blob is here. What is found stays as long as there is a hold.
     fn holds(&self, blob: &BlobRef) -> Result<bool, StoreError> {
-        Ok(self.blob_size(&blob.digest)? == Some(blob.size))
+        Ok(self.has_blob(&blob.digest)? == Some(blob.size))
     }
 
-    fn has_directory(&self, digest: &DirectoryDigest) -> Result<bool, StoreError> {
+    /// Keeps what fits into a pack, which is one record.
+    fn keep_packed(
+        &self,
+        digest: BlobDigest,
+        kind: fn(place::Position) -> BlobKind,
+        size: u64,
+        parts: &[&[u8]],
+    ) -> Result<(), StoreError> {
         {
-            let state = self.state();
-            if state.pending.directory(digest).is_some() {
-                return Ok(true);
-            }
-            if state.damaged.contains(&Item::Directory(*digest)) {
-                return Ok(false);
-            }
-        }
-        Ok(self.index.directory(digest)?.is_some())
-    }
-
-    fn keep_small(&self, blob: &BlobRef, bytes: Bytes) -> Result<(), StoreError> {
-        if self.holds(blob)? {
-            return Ok(());
-        }
-        self.make_room()?;
-        self.state_mut().keep_blob(blob.digest, Held::Small(bytes));
-        Ok(())
-    }
-
-    /// Puts a whole large blob in its place, unless it is there.
-    fn keep_large(&self, blob: &BlobRef, temp: TempFile, outboard: &Outboard) -> Result<(), StoreError> {
-        let outboard = self.files.write_temp(outboard.as_bytes())?;
-        {
-            // Nobody may put a copy that is not durable over a file that a commit has found durable already.
-            let _publishing = lock(&self.files.publishing);
-            if self.holds(blob)? {
-                return Ok(());
-            }
-            self.files.publish(&blob.digest, temp, outboard)?;
-            self.state_mut().keep_blob(blob.digest, Held::Large(blob.size));
+            let _keeping = self.keeping();
+            let position = self.packs.append(parts)?;
+            self.state_mut().keep_blob(digest, BlobPlace { size, kind: kind(position) });
         }
         self.make_room()
     }
 
-    /// Hands what waits to the index where it is enough for a transaction.
-    fn make_room(&self) -> Result<(), StoreError> {
-        if !self.state().pending.is_full() {
+    fn keep_small(&self, blob: &BlobRef, contents: &Bytes, outboard: &Bytes) -> Result<(), StoreError> {
+        let head = contents_head(blob.size);
+        self.keep_packed(blob.digest, BlobKind::Packed, blob.size, &[&head, contents, outboard])
+    }
+
+    /// Puts a whole large blob in its place, unless it is there.
+    fn keep_large(&self, blob: &BlobRef, file: &Path) -> Result<(), StoreError> {
+        let _keeping = self.keeping();
+        // Nobody may put a copy that is not durable over a file that a commit has found durable already.
+        let _publishing = lock(&self.large.publishing);
+        if self.holds(blob)? {
             return Ok(());
         }
-        let _writing = lock(&self.writing);
-        // Another thread may have done it meanwhile.
-        let pending = self.state().pending.clone();
-        if pending.has_too_many_large() {
-            return self.commit_record(pending, None);
-        }
-        if pending.is_full() {
-            self.layout.check_room(pending.bytes())?;
-            let batch = pending.without_large();
-            self.index.write(&batch)?;
-            self.state_mut().pending.remove(&batch);
-        }
+        self.large.publish(file, &blob.digest)?;
+        self.state_mut().keep_blob(blob.digest, BlobPlace { size: blob.size, kind: BlobKind::File });
         Ok(())
     }
 
-    /// Makes everything durable, and then, in the same transaction, a record visible.
-    fn flush(&self, record: Option<&Record>) -> Result<(), StoreError> {
-        let _writing = lock(&self.writing);
-        let pending = self.state().pending.clone();
-        self.commit_record(pending, record)
-    }
-
-    /// [`DiskStore::flush`] for one that holds `writing`.
-    fn commit_record(&self, pending: Pending, record: Option<&Record>) -> Result<(), StoreError> {
-        self.layout.check_room(pending.bytes())?;
-        if pending.has_large() {
-            self.sync_large()?;
+    /// Takes in a blob of which all groups have come.
+    fn keep_whole_partial(&self, blob: &BlobRef, file: &Path) -> Result<(), StoreError> {
+        if blob.size > PIECE_BYTES {
+            return self.keep_large(blob, file);
         }
-        let damaged = self.state().damaged.clone();
-        self.index.commit(&pending, record, &damaged)?;
-        self.state_mut().pending.remove(&pending);
-        Ok(())
-    }
-
-    fn sync_large(&self) -> Result<(), StoreError> {
-        // The system tells of a failure once and then takes the files for written, so they do not count any longer.
-        self.layout.sync().inspect_err(|_| self.state_mut().pending.large.clear())
-    }
-
-    /// Remembers what is found to be damaged: it counts as missing, so that it can be kept anew.
-    fn noting_damage<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
-        if let Err(StoreError::Damaged { item, .. }) = &result {
-            self.state_mut().damaged.insert(item.clone());
+        let whole = Span::whole(blob.size);
+        let opened = self.layout.disk.open(file, Access::Read);
+        let read = opened.and_then(|file| partials::read_span(&*file, blob.size, whole));
+        let (bytes, parents) = read.map_err(StoreError::io(file))?;
+        let checked = VerifiedSpan::check(*blob, whole, parents, bytes);
+        let span = checked.map_err(|error| StoreError::damaged(Item::Blob(blob.digest), file, error))?;
+        if self.holds(blob)? {
+            return Ok(());
         }
-        result
+        self.keep_small(blob, span.bytes(), span.parents())
     }
 
-    fn read_held(&self, held: Held, blob: &BlobRef, span: Span) -> Result<Option<VerifiedSpan>, StoreError> {
-        match held {
-            Held::Large(size) if size != blob.size => Ok(None),
-            Held::Large(_) => self.files.read(blob, span).map(Some),
-            Held::Small(bytes) => self.check_small(blob, span, bytes),
+    fn parse_path(&self, hash: StorePathHash, sealed: &[u8]) -> Result<StoredPath, StoreError> {
+        let parsed = unseal(hash.as_bytes(), sealed).and_then(|bytes| Ok(StoredPath::from_bytes(bytes)?));
+        parsed.map_err(|damage| StoreError::damaged(Item::Path(hash), self.index.path(), damage))
+    }
+
+    fn parse_root(&self, root: Root, sealed: &[u8]) -> Result<(Root, bool), StoreError> {
+        match unseal(&root.to_bytes(), sealed) {
+            Ok(flag) => Ok((root, flag == [1])),
+            Err(damage) => Err(StoreError::damaged(Item::Root(root), self.index.path(), damage)),
         }
     }
 
-    fn check_small(
+    fn records(
         &self,
-        blob: &BlobRef,
-        span: Span,
-        bytes: Bytes,
-    ) -> Result<Option<VerifiedSpan>, StoreError> {
-        let held = BlobRef { digest: blob.digest, size: bytes.len() as u64 };
-        let damaged = |error| StoreError::damaged(Item::Blob(blob.digest), self.index.path(), error);
-        if held == *blob {
-            return VerifiedSpan::check(held, span, &[], bytes).map(Some).map_err(damaged);
-        }
-        // Either somebody claims a false length for contents that are right, or a part of them is gone.
-        VerifiedSpan::check(held, Span::whole(held.size), &[], bytes).map(|_| None).map_err(damaged)
+        table: redb::TableDefinition<'static, &'static [u8], &'static [u8]>,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        self.index.read(|transaction| {
+            let mut records = Vec::new();
+            for record in transaction.open_table(table)?.iter()? {
+                let (key, sealed) = record?;
+                records.push((key.value().to_vec(), sealed.value().to_vec()));
+            }
+            Ok(records)
+        })
+    }
+
+    /// A key that names nothing can only come of damage, and there is no name to give it.
+    fn nameless(&self) -> StoreError {
+        self.index.error(Error::Corrupted("a record's key names nothing".to_owned()))
     }
 }
 
 impl Drop for DiskStore {
     fn drop(&mut self) {
-        self.layout.closed_cleanly(self.flush(None).is_ok());
+        let flushed = self.state().waiting.is_empty() || self.change(Change::Flush).is_ok();
+        if let Some(lock) = &mut self.lock {
+            lock.closed_cleanly(flushed);
+        }
     }
 }
 
 impl Blobs for DiskStore {
     fn has_blob(&self, digest: &BlobDigest) -> Result<Option<u64>, StoreError> {
-        self.blob_size(digest)
+        lock(&self.holds).touch(Item::Blob(*digest));
+        Ok(self.blob_place(digest)?.map(|(place, _)| place.size))
+    }
+
+    fn groups(&self, blob: &BlobRef) -> Result<Vec<Span>, StoreError> {
+        match self.has_blob(&blob.digest)? {
+            Some(size) if size == blob.size => Ok(vec![Span::whole(size)]),
+            Some(_) => Ok(Vec::new()),
+            None => self.partials.groups(blob),
+        }
     }
 
     fn read_span(&self, blob: &BlobRef, span: Span) -> Result<Option<VerifiedSpan>, StoreError> {
@@ -232,88 +273,225 @@ impl Blobs for DiskStore {
             let source = SpanError::PastEnd { span, size: blob.size };
             return Err(StoreError::Span { blob: *blob, source });
         }
-        let waiting = self.state().pending.blob(&blob.digest);
-        let held = match waiting {
-            Some(held) => Some(held),
-            None => self.index.blob(&blob.digest)?,
-        };
-        match held {
-            Some(held) => self.noting_damage(self.read_held(held, blob, span)),
-            None => Ok(None),
-        }
+        self.read_blob(blob, span)
     }
 
     fn keep_span(&self, span: &VerifiedSpan) -> Result<(), StoreError> {
         let blob = span.blob();
-        if blob.size <= GROUP_BYTES {
-            return self.keep_small(&blob, span.bytes().clone());
-        }
-        let _keeping = lock(&self.keeping);
         if self.holds(&blob)? {
             return Ok(());
         }
-        match self.files.keep_span(span)? {
-            Some((temp, outboard)) => self.keep_large(&blob, temp, &outboard),
-            None => Ok(()),
+        if blob.size <= PIECE_BYTES && span.span() == Span::whole(blob.size) {
+            return self.keep_small(&blob, span.bytes(), span.parents());
+        }
+        match self.partials.keep(span, |file| self.keep_whole_partial(&blob, file))? {
+            Kept::Whole => self.make_room(),
+            Kept::Partly => Ok(()),
         }
     }
+}
 
-    fn add_blob(&self, reader: &mut dyn Read) -> Result<BlobRef, StoreError> {
-        let mut head = Vec::new();
-        reader.take(GROUP_BYTES + 1).read_to_end(&mut head).map_err(StoreError::Reader)?;
-        if head.len() as u64 <= GROUP_BYTES {
-            let blob = BlobRef::of(&head);
-            self.keep_small(&blob, head.into())?;
-            return Ok(blob);
+impl Intake for DiskStore {
+    fn begin_blob(&self, size: u64) -> Result<Box<dyn Incoming + '_>, StoreError> {
+        Ok(Box::new(Copying { store: self, temp: self.large.begin(size)? }))
+    }
+
+    fn adopt_blob(&self, file: &Path, blob: &HashedBlob) -> Result<(), StoreError> {
+        let (BlobRef { digest, size }, outboard) = (blob.blob(), blob.outboard().as_bytes());
+        if self.holds(&blob.blob())? {
+            return Ok(());
         }
-        let (temp, blob, outboard) = self.files.add(&mut head.chain(reader))?;
-        self.keep_large(&blob, temp, &outboard)?;
+        let illegal = || StoreError::io(file)(io::ErrorKind::InvalidInput.into());
+        let (dir, name) =
+            file.parent().zip(file.file_name()).filter(|_| file.is_absolute()).ok_or_else(illegal)?;
+        {
+            let _keeping = self.keeping();
+            let (place, is_new) = self.places.number(dir);
+            if is_new {
+                self.state_mut().waiting.places.insert(place, dir.to_path_buf());
+            }
+            let head = adopted_head(size, place, name).ok_or_else(illegal)?;
+            let position = self.packs.append(&[&head, outboard])?;
+            self.state_mut().keep_blob(digest, BlobPlace { size, kind: BlobKind::Adopted(position) });
+        }
+        self.make_room()
+    }
+
+    fn known_tree(&self, listing: &Listing) -> Result<Option<KnownTree>, StoreError> {
+        if let Some(tree) = self.state().waiting.trees.get(listing) {
+            return Ok(Some(tree.clone()));
+        }
+        self.index.read(|transaction| {
+            let sealed = transaction.open_table(tables::TREES)?.get(&listing.0[..])?;
+            Ok(sealed.and_then(|sealed| tables::unseal_tree(&listing.0, sealed.value())))
+        })
+    }
+
+    fn note_tree(&self, listing: &Listing, tree: &KnownTree) -> Result<(), StoreError> {
+        self.state_mut().waiting.trees.insert(*listing, tree.clone());
+        self.make_room()
+    }
+}
+
+/// See [`Intake::begin_blob`].
+struct Copying<'a> {
+    store: &'a DiskStore,
+    temp: TempBlob,
+}
+
+impl Incoming for Copying<'_> {
+    fn write(&self, piece: &HashedPiece) -> Result<(), StoreError> {
+        self.temp.write(piece)
+    }
+
+    fn finish(self: Box<Self>) -> Result<BlobRef, StoreError> {
+        let blob = self.temp.complete()?;
+        self.store.keep_large(&blob, self.temp.path())?;
+        self.store.make_room()?;
         Ok(blob)
     }
 }
 
 impl Directories for DiskStore {
     fn directory(&self, digest: &DirectoryDigest) -> Result<Option<Directory>, StoreError> {
-        let waiting = self.state().pending.directory(digest).cloned();
-        let encoded = match waiting {
-            Some(encoded) => Some(encoded),
-            None => self.index.directory(digest)?,
-        };
-        let Some(encoded) = encoded else { return Ok(None) };
-        let decoded = Directory::decode(encoded, digest)
-            .map_err(|error| StoreError::damaged(Item::Directory(*digest), self.index.path(), error));
-        self.noting_damage(decoded).map(Some)
+        self.find_directory(digest)
+    }
+
+    fn has_directory(&self, digest: &DirectoryDigest) -> Result<bool, StoreError> {
+        lock(&self.holds).touch(Item::Directory(*digest));
+        Ok(self.directory_place(digest)?.is_some())
     }
 
     fn keep_directories(&self, directories: &[Directory]) -> Result<(), StoreError> {
         for directory in directories {
-            if !self.has_directory(&directory.digest())? {
-                self.make_room()?;
-                self.state_mut().keep_directory(directory);
+            let digest = directory.digest();
+            if self.has_directory(&digest)? {
+                continue;
             }
+            let encoded = directory.encoded();
+            let bytes = u32::try_from(encoded.len())
+                .map_err(|_| StoreError::io(&self.layout.packs)(io::ErrorKind::FileTooLarge.into()))?;
+            let _keeping = self.keeping();
+            let position = self.packs.append(&[&directory_head(bytes), encoded])?;
+            self.state_mut().keep_directory(digest, DirectoryPlace { position, bytes });
         }
-        Ok(())
+        self.make_room()
     }
 }
 
 impl Paths for DiskStore {
-    fn commit(&self, path: StoredPath) -> Result<(), StoreError> {
-        self.flush(Some(&Record::path(&path)))
+    fn commit(&self, path: StoredPath, pin: Option<&Reason>) -> Result<(), StoreError> {
+        self.change(Change::Path(Box::new(path), pin.cloned())).map(|_| ())
     }
 
-    fn commit_root(&self, root: &Root, shared: bool) -> Result<(), StoreError> {
-        self.flush(Some(&Record::root(root, shared)))
+    fn commit_root(&self, root: &Root, shared: bool, pin: Option<&Reason>) -> Result<(), StoreError> {
+        self.change(Change::Root(root.clone(), shared, pin.cloned())).map(|_| ())
     }
 
     fn path(&self, hash: &StorePathHash) -> Result<Option<StoredPath>, StoreError> {
-        self.index.path_record(hash)
+        let sealed = self.index.read(|transaction| {
+            let sealed = transaction.open_table(tables::PATHS)?.get(&hash.as_bytes()[..])?;
+            Ok(sealed.map(|sealed| sealed.value().to_vec()))
+        })?;
+        sealed.map(|sealed| self.parse_path(*hash, &sealed)).transpose()
     }
 
     fn paths(&self) -> Result<Vec<StoredPath>, StoreError> {
-        self.index.path_records()
+        let records = self.records(tables::PATHS)?.into_iter().map(|(key, sealed)| {
+            let hash = StorePathHash::try_from(&key[..]).map_err(|_| self.nameless())?;
+            self.parse_path(hash, &sealed)
+        });
+        records.collect()
     }
 
     fn roots(&self) -> Result<Vec<(Root, bool)>, StoreError> {
-        self.index.root_records()
+        let records = self.records(tables::ROOTS)?.into_iter().map(|(key, sealed)| {
+            let root = Root::from_bytes(&key).map_err(|_| self.nameless())?;
+            self.parse_root(root, &sealed)
+        });
+        records.collect()
     }
 }
+
+impl Pins for DiskStore {
+    fn pin(&self, what: &Visible, reason: &Reason) -> Result<(), StoreError> {
+        self.change(Change::Pin(what.clone(), reason.clone())).map(|_| ())
+    }
+
+    fn unpin(&self, what: &Visible) -> Result<bool, StoreError> {
+        self.change(Change::Unpin(what.clone()))
+    }
+
+    fn pins(&self) -> Result<BTreeMap<Visible, Reason>, StoreError> {
+        self.index.read(|transaction| {
+            let mut pins = BTreeMap::new();
+            for entry in transaction.open_table(tables::PINS)?.iter()? {
+                let (key, reason) = entry?;
+                pins.extend(tables::parse_visible(key.value()).zip(reason.value().parse().ok()));
+            }
+            Ok(pins)
+        })
+    }
+}
+
+impl Room for DiskStore {
+    fn remove(&self, what: &Visible) -> Result<bool, StoreError> {
+        self.state_mut().waiting.uses.remove(what);
+        self.change(Change::Remove(what.clone()))
+    }
+
+    fn used(&self, what: &Visible, at: UnixSeconds) -> Result<(), StoreError> {
+        self.state_mut().waiting.uses.insert(what.clone(), at);
+        self.make_room()
+    }
+
+    fn uses(&self) -> Result<BTreeMap<Visible, UnixSeconds>, StoreError> {
+        let waiting = self.state().waiting.uses.clone();
+        let mut uses = self.index.read(|transaction| {
+            let mut uses = BTreeMap::new();
+            for entry in transaction.open_table(tables::USES)?.iter()? {
+                let (key, at) = entry?;
+                uses.extend(tables::parse_visible(key.value()).map(|what| (what, UnixSeconds(at.value()))));
+            }
+            Ok(uses)
+        })?;
+        uses.extend(waiting);
+        Ok(uses)
+    }
+
+    fn hold(&self) -> Hold {
+        lock(&self.holds).take()
+    }
+
+    fn collect(&self, dry_run: bool) -> Result<Collected, StoreError> {
+        self.collect_garbage(dry_run)
+    }
+
+    fn quarantine(&self, item: &Item) -> Result<(), StoreError> {
+        let large = match item {
+            Item::Blob(digest) => self.index.blob(digest)?.is_some_and(|place| place.kind == BlobKind::File),
+            _ => false,
+        };
+        self.state_mut().note_damage(item);
+        self.change(Change::Forget(item.clone()))?;
+        if let Item::Blob(digest) = item
+            && large
+        {
+            let _publishing = lock(&self.large.publishing);
+            if !self.state().waiting.blobs.contains_key(digest) {
+                self.large.quarantine(digest)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_lost(&self) -> BTreeSet<BlobDigest> {
+        std::mem::take(&mut self.state_mut().lost)
+    }
+
+    fn usage(&self) -> Result<Usage, StoreError> {
+        self.count_usage()
+    }
+}
+
+const _: () = assert!(PIECE_BYTES.is_multiple_of(GROUP_BYTES));

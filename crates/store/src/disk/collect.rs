@@ -1,0 +1,447 @@
+//! Deleting what nothing visible needs, while others read and write.
+//!
+//! What is to go is condemned first, which makes it absent for whoever looks; then it leaves the index, and only then the
+//! disk. Packs of which little is needed are copied into the last one, and removed when the index has the new places.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::PoisonError,
+};
+
+use bytes::BytesMut;
+use firn_bao::Outboard;
+use firn_castore::{BlobDigest, BlobRef, DirectoryDigest, Node, Root};
+use redb::{Error, ReadableTable};
+
+use super::{
+    DiskStore,
+    commit::Change,
+    large::Large,
+    packs::RECORD_BYTES_MAX,
+    place::{
+        BLOB_PLACE_BYTES, BlobKind, BlobPlace, DirectoryPlace, HEAD_BYTES_MAX, PACK_HEAD_BYTES, Position,
+        contents_record_bytes, parse_adopted,
+    },
+    tables,
+};
+use crate::{
+    Collected, Directories, Item, Paths, StoreError, Usage, lock,
+    mark::{Live, mark},
+};
+
+/// A pack of which less than this part is needed is copied.
+const NEEDED_PART_MIN: (u64, u64) = (3, 4);
+
+/// What the index has, and what of it goes.
+#[derive(Default)]
+struct Census {
+    blobs: BTreeMap<BlobDigest, BlobPlace>,
+    directories: BTreeMap<DirectoryDigest, DirectoryPlace>,
+    /// How much of each pack is needed.
+    needed: BTreeMap<u32, u64>,
+    ends: BTreeMap<u32, u32>,
+}
+
+impl DiskStore {
+    pub(super) fn collect_garbage(&self, dry_run: bool) -> Result<Collected, StoreError> {
+        let _collecting = lock(&self.collecting);
+        lock(&self.holds).prune();
+        // From here on, whatever is kept or found stays.
+        let _hold = lock(&self.holds).take();
+        self.change(Change::Flush)?;
+        let live = self.mark()?;
+        let mut census = self.census()?;
+        let mut collected = self.collect_partials(&live, dry_run)?;
+        let doomed = self.condemn(&live, &census, dry_run);
+        for item in &doomed {
+            census.remove(item, &mut collected);
+        }
+        let sparse = census.sparse();
+        collected.bytes = collected.bytes.saturating_add(census.reclaimable(&sparse));
+        if !dry_run {
+            self.delete(&doomed)?;
+            self.compact(&sparse)?;
+            self.prune()?;
+        }
+        Ok(collected)
+    }
+
+    fn mark(&self) -> Result<Live, StoreError> {
+        let mut roots: Vec<Root> = self.paths()?.iter().map(|path| path.root().clone()).collect();
+        roots.extend(self.roots()?.into_iter().map(|(root, _)| root));
+        roots.extend(lock(&self.holds).roots().cloned());
+        mark(roots, |digest| self.directory(digest))
+    }
+
+    fn census(&self) -> Result<Census, StoreError> {
+        let mut census = self.index.read(|transaction| {
+            let mut census = Census::default();
+            for entry in transaction.open_table(tables::BLOBS)?.iter()? {
+                let (digest, place) = entry?;
+                if let Some(place) = BlobPlace::from_bytes(place.value()) {
+                    census.blobs.insert(BlobDigest::from(*digest.value()), place);
+                }
+            }
+            for entry in transaction.open_table(tables::DIRECTORIES)?.iter()? {
+                let (digest, place) = entry?;
+                let place = DirectoryPlace::from_bytes(place.value());
+                census.directories.insert(DirectoryDigest::from(*digest.value()), place);
+            }
+            for entry in transaction.open_table(tables::PACKS)?.iter()? {
+                let (pack, end) = entry?;
+                census.ends.insert(pack.value(), end.value());
+            }
+            Ok(census)
+        })?;
+        let mut needed: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut add = |pack: u32, bytes: u64| {
+            let sum = needed.entry(pack).or_default();
+            *sum = sum.saturating_add(bytes);
+        };
+        for place in census.blobs.values() {
+            if let Some(position) = place.position() {
+                add(position.pack, self.record_bytes(place).unwrap_or(0));
+            }
+        }
+        for place in census.directories.values() {
+            add(place.position.pack, place.record_bytes());
+        }
+        census.needed = needed;
+        Ok(census)
+    }
+
+    /// How long a blob's record in a pack is; `None` for a damaged one.
+    fn record_bytes(&self, place: &BlobPlace) -> Option<u64> {
+        match place.kind {
+            BlobKind::File => Some(0),
+            BlobKind::Packed(_) => Some(contents_record_bytes(place.size)),
+            BlobKind::Adopted(position) => {
+                let mut head = [0; HEAD_BYTES_MAX];
+                let read = self.packs.read_some(position, &mut head).ok()?;
+                let head = parse_adopted(&head[..read], place.size)?;
+                Some((head.bytes as u64).saturating_add(Outboard::byte_length(place.size)))
+            }
+        }
+    }
+
+    fn collect_partials(&self, live: &Live, dry_run: bool) -> Result<Collected, StoreError> {
+        let mut collected = Collected::default();
+        for blob in self.partials.all() {
+            let item = Item::Blob(blob.digest);
+            if live.blobs.contains(&blob.digest) || lock(&self.holds).protects(&item) {
+                continue;
+            }
+            collected.partials += 1;
+            collected.bytes = collected.bytes.saturating_add(self.partials.allocated_bytes(&blob));
+            if !dry_run {
+                self.partials.remove(&blob)?;
+            }
+        }
+        Ok(collected)
+    }
+
+    /// Chooses what goes, and makes it absent at once.
+    fn condemn(&self, live: &Live, census: &Census, dry_run: bool) -> Vec<Item> {
+        let blobs =
+            census.blobs.keys().filter(|digest| !live.blobs.contains(*digest)).map(|d| Item::Blob(*d));
+        let directories = census.directories.keys().filter(|digest| !live.directories.contains(*digest));
+        let candidates = blobs.chain(directories.map(|digest| Item::Directory(*digest)));
+        let mut state = self.state_mut();
+        // Whoever finds something touches it first and then looks here: either it is spared, or it is not found.
+        let holds = lock(&self.holds);
+        let doomed: Vec<Item> = candidates.filter(|item| !holds.protects(item)).collect();
+        if !dry_run {
+            state.condemned.extend(doomed.iter().cloned());
+        }
+        doomed
+    }
+
+    /// Takes what is condemned out of the index, and its files off the disk.
+    fn delete(&self, doomed: &[Item]) -> Result<(), StoreError> {
+        let deleted = {
+            let _writing = lock(&self.changes.writing);
+            // What was kept anew meanwhile is condemned no longer, and may be in the index already.
+            let condemned = self.state().condemned.clone();
+            self.index.write(|transaction| {
+                let mut blobs = transaction.open_table(tables::BLOBS)?;
+                let mut directories = transaction.open_table(tables::DIRECTORIES)?;
+                let mut files = Vec::new();
+                for item in doomed.iter().filter(|item| condemned.contains(item)) {
+                    match item {
+                        Item::Blob(digest) => {
+                            let place = blobs.remove(digest.as_bytes())?;
+                            let place = place.and_then(|place| BlobPlace::from_bytes(place.value()));
+                            if place.is_some_and(|place| place.kind == BlobKind::File) {
+                                files.push(*digest);
+                            }
+                        }
+                        Item::Directory(digest) => {
+                            directories.remove(digest.as_bytes())?;
+                        }
+                        Item::Path(_) | Item::Root(_) => {}
+                    }
+                }
+                Ok(files)
+            })
+        };
+        // What could not be deleted is there again; what is gone from the index is absent without being condemned.
+        let result = deleted.and_then(|files| files.iter().try_for_each(|digest| self.delete_file(digest)));
+        self.state_mut().condemned.clear();
+        result
+    }
+
+    fn delete_file(&self, digest: &BlobDigest) -> Result<(), StoreError> {
+        let _publishing = lock(&self.large.publishing);
+        // It may have come anew.
+        if self.state().waiting.blobs.contains_key(digest) || self.index.blob(digest)?.is_some() {
+            return Ok(());
+        }
+        self.large.remove(digest)
+    }
+
+    /// Copies what is needed out of these packs, and removes them.
+    fn compact(&self, sparse: &BTreeSet<u32>) -> Result<(), StoreError> {
+        if sparse.is_empty() {
+            return Ok(());
+        }
+        {
+            // Whoever puts a record into a pack has told where it is when this is ours.
+            let _keeping = self.keeping.write().unwrap_or_else(PoisonError::into_inner);
+            if sparse.contains(&self.packs.tail()) {
+                self.packs.begin_next()?;
+            }
+        }
+        // So the index has all records of these packs now, and no more will come to them.
+        self.change(Change::Flush)?;
+        let census = self.census()?;
+        let mut moves = Moves::default();
+        for (digest, place) in &census.blobs {
+            let Some(position) = place.position().filter(|position| sparse.contains(&position.pack)) else {
+                continue;
+            };
+            let copied =
+                self.record_bytes(place).and_then(|bytes| self.copy_record(position, bytes).transpose());
+            match copied.transpose()? {
+                Some(to) => moves.blobs.push((*digest, *place, to)),
+                // What can't be read stays where it is, and so does its pack: the user may want to look at it.
+                None => {
+                    moves.kept.insert(position.pack);
+                }
+            }
+        }
+        for (digest, place) in
+            census.directories.iter().filter(|(_, place)| sparse.contains(&place.position.pack))
+        {
+            match self.copy_record(place.position, place.record_bytes())? {
+                Some(to) => moves.directories.push((*digest, *place, to)),
+                None => {
+                    moves.kept.insert(place.position.pack);
+                }
+            }
+        }
+        self.apply_moves(moves, sparse)
+    }
+
+    /// `None` where the record cannot be read.
+    fn copy_record(&self, from: Position, bytes: u64) -> Result<Option<Position>, StoreError> {
+        let Some(bytes) = usize::try_from(bytes).ok().filter(|bytes| *bytes as u64 <= RECORD_BYTES_MAX)
+        else {
+            return Ok(None);
+        };
+        let mut record = BytesMut::zeroed(bytes);
+        match self.packs.read(from, 0, &mut record) {
+            Ok(()) => self.packs.append(&[&record]).map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn apply_moves(&self, moves: Moves, sparse: &BTreeSet<u32>) -> Result<(), StoreError> {
+        let emptied: Vec<u32> = sparse.difference(&moves.kept).copied().collect();
+        {
+            let _writing = lock(&self.changes.writing);
+            let (_, dirty) = self.sync_waiting()?;
+            self.index.write(|transaction| {
+                let mut blobs = transaction.open_table(tables::BLOBS)?;
+                for (digest, from, to) in &moves.blobs {
+                    let now = blobs.get(digest.as_bytes())?.map(|place| *place.value());
+                    if now == Some(from.to_bytes()) {
+                        blobs.insert(digest.as_bytes(), &from.moved(*to).to_bytes())?;
+                    }
+                }
+                let mut directories = transaction.open_table(tables::DIRECTORIES)?;
+                for (digest, from, to) in &moves.directories {
+                    let now = directories.get(digest.as_bytes())?.map(|place| *place.value());
+                    if now == Some(from.to_bytes()) {
+                        let place = DirectoryPlace { position: *to, ..*from };
+                        directories.insert(digest.as_bytes(), &place.to_bytes())?;
+                    }
+                }
+                let mut packs = transaction.open_table(tables::PACKS)?;
+                for (pack, end) in &dirty.ends {
+                    packs.insert(pack, end)?;
+                }
+                for pack in &emptied {
+                    packs.remove(pack)?;
+                }
+                Ok(())
+            })?;
+            self.packs.is_durable(&dirty);
+        }
+        emptied.iter().try_for_each(|pack| self.packs.remove(*pack))
+    }
+
+    /// Takes out of the index what only served things that are gone.
+    fn prune(&self) -> Result<(), StoreError> {
+        let places = self.places_in_use()?;
+        let _writing = lock(&self.changes.writing);
+        let waiting: BTreeSet<u32> = self.state().waiting.places.keys().copied().collect();
+        self.index.write(|transaction| {
+            let paths = transaction.open_table(tables::PATHS)?;
+            let roots = transaction.open_table(tables::ROOTS)?;
+            let mut visible = BTreeSet::new();
+            for entry in paths.iter()? {
+                visible.insert([b"p", entry?.0.value()].concat());
+            }
+            for entry in roots.iter()? {
+                visible.insert([b"r", entry?.0.value()].concat());
+            }
+            transaction.open_table(tables::USES)?.retain(|key, _| visible.contains(key))?;
+            transaction
+                .open_table(tables::PLACES)?
+                .retain(|id, _| places.contains(&id) || waiting.contains(&id))?;
+            let directories = transaction.open_table(tables::DIRECTORIES)?;
+            let blobs = transaction.open_table(tables::BLOBS)?;
+            let mut trees = transaction.open_table(tables::TREES)?;
+            let mut gone = Vec::new();
+            for entry in trees.iter()? {
+                let (listing, sealed) = entry?;
+                let root = tables::unseal_tree(listing.value(), sealed.value()).map(|tree| tree.root);
+                let is_here = match root.as_ref().map(Root::node) {
+                    Some(Node::Directory { digest, .. }) => directories.get(digest.as_bytes())?.is_some(),
+                    Some(Node::File { blob, .. }) => blobs.get(blob.digest.as_bytes())?.is_some(),
+                    Some(Node::Symlink { .. }) => true,
+                    None => false,
+                };
+                if !is_here {
+                    gone.push(listing.value().to_vec());
+                }
+            }
+            for listing in gone {
+                trees.remove(&listing[..])?;
+            }
+            Ok(())
+        })?;
+        self.places.forget();
+        Ok(())
+    }
+
+    fn places_in_use(&self) -> Result<BTreeSet<u32>, StoreError> {
+        let adopted: Vec<BlobPlace> = self.index.read(|transaction| {
+            let mut adopted = Vec::new();
+            for entry in transaction.open_table(tables::BLOBS)?.iter()? {
+                let place = BlobPlace::from_bytes(entry?.1.value());
+                adopted.extend(place.filter(|place| matches!(place.kind, BlobKind::Adopted(_))));
+            }
+            Ok(adopted)
+        })?;
+        let mut places = BTreeSet::new();
+        for place in adopted {
+            let Some(position) = place.position() else { continue };
+            let mut head = [0; HEAD_BYTES_MAX];
+            let read = self.packs.read_some(position, &mut head).unwrap_or(0);
+            places.extend(parse_adopted(&head[..read], place.size).map(|head| head.place));
+        }
+        Ok(places)
+    }
+
+    pub(super) fn count_usage(&self) -> Result<Usage, StoreError> {
+        self.change(Change::Flush)?;
+        let (mut usage, files) = self.index.read(|transaction| {
+            let (mut usage, mut files) = (Usage::default(), 0u64);
+            let add = |sum: &mut u64, bytes: u64| *sum = sum.saturating_add(bytes);
+            for entry in transaction.open_table(tables::BLOBS)?.iter()? {
+                let place: &[u8; BLOB_PLACE_BYTES] = &entry?.1.value().to_owned();
+                let Some(place) = BlobPlace::from_bytes(place) else { continue };
+                usage.blobs += 1;
+                add(&mut usage.blob_bytes, place.size);
+                match place.kind {
+                    BlobKind::Adopted(_) => {
+                        usage.adopted_blobs += 1;
+                        add(&mut usage.adopted_bytes, place.size);
+                    }
+                    BlobKind::File => add(&mut files, Large::disk_bytes(place.size)),
+                    BlobKind::Packed(_) => {}
+                }
+            }
+            usage.directories =
+                redb::ReadableTableMetadata::len(&transaction.open_table(tables::DIRECTORIES)?)?;
+            Ok::<_, Error>((usage, files))
+        })?;
+        let partials = self.partials.all();
+        usage.partials = partials.len() as u64;
+        let partial_bytes = partials.iter().map(|blob: &BlobRef| self.partials.allocated_bytes(blob));
+        usage.disk_bytes = partial_bytes
+            .chain([files, self.packs.allocated_bytes()?, self.index.allocated_bytes()?])
+            .fold(0, u64::saturating_add);
+        Ok(usage)
+    }
+}
+
+#[derive(Default)]
+struct Moves {
+    blobs: Vec<(BlobDigest, BlobPlace, Position)>,
+    directories: Vec<(DirectoryDigest, DirectoryPlace, Position)>,
+    /// Packs that stay, since a record of theirs could not be copied.
+    kept: BTreeSet<u32>,
+}
+
+impl Census {
+    /// Takes out what goes.
+    fn remove(&mut self, item: &Item, collected: &mut Collected) {
+        let mut free = |position: Position, bytes: u64| {
+            if let Some(needed) = self.needed.get_mut(&position.pack) {
+                *needed = needed.saturating_sub(bytes);
+            }
+        };
+        match item {
+            Item::Blob(digest) => {
+                let Some(place) = self.blobs.remove(digest) else { return };
+                collected.blobs += 1;
+                match place.kind {
+                    BlobKind::Packed(position) => free(position, contents_record_bytes(place.size)),
+                    // The head of its record is small change.
+                    BlobKind::Adopted(position) => free(position, Outboard::byte_length(place.size)),
+                    BlobKind::File => {
+                        collected.bytes = collected.bytes.saturating_add(Large::disk_bytes(place.size));
+                    }
+                }
+            }
+            Item::Directory(digest) => {
+                let Some(place) = self.directories.remove(digest) else { return };
+                collected.directories += 1;
+                free(place.position, place.record_bytes());
+            }
+            Item::Path(_) | Item::Root(_) => {}
+        }
+    }
+
+    /// The packs of which little is needed.
+    fn sparse(&self) -> BTreeSet<u32> {
+        let (part, of) = NEEDED_PART_MIN;
+        let is_sparse = |(pack, end): (&u32, &u32)| {
+            let needed = self.needed.get(pack).copied().unwrap_or(0);
+            let length = u64::from(end.saturating_sub(PACK_HEAD_BYTES));
+            (needed.saturating_mul(of) < length.saturating_mul(part)).then_some(*pack)
+        };
+        self.ends.iter().filter_map(is_sparse).collect()
+    }
+
+    /// How many bytes compacting these packs gives back.
+    fn reclaimable(&self, sparse: &BTreeSet<u32>) -> u64 {
+        let gain = |pack: &u32| {
+            let end = self.ends.get(pack).copied().map_or(0, u64::from);
+            end.saturating_sub(self.needed.get(pack).copied().unwrap_or(0))
+        };
+        sparse.iter().map(gain).fold(0, u64::saturating_add)
+    }
+}

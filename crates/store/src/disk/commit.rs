@@ -1,0 +1,256 @@
+//! Changes of the index. Those that come while one is under way are written together, with one sync.
+
+use std::{
+    io, mem,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use firn_castore::{Directory, Root};
+use firn_trust::StoredPath;
+use redb::{Error, ReadableTable, WriteTransaction};
+
+use super::{
+    DiskStore,
+    packs::Dirty,
+    place::{BlobPlace, DirectoryPlace},
+    state::Waiting,
+    tables::{self, seal, seal_tree, visible_key},
+};
+use crate::{Item, Reason, StoreError, Visible, lock, tree::collect};
+
+/// What is to be changed.
+pub(super) enum Change {
+    /// Only makes durable what waits.
+    Flush,
+    Path(Box<StoredPath>, Option<Reason>),
+    Root(Root, bool, Option<Reason>),
+    Pin(Visible, Reason),
+    Unpin(Visible),
+    Remove(Visible),
+    /// Takes a thing out of the index that was found damaged.
+    Forget(Item),
+}
+
+/// The changes that are to be made.
+#[derive(Default)]
+pub(super) struct Changes {
+    queue: Mutex<Vec<Arc<Request>>>,
+    /// Held by whoever writes to the index. Readers never wait for it.
+    pub(super) writing: Mutex<()>,
+}
+
+struct Request {
+    change: Change,
+    outcome: Mutex<Option<Result<bool, StoreError>>>,
+}
+
+impl Request {
+    fn end(&self, outcome: Result<bool, StoreError>) {
+        lock(&self.outcome).get_or_insert(outcome);
+    }
+}
+
+impl DiskStore {
+    /// Makes a change, and all that waits, durable. Tells whether there was something to change.
+    pub(super) fn change(&self, change: Change) -> Result<bool, StoreError> {
+        let request = Arc::new(Request { change, outcome: Mutex::default() });
+        lock(&self.changes.queue).push(request.clone());
+        let _writing = lock(&self.changes.writing);
+        // Whoever held it before may have taken this along.
+        if let Some(outcome) = lock(&request.outcome).take() {
+            return outcome;
+        }
+        let batch = mem::take(&mut *lock(&self.changes.queue));
+        if let Err(error) = self.write(&batch) {
+            for request in &batch {
+                request.end(Err(again(&error)));
+            }
+        }
+        let outcome = lock(&request.outcome).take();
+        outcome.unwrap_or(Ok(false))
+    }
+
+    /// Makes what waits durable where there is much of it.
+    pub(super) fn make_room(&self) -> Result<(), StoreError> {
+        match self.state().waiting.is_full() {
+            true => self.change(Change::Flush).map(|_| ()),
+            false => Ok(()),
+        }
+    }
+
+    /// For whoever holds `writing`.
+    fn write(&self, batch: &[Arc<Request>]) -> Result<(), StoreError> {
+        let (waiting, dirty) = self.sync_waiting()?;
+        let outcomes = self.index.write(|transaction| {
+            insert(transaction, &waiting, &dirty)?;
+            batch
+                .iter()
+                .map(|request| self.apply(transaction, &request.change))
+                .collect::<Result<Vec<_>, _>>()
+        })?;
+        self.packs.is_durable(&dirty);
+        self.state_mut().waiting.remove(&waiting);
+        for (request, outcome) in batch.iter().zip(outcomes) {
+            request.end(outcome);
+        }
+        Ok(())
+    }
+
+    /// Makes durable what waits, but for the index, for whoever holds `writing`.
+    pub(super) fn sync_waiting(&self) -> Result<(Waiting, Dirty), StoreError> {
+        let waiting = self.state().waiting.clone();
+        self.layout.check_room(waiting.index_bytes())?;
+        // After the look at what waits: its records have come to the packs before.
+        let dirty = self.packs.flush()?;
+        let synced = match dirty.has_new || waiting.has_files {
+            true => self.layout.sync(),
+            false => self.packs.sync(&dirty),
+        };
+        if synced.is_err() {
+            // The system tells of a failure once and then takes everything for written, so nothing counts that may not
+            // be. What is kept anew from here on is synced anew.
+            let _keeping = self.keeping.write().unwrap_or_else(PoisonError::into_inner);
+            self.state_mut().waiting = Waiting::default();
+            self.packs.give_up();
+            self.places.forget();
+        }
+        synced.map(|()| (waiting, dirty))
+    }
+
+    fn apply(
+        &self,
+        transaction: &WriteTransaction,
+        change: &Change,
+    ) -> Result<Result<bool, StoreError>, Error> {
+        match change {
+            Change::Flush => {}
+            Change::Path(path, pin) => {
+                if let Err(refusal) = self.check(transaction, path.root())? {
+                    return Ok(Err(refusal));
+                }
+                let (key, what) = (path.path_hash(), Visible::Path(path.path_hash()));
+                let sealed = seal(key.as_bytes(), &path.to_bytes());
+                transaction.open_table(tables::PATHS)?.insert(&key.as_bytes()[..], &sealed[..])?;
+                put_pin(transaction, &what, pin.as_ref())?;
+            }
+            Change::Root(root, shared, pin) => {
+                if let Err(refusal) = self.check(transaction, root)? {
+                    return Ok(Err(refusal));
+                }
+                let key = root.to_bytes();
+                let sealed = seal(&key, &[u8::from(*shared)]);
+                transaction.open_table(tables::ROOTS)?.insert(&key[..], &sealed[..])?;
+                put_pin(transaction, &Visible::Root(root.clone()), pin.as_ref())?;
+            }
+            Change::Pin(what, reason) => put_pin(transaction, what, Some(reason))?,
+            Change::Unpin(what) => {
+                let removed = transaction.open_table(tables::PINS)?.remove(&visible_key(what)[..])?.is_some();
+                return Ok(Ok(removed));
+            }
+            Change::Remove(what) => return remove(transaction, what).map(Ok),
+            Change::Forget(item) => return forget(transaction, item).map(Ok),
+        }
+        Ok(Ok(true))
+    }
+
+    /// Whether all beneath a root is in the index, and not known to be damaged.
+    fn check(&self, transaction: &WriteTransaction, root: &Root) -> Result<Result<(), StoreError>, Error> {
+        let directories = transaction.open_table(tables::DIRECTORIES)?;
+        let blobs = transaction.open_table(tables::BLOBS)?;
+        let damaged = self.state().damaged.clone();
+        let collected = collect(root, |digest| -> Result<Option<Directory>, Error> {
+            if damaged.contains(&Item::Directory(*digest)) {
+                return Ok(None);
+            }
+            let Some(place) = directories.get(digest.as_bytes())? else { return Ok(None) };
+            let place = DirectoryPlace::from_bytes(place.value());
+            // Damaged ones count as missing.
+            Ok(self.read_directory(digest, place, false).ok())
+        })?;
+        let closure = match collected.or_refuse(root) {
+            Ok(closure) => closure,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        for blob in closure.blobs() {
+            let item = Item::Blob(blob.digest);
+            let place = blobs.get(blob.digest.as_bytes())?;
+            let size = place.and_then(|place| BlobPlace::from_bytes(place.value())).map(|place| place.size);
+            if damaged.contains(&item) || size != Some(blob.size) {
+                return Ok(Err(StoreError::Missing(item)));
+            }
+        }
+        Ok(Ok(()))
+    }
+}
+
+fn insert(transaction: &WriteTransaction, waiting: &Waiting, dirty: &Dirty) -> Result<(), Error> {
+    let mut blobs = transaction.open_table(tables::BLOBS)?;
+    for (digest, place) in &waiting.blobs {
+        blobs.insert(digest.as_bytes(), &place.to_bytes())?;
+    }
+    let mut directories = transaction.open_table(tables::DIRECTORIES)?;
+    for (digest, place) in &waiting.directories {
+        directories.insert(digest.as_bytes(), &place.to_bytes())?;
+    }
+    let mut places = transaction.open_table(tables::PLACES)?;
+    for (id, dir) in &waiting.places {
+        places.insert(id, dir.as_os_str().as_encoded_bytes())?;
+    }
+    let mut trees = transaction.open_table(tables::TREES)?;
+    for (listing, tree) in &waiting.trees {
+        trees.insert(&listing.0[..], &seal_tree(listing, tree)[..])?;
+    }
+    let mut uses = transaction.open_table(tables::USES)?;
+    for (what, at) in &waiting.uses {
+        uses.insert(&visible_key(what)[..], at.0)?;
+    }
+    let mut packs = transaction.open_table(tables::PACKS)?;
+    for (pack, end) in &dirty.ends {
+        packs.insert(pack, end)?;
+    }
+    Ok(())
+}
+
+fn put_pin(transaction: &WriteTransaction, what: &Visible, reason: Option<&Reason>) -> Result<(), Error> {
+    if let Some(reason) = reason {
+        transaction.open_table(tables::PINS)?.insert(&visible_key(what)[..], reason.as_str())?;
+    }
+    Ok(())
+}
+
+fn remove(transaction: &WriteTransaction, what: &Visible) -> Result<bool, Error> {
+    let key = visible_key(what);
+    transaction.open_table(tables::PINS)?.remove(&key[..])?;
+    transaction.open_table(tables::USES)?.remove(&key[..])?;
+    let table = match what {
+        Visible::Path(_) => tables::PATHS,
+        Visible::Root(_) => tables::ROOTS,
+    };
+    // The records' keys are those of pins without their first byte.
+    Ok(transaction.open_table(table)?.remove(&key[1..])?.is_some())
+}
+
+fn forget(transaction: &WriteTransaction, item: &Item) -> Result<bool, Error> {
+    match item {
+        Item::Blob(digest) => Ok(transaction.open_table(tables::BLOBS)?.remove(digest.as_bytes())?.is_some()),
+        Item::Directory(digest) => {
+            Ok(transaction.open_table(tables::DIRECTORIES)?.remove(digest.as_bytes())?.is_some())
+        }
+        Item::Path(hash) => remove(transaction, &Visible::Path(*hash)),
+        Item::Root(root) => remove(transaction, &Visible::Root(root.clone())),
+    }
+}
+
+/// An error told once more, to another whom it concerns.
+fn again(error: &StoreError) -> StoreError {
+    match error {
+        StoreError::Io { path, source } => {
+            StoreError::Io { path: path.clone(), source: io::Error::new(source.kind(), source.to_string()) }
+        }
+        StoreError::Index { path, source } => {
+            let source = Box::new(Error::Io(io::Error::other(source.to_string())));
+            StoreError::Index { path: path.clone(), source }
+        }
+        other => StoreError::Reader(io::Error::other(other.to_string())),
+    }
+}

@@ -1,0 +1,204 @@
+//! Blobs of more than one piece: a file each, with the contents and then the outboard.
+
+use std::{
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use firn_bao::{HashedPiece, Outboard, Pieces};
+use firn_castore::{BlobDigest, BlobRef};
+
+use super::{
+    layout::Layout,
+    vfs::{Access, Disk, DiskFile},
+};
+use crate::{StoreError, lock};
+
+/// The files of large blobs, whole and coming in.
+pub(super) struct Large {
+    disk: Arc<dyn Disk>,
+    blobs: PathBuf,
+    temp: PathBuf,
+    quarantine: PathBuf,
+    next_temp: AtomicU64,
+    /// Held while a whole blob is put in its place, or one is removed.
+    pub(super) publishing: Mutex<()>,
+}
+
+impl Large {
+    pub(super) fn new(layout: &Layout) -> Self {
+        Self {
+            disk: layout.disk.clone(),
+            blobs: layout.blobs.clone(),
+            temp: layout.temp.clone(),
+            quarantine: layout.quarantine.clone(),
+            next_temp: AtomicU64::new(0),
+            publishing: Mutex::new(()),
+        }
+    }
+
+    pub(super) fn path(&self, digest: &BlobDigest) -> PathBuf {
+        let name = digest.to_string();
+        self.blobs.join(&name[..2]).join(name)
+    }
+
+    pub(super) fn open(&self, digest: &BlobDigest) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open(&self.path(digest), Access::Read)
+    }
+
+    /// How much of the disk a blob of this size takes.
+    pub(super) fn disk_bytes(size: u64) -> u64 {
+        size.saturating_add(Outboard::byte_length(size))
+    }
+
+    /// Puts a whole blob where it is found, for whoever holds `publishing`.
+    pub(super) fn publish(&self, from: &Path, digest: &BlobDigest) -> Result<(), StoreError> {
+        let to = self.path(digest);
+        let renamed = match self.disk.rename(from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let dir = to.parent().unwrap_or(&self.blobs);
+                self.disk.create_dir(dir).map_err(StoreError::io(dir))?;
+                self.disk.rename(from, &to)
+            }
+            renamed => renamed,
+        };
+        renamed.map_err(StoreError::io(to))
+    }
+
+    /// Removes a blob, for whoever holds `publishing`.
+    pub(super) fn remove(&self, digest: &BlobDigest) -> Result<(), StoreError> {
+        let path = self.path(digest);
+        match self.disk.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io(path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts a damaged blob aside, for whoever holds `publishing`.
+    pub(super) fn quarantine(&self, digest: &BlobDigest) -> Result<(), StoreError> {
+        let path = self.path(digest);
+        match self.disk.rename(&path, &self.quarantine.join(digest.to_string())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io(path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Begins a file for a blob of this size.
+    pub(super) fn begin(&self, size: u64) -> Result<TempBlob, StoreError> {
+        let path = self.temp.join(self.next_temp.fetch_add(1, Ordering::Relaxed).to_string());
+        let file = self.disk.open(&path, Access::CreateNew).map_err(StoreError::io(&path))?;
+        let temp = TempFile { disk: self.disk.clone(), path };
+        Ok(TempBlob { temp, file, size, pieces: Mutex::new(Pieces::new(size)) })
+    }
+
+    /// Removes blobs that the index does not have: a crash came between their files and the index.
+    pub(super) fn sweep(
+        &self,
+        mut is_kept: impl FnMut(&BlobDigest) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        for fan in self.disk.list(&self.blobs).map_err(StoreError::io(&self.blobs))? {
+            let dir = self.blobs.join(&fan);
+            // Whatever is no directory is none of ours.
+            let Ok(names) = self.disk.list(&dir) else { continue };
+            for name in names {
+                if let Some(digest) = parse_name(&fan, &name)
+                    && !is_kept(&digest)?
+                {
+                    let path = dir.join(&name);
+                    self.disk.remove(&path).map_err(StoreError::io(path))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A file that is removed unless it is put in its place.
+struct TempFile {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        // Where it has been renamed there is nothing; what stays otherwise goes with the next opening.
+        let _ = self.disk.remove(&self.path);
+    }
+}
+
+/// A large blob that is being copied in.
+pub(super) struct TempBlob {
+    temp: TempFile,
+    file: Arc<dyn DiskFile>,
+    size: u64,
+    pieces: Mutex<Pieces>,
+}
+
+impl TempBlob {
+    pub(super) fn path(&self) -> &Path {
+        &self.temp.path
+    }
+
+    pub(super) fn write(&self, piece: &HashedPiece) -> Result<(), StoreError> {
+        let offset = piece.index().saturating_mul(firn_bao::PIECE_BYTES);
+        self.file.write_all_at(piece.bytes(), offset).map_err(StoreError::io(self.path()))?;
+        let mut pieces = lock(&self.pieces);
+        pieces.insert(piece).map_err(|source| {
+            // What is in the file now is not what was hashed: the blob can't become whole any more.
+            *pieces = Pieces::new(self.size);
+            StoreError::Piece(source)
+        })
+    }
+
+    /// Writes the outboard behind the contents. The file is whole then.
+    pub(super) fn complete(&self) -> Result<BlobRef, StoreError> {
+        let pieces = std::mem::replace(&mut *lock(&self.pieces), Pieces::new(self.size));
+        let incomplete = StoreError::Incomplete { size: self.size, missing_pieces: pieces.missing() };
+        let hashed = pieces.finish().ok_or(incomplete)?;
+        let outboard = hashed.outboard().as_bytes();
+        self.file.write_all_at(outboard, self.size).map_err(StoreError::io(self.path()))?;
+        Ok(hashed.blob())
+    }
+}
+
+/// The digest in the name of a file that we have written.
+fn parse_name(fan: &OsString, name: &OsString) -> Option<BlobDigest> {
+    let (fan, name) = (fan.to_str()?, name.to_str()?);
+    let digest = parse_digest(name)?;
+    name.starts_with(fan).then_some(digest).filter(|_| fan.len() == 2)
+}
+
+/// A digest in lower-case hexadecimal digits.
+pub(super) fn parse_digest(hex: &str) -> Option<BlobDigest> {
+    let mut bytes = [0; 32];
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hex.get(2 * i..2 * i + 2)?, 16).ok()?;
+    }
+    let digest = BlobDigest::from(bytes);
+    (digest.to_string() == hex).then_some(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_names_are_parsed() {
+        let digest = BlobDigest::of(b"x");
+        let hex = digest.to_string();
+        let parse = |fan: &str, name: &str| parse_name(&fan.into(), &name.into());
+        assert_eq!(parse(&hex[..2], &hex), Some(digest));
+        assert_eq!(parse("zz", &hex), None);
+        assert_eq!(parse(&hex, &hex), None);
+        for name in
+            ["", "ab", "README", &hex[1..], &hex.to_uppercase(), &format!("{hex}0"), "é".repeat(32).as_str()]
+        {
+            assert_eq!(parse(&hex[..2], name), None, "{name}");
+        }
+    }
+}

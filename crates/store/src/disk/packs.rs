@@ -1,0 +1,327 @@
+//! Packs: append-only files of many small things.
+//!
+//! Records are gathered in memory and written in large pieces. Nothing refers to a record before [`Packs::flush`] has
+//! written it, but for what this process remembers of what waits; the index refers to it only after a sync. So what
+//! lies behind the last durable record of the last pack is garbage, and is written over.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use super::{
+    place::{PACK_HEAD, PACK_HEAD_BYTES, Position},
+    vfs::{Access, Disk, DiskFile},
+};
+use crate::{StoreError, lock};
+
+/// A pack that has come to this length is not written to any more.
+const PACK_BYTES_FULL: u32 = 128 << 20;
+/// So much is gathered before it is written.
+const BUFFER_BYTES: usize = 512 << 10;
+/// The longest record.
+pub(super) const RECORD_BYTES_MAX: u64 = 1 << 30;
+/// How many packs are open for reading.
+const OPEN_MAX: usize = 64;
+
+pub(super) struct Packs {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    tail: Mutex<Tail>,
+    open: Mutex<Open>,
+}
+
+/// The pack that is written to.
+struct Tail {
+    pack: u32,
+    /// `None` until something is written to it.
+    file: Option<Arc<dyn DiskFile>>,
+    /// How much of it is in the file.
+    written: u32,
+    buffer: Vec<u8>,
+    /// Where packs end that were written to since the last sync.
+    dirty: BTreeMap<u32, u32>,
+    /// A pack was made since the last sync: its name is not durable yet.
+    is_new: bool,
+}
+
+#[derive(Default)]
+struct Open {
+    files: BTreeMap<u32, (u64, Arc<dyn DiskFile>)>,
+    turn: u64,
+}
+
+/// What [`Packs::flush`] has written and is not durable yet.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Dirty {
+    /// Where each pack ends.
+    pub(super) ends: BTreeMap<u32, u32>,
+    /// Whether the names of files have to be made durable too.
+    pub(super) has_new: bool,
+}
+
+impl Packs {
+    /// The packs of a store whose index has these ends. What lies behind an end is cut off, and packs that the index does
+    /// not have are removed.
+    pub(super) fn open(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        ends: &BTreeMap<u32, u32>,
+    ) -> Result<Self, StoreError> {
+        for name in disk.list(&dir).map_err(StoreError::io(&dir))? {
+            let is_garbage = parse_name(&name).is_some_and(|pack| !ends.contains_key(&pack));
+            if is_garbage {
+                let path = dir.join(&name);
+                disk.remove(&path).map_err(StoreError::io(path))?;
+            }
+        }
+        let (pack, written) = match ends.last_key_value() {
+            Some((pack, end)) if *end < PACK_BYTES_FULL => (*pack, *end),
+            Some((pack, _)) => (pack.saturating_add(1), 0),
+            None => (1, 0),
+        };
+        let mut tail =
+            Tail { pack, file: None, written, buffer: Vec::new(), dirty: BTreeMap::new(), is_new: false };
+        let packs = Self { disk, dir, tail: Mutex::default(), open: Mutex::default() };
+        if written > 0 && packs.reopen_tail(&mut tail).is_err() {
+            // It is damaged, which whoever reads it will be told. Nothing more is put into it.
+            tail.skip();
+        }
+        *lock(&packs.tail) = tail;
+        Ok(packs)
+    }
+
+    fn reopen_tail(&self, tail: &mut Tail) -> io::Result<()> {
+        let file = self.disk.open(&self.path(tail.pack), Access::Write)?;
+        let size = file.size()?;
+        if size < u64::from(tail.written) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if size > u64::from(tail.written) {
+            file.set_size(u64::from(tail.written))?;
+        }
+        tail.file = Some(file);
+        Ok(())
+    }
+
+    pub(super) fn path(&self, pack: u32) -> PathBuf {
+        self.dir.join(name(pack))
+    }
+
+    /// Takes in a record, given in parts. It can be read by [`Packs::read_waiting`] until it is flushed, and by
+    /// [`Packs::read`] then.
+    pub(super) fn append(&self, parts: &[&[u8]]) -> Result<Position, StoreError> {
+        let bytes: u64 = parts.iter().map(|part| part.len() as u64).sum();
+        let mut tail = lock(&self.tail);
+        if bytes > RECORD_BYTES_MAX {
+            return Err(StoreError::io(self.path(tail.pack))(io::ErrorKind::FileTooLarge.into()));
+        }
+        if tail.end() >= PACK_BYTES_FULL {
+            self.flush_tail(&mut tail)?;
+            tail.skip();
+        }
+        if tail.end() == 0 {
+            tail.buffer.extend_from_slice(PACK_HEAD);
+        }
+        let position = Position { pack: tail.pack, offset: tail.end() };
+        let before = tail.buffer.len();
+        for part in parts {
+            tail.buffer.extend_from_slice(part);
+        }
+        if tail.buffer.len() >= BUFFER_BYTES {
+            // What others have put in stays, and is written when there is room again.
+            self.flush_tail(&mut tail).inspect_err(|_| tail.buffer.truncate(before))?;
+        }
+        Ok(position)
+    }
+
+    /// Writes what was gathered, and tells what has to be made durable.
+    pub(super) fn flush(&self) -> Result<Dirty, StoreError> {
+        let mut tail = lock(&self.tail);
+        self.flush_tail(&mut tail)?;
+        Ok(Dirty { ends: tail.dirty.clone(), has_new: tail.is_new })
+    }
+
+    fn flush_tail(&self, tail: &mut Tail) -> Result<(), StoreError> {
+        if tail.buffer.is_empty() {
+            return Ok(());
+        }
+        let path = self.path(tail.pack);
+        let file = match &tail.file {
+            Some(file) => file.clone(),
+            None => {
+                let file = self.disk.open(&path, Access::CreateNew).map_err(StoreError::io(&path))?;
+                tail.is_new = true;
+                tail.file = Some(file.clone());
+                file
+            }
+        };
+        file.write_all_at(&tail.buffer, u64::from(tail.written)).map_err(StoreError::io(&path))?;
+        tail.written = tail.end();
+        tail.buffer.clear();
+        let (pack, written) = (tail.pack, tail.written);
+        tail.dirty.insert(pack, written);
+        Ok(())
+    }
+
+    /// Makes durable what was flushed. Names of new packs are not: see [`Dirty::has_new`].
+    pub(super) fn sync(&self, dirty: &Dirty) -> Result<(), StoreError> {
+        for pack in dirty.ends.keys() {
+            let path = self.path(*pack);
+            let file = self.disk.open(&path, Access::Write).map_err(StoreError::io(&path))?;
+            file.sync().map_err(StoreError::io(&path))?;
+        }
+        Ok(())
+    }
+
+    /// To be told once what was dirty is durable.
+    pub(super) fn is_durable(&self, dirty: &Dirty) {
+        let mut tail = lock(&self.tail);
+        tail.dirty.retain(|pack, end| dirty.ends.get(pack).is_none_or(|durable| durable < end));
+        // One that was made meanwhile has written to a pack that is not among these.
+        tail.is_new &= tail.dirty.keys().any(|pack| !dirty.ends.contains_key(pack));
+    }
+
+    /// Gives up all that is not durable, after a sync has failed: a new pack is begun.
+    pub(super) fn give_up(&self) {
+        let mut tail = lock(&self.tail);
+        tail.skip();
+        tail.dirty.clear();
+        tail.is_new = false;
+    }
+
+    /// Begins the next pack.
+    pub(super) fn begin_next(&self) -> Result<(), StoreError> {
+        let mut tail = lock(&self.tail);
+        self.flush_tail(&mut tail)?;
+        tail.skip();
+        Ok(())
+    }
+
+    /// The pack that is written to.
+    pub(super) fn tail(&self) -> u32 {
+        lock(&self.tail).pack
+    }
+
+    /// Reads from a record that may wait to be written: `None` if it does not.
+    pub(super) fn read_waiting(&self, position: Position, skip: u64, buffer: &mut [u8]) -> Option<()> {
+        let tail = lock(&self.tail);
+        if tail.pack != position.pack || position.offset < tail.written {
+            return None;
+        }
+        let start = usize::try_from(u64::from(position.offset - tail.written).checked_add(skip)?).ok()?;
+        let waiting = tail.buffer.get(start..start.checked_add(buffer.len())?)?;
+        buffer.copy_from_slice(waiting);
+        Some(())
+    }
+
+    /// As [`Packs::read_waiting`], but for less where nothing follows yet; tells how much.
+    pub(super) fn read_some_waiting(&self, position: Position, buffer: &mut [u8]) -> Option<usize> {
+        let tail = lock(&self.tail);
+        if tail.pack != position.pack || position.offset < tail.written {
+            return None;
+        }
+        let waiting = tail.buffer.get((position.offset - tail.written) as usize..)?;
+        let read = waiting.len().min(buffer.len());
+        buffer[..read].copy_from_slice(&waiting[..read]);
+        Some(read)
+    }
+
+    /// Reads from a record, `skip` bytes after its beginning. It fails with `UnexpectedEof` where the pack ends before.
+    pub(super) fn read(&self, position: Position, skip: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file(position.pack)?.read_exact_at(buffer, u64::from(position.offset).saturating_add(skip))
+    }
+
+    /// As [`Packs::read`], but for less where the pack ends before; tells how much.
+    pub(super) fn read_some(&self, position: Position, buffer: &mut [u8]) -> io::Result<usize> {
+        let file = self.file(position.pack)?;
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match file.read_at(&mut buffer[filled..], u64::from(position.offset) + filled as u64)? {
+                0 => break,
+                read => filled += read,
+            }
+        }
+        Ok(filled)
+    }
+
+    fn file(&self, pack: u32) -> io::Result<Arc<dyn DiskFile>> {
+        {
+            let mut open = lock(&self.open);
+            open.turn += 1;
+            let turn = open.turn;
+            if let Some((used, file)) = open.files.get_mut(&pack) {
+                *used = turn;
+                return Ok(file.clone());
+            }
+        }
+        let file = self.disk.open(&self.path(pack), Access::Read)?;
+        let mut open = lock(&self.open);
+        if open.files.len() >= OPEN_MAX {
+            let oldest = open.files.iter().min_by_key(|(_, (used, _))| *used).map(|(pack, _)| *pack);
+            oldest.and_then(|pack| open.files.remove(&pack));
+        }
+        let turn = open.turn;
+        open.files.insert(pack, (turn, file.clone()));
+        Ok(file)
+    }
+
+    /// Removes a pack that nothing refers to any more.
+    pub(super) fn remove(&self, pack: u32) -> Result<(), StoreError> {
+        lock(&self.open).files.remove(&pack);
+        let path = self.path(pack);
+        match self.disk.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io(path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// How much of the disk all packs take.
+    pub(super) fn allocated_bytes(&self) -> Result<u64, StoreError> {
+        let mut sum = 0u64;
+        for name in self.disk.list(&self.dir).map_err(StoreError::io(&self.dir))? {
+            let Some(pack) = parse_name(&name) else { continue };
+            let path = self.path(pack);
+            let file = self.disk.open(&path, Access::Read).map_err(StoreError::io(&path))?;
+            sum = sum.saturating_add(file.allocated_bytes().map_err(StoreError::io(&path))?);
+        }
+        Ok(sum)
+    }
+}
+
+impl Default for Tail {
+    fn default() -> Self {
+        Self { pack: 1, file: None, written: 0, buffer: Vec::new(), dirty: BTreeMap::new(), is_new: false }
+    }
+}
+
+impl Tail {
+    /// Where the next record begins.
+    fn end(&self) -> u32 {
+        // A pack grows past its full length by one record at most.
+        self.written.saturating_add(self.buffer.len() as u32)
+    }
+
+    /// Begins the next pack.
+    fn skip(&mut self) {
+        self.pack = self.pack.saturating_add(1);
+        self.file = None;
+        self.written = 0;
+        self.buffer.clear();
+    }
+}
+
+fn name(pack: u32) -> String {
+    format!("{pack:08x}")
+}
+
+fn parse_name(text: &OsString) -> Option<u32> {
+    let text = text.to_str()?;
+    let pack = u32::from_str_radix(text, 16).ok()?;
+    (name(pack) == text && pack >= 1).then_some(pack)
+}
+
+const _: () = assert!(PACK_BYTES_FULL as u64 + RECORD_BYTES_MAX < u32::MAX as u64 && PACK_HEAD_BYTES == 16);

@@ -1,0 +1,398 @@
+//! Blobs of which a part is here.
+//!
+//! Each has two files, named by its digest and the length that is claimed for it:
+//!
+//! ```text
+//! partial/<hex>-<size>          groups where they belong; behind the claimed length the parents, where they belong
+//! partial/<hex>-<size>.groups   8 bytes start, 8 bytes end of each run of groups that came, little-endian
+//! ```
+//!
+//! The runs are as many as spans came, whatever length is claimed. They are written after the groups, but neither is
+//! synced: after a crash each run is verified before it counts.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    ops::Range,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use bytes::{Bytes, BytesMut};
+use firn_bao::{Outboard, Span, VerifiedSpan};
+use firn_castore::BlobRef;
+
+use super::{
+    large::parse_digest,
+    layout::Layout,
+    vfs::{Access, Disk, DiskFile},
+};
+use crate::{StoreError, groups::Groups, lock};
+
+/// How many blobs may be partly here. Beyond, the one goes whose last span came longest ago.
+const PARTIALS_MAX: usize = 4096;
+const RUN_BYTES: usize = 16;
+/// Of more runs than this, what lies behind is forgotten in a crash.
+const RUNS_BYTES_MAX: u64 = 64 << 20;
+/// How many groups are verified at a time after a crash: 1 MiB.
+const READ_GROUPS: u64 = 64;
+const GROUPS_SUFFIX: &str = ".groups";
+const PARENT_BYTES: u64 = 64;
+
+pub(super) struct Partials {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    by_blob: Mutex<Entries>,
+}
+
+#[derive(Default)]
+struct Entries {
+    /// By digest and length: a false length may well have true spans, but never all of them.
+    entries: BTreeMap<BlobRef, Entry>,
+    turn: u64,
+}
+
+struct Entry {
+    partial: Arc<Mutex<Partial>>,
+    /// When its last span came.
+    turn: u64,
+}
+
+/// A blob of which a part is here.
+#[derive(Default)]
+struct Partial {
+    state: Progress,
+    groups: Groups,
+    runs_bytes: u64,
+}
+
+#[derive(Default, PartialEq, Eq)]
+enum Progress {
+    /// There may be files of an earlier process, which nobody has looked into.
+    #[default]
+    Unread,
+    Partly,
+    /// It is whole, or was given up: its files are gone.
+    Ended,
+}
+
+/// What comes of keeping a span.
+pub(super) enum Kept {
+    Partly,
+    /// It was the last one.
+    Whole,
+}
+
+impl Partials {
+    /// Those that an earlier process has left.
+    pub(super) fn open(layout: &Layout) -> Result<Self, StoreError> {
+        let partials =
+            Self { disk: layout.disk.clone(), dir: layout.partial.clone(), by_blob: Mutex::default() };
+        let names = partials.disk.list(&partials.dir).map_err(StoreError::io(&partials.dir))?;
+        let mut by_blob = lock(&partials.by_blob);
+        for name in names.iter().filter_map(|name| name.to_str()) {
+            match parse_name(name.strip_suffix(GROUPS_SUFFIX).unwrap_or(name)) {
+                Some(blob) if by_blob.entries.len() < PARTIALS_MAX => {
+                    by_blob.entries.entry(blob).or_insert_with(|| Entry { partial: Arc::default(), turn: 0 });
+                }
+                Some(_) => {
+                    let path = partials.dir.join(name);
+                    partials.disk.remove(&path).map_err(StoreError::io(path))?;
+                }
+                None => {}
+            }
+        }
+        drop(by_blob);
+        Ok(partials)
+    }
+
+    pub(super) fn path(&self, blob: &BlobRef) -> PathBuf {
+        self.dir.join(name(blob))
+    }
+
+    fn groups_path(&self, blob: &BlobRef) -> PathBuf {
+        self.dir.join(name(blob) + GROUPS_SUFFIX)
+    }
+
+    pub(super) fn all(&self) -> Vec<BlobRef> {
+        lock(&self.by_blob).entries.keys().copied().collect()
+    }
+
+    /// Which groups are here.
+    pub(super) fn groups(&self, blob: &BlobRef) -> Result<Vec<Span>, StoreError> {
+        let Some(partial) = self.find(blob) else { return Ok(Vec::new()) };
+        let mut partial = lock(&partial);
+        self.recover(blob, &mut partial)?;
+        Ok(partial.groups.spans())
+    }
+
+    /// Reads and verifies a span, if all of it is here. What turns out to be damaged is not here any more.
+    pub(super) fn read(&self, blob: &BlobRef, span: Span) -> Result<Option<VerifiedSpan>, StoreError> {
+        let Some(partial) = self.find(blob) else { return Ok(None) };
+        {
+            let mut partial = lock(&partial);
+            self.recover(blob, &mut partial)?;
+            if !partial.groups.covers(&span.groups()) {
+                return Ok(None);
+            }
+        }
+        let path = self.path(blob);
+        let read = self.disk.open(&path, Access::Read).and_then(|file| read_span(&*file, blob.size, span));
+        match read {
+            Ok((bytes, parents)) => match VerifiedSpan::check(*blob, span, parents, bytes) {
+                Ok(verified) => Ok(Some(verified)),
+                Err(_) => {
+                    lock(&partial).groups.remove(span.groups());
+                    Ok(None)
+                }
+            },
+            // It has become whole just now, and lies elsewhere.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                lock(&partial).groups.remove(span.groups());
+                Ok(None)
+            }
+            Err(error) => Err(StoreError::io(path)(error)),
+        }
+    }
+
+    /// Keeps a span. `publish` is called with the file of a blob that is whole, before anybody else is told so.
+    pub(super) fn keep(
+        &self,
+        span: &VerifiedSpan,
+        publish: impl FnOnce(&PathBuf) -> Result<(), StoreError>,
+    ) -> Result<Kept, StoreError> {
+        let blob = span.blob();
+        let partial = self.find_or_begin(&blob)?;
+        let path = self.path(&blob);
+        {
+            let mut partial = lock(&partial);
+            self.recover(&blob, &mut partial)?;
+            if partial.state == Progress::Ended || partial.groups.covers(&span.span().groups()) {
+                return Ok(Kept::Partly);
+            }
+        }
+        let written = self.open_or_create(&path).and_then(|file| write_span(&*file, span));
+        written.map_err(StoreError::io(&path))?;
+        let mut partial = lock(&partial);
+        if partial.state == Progress::Ended {
+            return Ok(Kept::Partly);
+        }
+        self.note_run(&blob, &mut partial, span.span().groups())?;
+        if !partial.groups.covers(&Span::whole(blob.size).groups()) {
+            return Ok(Kept::Partly);
+        }
+        publish(&path)?;
+        partial.state = Progress::Ended;
+        lock(&self.by_blob).entries.remove(&blob);
+        self.remove_files(&blob)?;
+        Ok(Kept::Whole)
+    }
+
+    /// Gives a blob up.
+    pub(super) fn remove(&self, blob: &BlobRef) -> Result<(), StoreError> {
+        let entry = lock(&self.by_blob).entries.remove(blob);
+        if let Some(entry) = entry {
+            let mut partial = lock(&entry.partial);
+            partial.state = Progress::Ended;
+            self.remove_files(blob)?;
+        }
+        Ok(())
+    }
+
+    /// How much of the disk a blob that is partly here takes.
+    pub(super) fn allocated_bytes(&self, blob: &BlobRef) -> u64 {
+        let allocated = |path: PathBuf| {
+            let file = self.disk.open(&path, Access::Read);
+            file.and_then(|file| file.allocated_bytes()).unwrap_or(0)
+        };
+        allocated(self.path(blob)).saturating_add(allocated(self.groups_path(blob)))
+    }
+
+    fn remove_files(&self, blob: &BlobRef) -> Result<(), StoreError> {
+        for path in [self.path(blob), self.groups_path(blob)] {
+            match self.disk.remove(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(StoreError::io(path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn find(&self, blob: &BlobRef) -> Option<Arc<Mutex<Partial>>> {
+        lock(&self.by_blob).entries.get(blob).map(|entry| entry.partial.clone())
+    }
+
+    /// What is here of a blob; a new one where nothing is.
+    fn find_or_begin(&self, blob: &BlobRef) -> Result<Arc<Mutex<Partial>>, StoreError> {
+        let (partial, oldest) = {
+            let mut by_blob = lock(&self.by_blob);
+            by_blob.turn += 1;
+            let turn = by_blob.turn;
+            if let Some(entry) = by_blob.entries.get_mut(blob) {
+                entry.turn = turn;
+                return Ok(entry.partial.clone());
+            }
+            let mut oldest = None;
+            if by_blob.entries.len() >= PARTIALS_MAX {
+                oldest = by_blob.entries.iter().min_by_key(|(_, entry)| entry.turn).map(|(blob, _)| *blob);
+            }
+            let partial = Arc::new(Mutex::new(Partial { state: Progress::Partly, ..Partial::default() }));
+            by_blob.entries.insert(*blob, Entry { partial: partial.clone(), turn });
+            (partial, oldest)
+        };
+        if let Some(oldest) = oldest {
+            self.remove(&oldest)?;
+        }
+        Ok(partial)
+    }
+
+    fn open_or_create(&self, path: &PathBuf) -> io::Result<Arc<dyn DiskFile>> {
+        for _ in 0..2 {
+            match self.disk.open(path, Access::Write) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                opened => return opened,
+            }
+            match self.disk.open(path, Access::CreateNew) {
+                // Another thread was faster.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                created => return created,
+            }
+        }
+        self.disk.open(path, Access::Write)
+    }
+
+    fn note_run(&self, blob: &BlobRef, partial: &mut Partial, run: Range<u64>) -> Result<(), StoreError> {
+        partial.groups.insert(run.clone());
+        let path = self.groups_path(blob);
+        if partial.runs_bytes < RUNS_BYTES_MAX {
+            let bytes = [run.start.to_le_bytes(), run.end.to_le_bytes()].concat();
+            let written =
+                self.open_or_create(&path).and_then(|file| file.write_all_at(&bytes, partial.runs_bytes));
+            written.map_err(StoreError::io(path))?;
+            partial.runs_bytes += RUN_BYTES as u64;
+        }
+        Ok(())
+    }
+
+    /// Finds out what an earlier process has left of a blob.
+    fn recover(&self, blob: &BlobRef, partial: &mut Partial) -> Result<(), StoreError> {
+        if partial.state != Progress::Unread {
+            return Ok(());
+        }
+        let path = self.path(blob);
+        let runs = self.read_runs(blob)?;
+        match self.disk.open(&path, Access::Read) {
+            Ok(file) => {
+                for span in runs.spans().into_iter().flat_map(|run| run.pieces(READ_GROUPS)) {
+                    if is_right(&*file, blob, span) {
+                        partial.groups.insert(span.groups());
+                    }
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(StoreError::io(path)(error)),
+        }
+        self.rewrite_runs(blob, partial)?;
+        partial.state = Progress::Partly;
+        Ok(())
+    }
+
+    fn read_runs(&self, blob: &BlobRef) -> Result<Groups, StoreError> {
+        let path = self.groups_path(blob);
+        let read = || -> io::Result<Vec<u8>> {
+            let file = self.disk.open(&path, Access::Read)?;
+            let mut bytes = vec![0; file.size()?.min(RUNS_BYTES_MAX) as usize];
+            file.read_exact_at(&mut bytes, 0)?;
+            Ok(bytes)
+        };
+        let bytes = match read() {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(StoreError::io(path)(error)),
+        };
+        let mut groups = Groups::default();
+        let number = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+        for run in bytes.chunks_exact(RUN_BYTES) {
+            let run = number(&run[..8])..number(&run[8..]);
+            if run.start < run.end && run.end <= Span::whole(blob.size).groups().end {
+                groups.insert(run);
+            }
+        }
+        Ok(groups)
+    }
+
+    /// Writes down what was found, so that what is damaged is not looked at again.
+    fn rewrite_runs(&self, blob: &BlobRef, partial: &mut Partial) -> Result<(), StoreError> {
+        let path = self.groups_path(blob);
+        let mut bytes = Vec::new();
+        for run in partial.groups.spans() {
+            bytes.extend([run.groups().start.to_le_bytes(), run.groups().end.to_le_bytes()].concat());
+        }
+        let write = |file: Arc<dyn DiskFile>| {
+            file.set_size(0)?;
+            file.write_all_at(&bytes, 0)
+        };
+        self.open_or_create(&path).and_then(write).map_err(StoreError::io(path))?;
+        partial.runs_bytes = bytes.len() as u64;
+        Ok(())
+    }
+}
+
+fn is_right(file: &dyn DiskFile, blob: &BlobRef, span: Span) -> bool {
+    read_span(file, blob.size, span)
+        .is_ok_and(|(bytes, parents)| VerifiedSpan::check(*blob, span, parents, bytes).is_ok())
+}
+
+/// Reads a span's bytes and its parents out of a file that has the contents and then the outboard.
+pub(super) fn read_span(file: &dyn DiskFile, size: u64, span: Span) -> io::Result<(Bytes, Bytes)> {
+    let range = span.bytes(size);
+    let mut bytes = BytesMut::zeroed((range.end - range.start) as usize);
+    file.read_exact_at(&mut bytes, range.start)?;
+    let parents = read_parents(size, span, |buffer, offset| file.read_exact_at(buffer, size + offset))?;
+    Ok((bytes.freeze(), parents))
+}
+
+/// Reads the parents of a span; `read` reads from the outboard.
+pub(super) fn read_parents(
+    size: u64,
+    span: Span,
+    mut read: impl FnMut(&mut [u8], u64) -> io::Result<()>,
+) -> io::Result<Bytes> {
+    let runs = span.parents(size);
+    let count: u64 = runs.iter().map(|run| run.end - run.start).sum();
+    let mut parents = BytesMut::zeroed((count * PARENT_BYTES) as usize);
+    let mut rest = &mut parents[..];
+    for run in runs {
+        let (part, after) = rest.split_at_mut(((run.end - run.start) * PARENT_BYTES) as usize);
+        read(part, run.start * PARENT_BYTES)?;
+        rest = after;
+    }
+    Ok(parents.freeze())
+}
+
+fn write_span(file: &dyn DiskFile, span: &VerifiedSpan) -> io::Result<()> {
+    let size = span.blob().size;
+    file.write_all_at(span.bytes(), span.span().bytes(size).start)?;
+    let mut parents = &span.parents()[..];
+    for run in span.span().parents(size) {
+        let (part, after) = parents.split_at(((run.end - run.start) * PARENT_BYTES) as usize);
+        file.write_all_at(part, size + run.start * PARENT_BYTES)?;
+        parents = after;
+    }
+    Ok(())
+}
+
+fn name(blob: &BlobRef) -> String {
+    format!("{}-{}", blob.digest, blob.size)
+}
+
+fn parse_name(text: &str) -> Option<BlobRef> {
+    let (hex, size) = text.split_once('-')?;
+    let blob = BlobRef { digest: parse_digest(hex)?, size: size.parse().ok()? };
+    let fits =
+        Outboard::byte_length(blob.size) < u64::MAX - blob.size && blob.size <= firn_bao::BLOB_BYTES_MAX;
+    (fits && name(&blob) == text).then_some(blob)
+}

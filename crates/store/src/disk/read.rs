@@ -1,0 +1,248 @@
+//! Reading what is here, wherever it lies.
+
+use std::{io, path::PathBuf};
+
+use bytes::{Bytes, BytesMut};
+use firn_bao::{Span, VerifiedSpan};
+use firn_castore::{BlobDigest, BlobRef, Directory, DirectoryDigest};
+
+use super::{
+    DiskStore,
+    partials::{read_parents, read_span},
+    place::{
+        BlobKind, BlobPlace, DirectoryPlace, HEAD_BYTES_MAX, Position, contents_head, directory_head,
+        parse_adopted,
+    },
+    vfs::Access,
+};
+use crate::{Damage, Item, StoreError};
+
+/// How often it is looked where something is: it moves when packs are made compact.
+const LOOKS_MAX: usize = 4;
+
+/// Why something could not be read from where it should be.
+enum Fault {
+    /// It is not what it was.
+    Damage(PathBuf, Damage),
+    /// The file system would not.
+    Io(PathBuf, io::Error),
+}
+
+impl Fault {
+    fn of(path: PathBuf) -> impl FnOnce(io::Error) -> Self {
+        move |error| match error.kind() {
+            io::ErrorKind::NotFound => Fault::Damage(path, Damage::Gone),
+            io::ErrorKind::UnexpectedEof => Fault::Damage(path, Damage::Short),
+            _ => Fault::Io(path, error),
+        }
+    }
+}
+
+impl DiskStore {
+    /// Where a blob is, and whether that waits for the index. What waits is looked at before the index: it leaves there
+    /// only after it has come to the index.
+    pub(super) fn blob_place(&self, digest: &BlobDigest) -> Result<Option<(BlobPlace, bool)>, StoreError> {
+        {
+            let state = self.state();
+            if let Some(place) = state.waiting.blobs.get(digest) {
+                return Ok(Some((*place, true)));
+            }
+            if state.is_gone(&Item::Blob(*digest)) {
+                return Ok(None);
+            }
+        }
+        Ok(self.index.blob(digest)?.map(|place| (place, false)))
+    }
+
+    pub(super) fn directory_place(
+        &self,
+        digest: &DirectoryDigest,
+    ) -> Result<Option<(DirectoryPlace, bool)>, StoreError> {
+        {
+            let state = self.state();
+            if let Some(place) = state.waiting.directories.get(digest) {
+                return Ok(Some((*place, true)));
+            }
+            if state.is_gone(&Item::Directory(*digest)) {
+                return Ok(None);
+            }
+        }
+        Ok(self.index.directory(digest)?.map(|place| (place, false)))
+    }
+
+    pub(super) fn read_blob(&self, blob: &BlobRef, span: Span) -> Result<Option<VerifiedSpan>, StoreError> {
+        let mut looked: Option<(BlobPlace, Fault)> = None;
+        for _ in 0..LOOKS_MAX {
+            let Some((place, waits)) = self.blob_place(&blob.digest)? else {
+                return self.partials.read(blob, span);
+            };
+            if place.size != blob.size {
+                return Ok(None);
+            }
+            // It has not moved meanwhile, so it is this place that is wrong.
+            if let Some((before, fault)) = looked.take()
+                && before == place
+            {
+                return self.faulty(blob, place, fault);
+            }
+            match self.read_at(blob, span, place, waits) {
+                Ok(read) => return Ok(Some(read)),
+                Err(fault) => looked = Some((place, fault)),
+            }
+        }
+        match looked {
+            Some((place, fault)) => self.faulty(blob, place, fault),
+            None => Ok(None),
+        }
+    }
+
+    /// What a blob that is not what it was means: an adopted one is absent, since its file is not ours.
+    fn faulty(
+        &self,
+        blob: &BlobRef,
+        place: BlobPlace,
+        fault: Fault,
+    ) -> Result<Option<VerifiedSpan>, StoreError> {
+        match fault {
+            Fault::Io(path, source) => Err(StoreError::Io { path, source }),
+            Fault::Damage(path, damage) => {
+                let item = Item::Blob(blob.digest);
+                self.state_mut().note_damage(&item);
+                match place.kind {
+                    BlobKind::Adopted(_) => Ok(None),
+                    BlobKind::Packed(_) | BlobKind::File => Err(StoreError::damaged(item, path, damage)),
+                }
+            }
+        }
+    }
+
+    fn read_at(
+        &self,
+        blob: &BlobRef,
+        span: Span,
+        place: BlobPlace,
+        waits: bool,
+    ) -> Result<VerifiedSpan, Fault> {
+        let (path, read) = match place.kind {
+            BlobKind::Packed(position) => {
+                (self.packs.path(position.pack), self.read_packed(blob.size, span, position, waits))
+            }
+            BlobKind::File => {
+                let file = self.large.open(&blob.digest);
+                (self.large.path(&blob.digest), file.and_then(|file| read_span(&*file, blob.size, span)))
+            }
+            BlobKind::Adopted(position) => return self.read_adopted(blob, span, position, waits),
+        };
+        let (bytes, parents) = read.map_err(Fault::of(path.clone()))?;
+        VerifiedSpan::check(*blob, span, parents, bytes).map_err(|error| Fault::Damage(path, error.into()))
+    }
+
+    fn read_packed(
+        &self,
+        size: u64,
+        span: Span,
+        position: Position,
+        waits: bool,
+    ) -> io::Result<(Bytes, Bytes)> {
+        let head = contents_head(size).len() as u64;
+        let range = span.bytes(size);
+        let mut bytes = BytesMut::zeroed((range.end - range.start) as usize);
+        self.read_pack(position, head + range.start, &mut bytes, waits)?;
+        let parents = read_parents(size, span, |buffer, offset| {
+            self.read_pack(position, head + size + offset, buffer, waits)
+        })?;
+        Ok((bytes.freeze(), parents))
+    }
+
+    fn read_pack(&self, position: Position, skip: u64, buffer: &mut [u8], waits: bool) -> io::Result<()> {
+        if waits && self.packs.read_waiting(position, skip, buffer).is_some() {
+            return Ok(());
+        }
+        self.packs.read(position, skip, buffer)
+    }
+
+    fn read_adopted(
+        &self,
+        blob: &BlobRef,
+        span: Span,
+        position: Position,
+        waits: bool,
+    ) -> Result<VerifiedSpan, Fault> {
+        let (file, head) = self.adopted_file(blob.size, position, waits)?;
+        let parents = read_parents(blob.size, span, |buffer, offset| {
+            self.read_pack(position, head + offset, buffer, waits)
+        });
+        let parents = parents.map_err(Fault::of(self.packs.path(position.pack)))?;
+        let range = span.bytes(blob.size);
+        let mut bytes = BytesMut::zeroed((range.end - range.start) as usize);
+        let read = self.layout.disk.open(&file, Access::Read);
+        let read = read.and_then(|file| file.read_exact_at(&mut bytes, range.start));
+        // Whatever keeps a file that is not ours from being read makes the blob absent.
+        read.map_err(|_| Fault::Damage(file.clone(), Damage::Gone))?;
+        VerifiedSpan::check(*blob, span, parents, bytes.freeze())
+            .map_err(|error| Fault::Damage(file, error.into()))
+    }
+
+    /// The file of an adopted blob, and how long the head of its record is.
+    fn adopted_file(&self, size: u64, position: Position, waits: bool) -> Result<(PathBuf, u64), Fault> {
+        let pack = self.packs.path(position.pack);
+        let mut head = [0; HEAD_BYTES_MAX];
+        let read = match waits {
+            true => self.packs.read_some_waiting(position, &mut head),
+            false => None,
+        };
+        let read = match read {
+            Some(read) => read,
+            None => self.packs.read_some(position, &mut head).map_err(Fault::of(pack.clone()))?,
+        };
+        let wrong = || Fault::Damage(pack.clone(), Damage::Record);
+        let head = parse_adopted(&head[..read], size).ok_or_else(wrong)?;
+        let waiting = self.state().waiting.places.get(&head.place).cloned();
+        let dir = match waiting {
+            Some(dir) => Some(dir),
+            None => match self.places.directory(&self.index, head.place) {
+                Ok(dir) => dir.map(|dir| dir.to_path_buf()),
+                Err(error) => return Err(Fault::Io(pack, io::Error::other(error.to_string()))),
+            },
+        };
+        Ok((dir.ok_or_else(wrong)?.join(head.name), head.bytes as u64))
+    }
+
+    pub(super) fn find_directory(&self, digest: &DirectoryDigest) -> Result<Option<Directory>, StoreError> {
+        let mut looked: Option<(DirectoryPlace, StoreError)> = None;
+        for _ in 0..LOOKS_MAX {
+            let Some((place, waits)) = self.directory_place(digest)? else { return Ok(None) };
+            if let Some((before, error)) = looked.take()
+                && before == place
+            {
+                if let StoreError::Damaged { item, .. } = &error {
+                    self.state_mut().note_damage(item);
+                }
+                return Err(error);
+            }
+            match self.read_directory(digest, place, waits) {
+                Ok(directory) => return Ok(Some(directory)),
+                Err(error) => looked = Some((place, error)),
+            }
+        }
+        looked.map_or(Ok(None), |(_, error)| Err(error))
+    }
+
+    pub(super) fn read_directory(
+        &self,
+        digest: &DirectoryDigest,
+        place: DirectoryPlace,
+        waits: bool,
+    ) -> Result<Directory, StoreError> {
+        let pack = self.packs.path(place.position.pack);
+        let item = Item::Directory(*digest);
+        let mut encoded = BytesMut::zeroed(place.bytes as usize);
+        let head = directory_head(place.bytes).len() as u64;
+        match self.read_pack(place.position, head, &mut encoded, waits).map_err(Fault::of(pack.clone())) {
+            Ok(()) => {}
+            Err(Fault::Damage(path, damage)) => return Err(StoreError::damaged(item, path, damage)),
+            Err(Fault::Io(path, source)) => return Err(StoreError::Io { path, source }),
+        }
+        Directory::decode(encoded.freeze(), digest).map_err(|error| StoreError::damaged(item, pack, error))
+    }
+}

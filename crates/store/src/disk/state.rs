@@ -1,0 +1,107 @@
+//! What is in memory alone.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use firn_castore::{BlobDigest, DirectoryDigest};
+
+use super::place::{BlobPlace, DirectoryPlace, PlaceId};
+use crate::{Item, KnownTree, Listing, UnixSeconds, Visible};
+
+/// With so many things waiting for the index, they go there.
+const WAITING_MAX: usize = 1 << 16;
+
+/// What waits for the index: its records are in packs, its files in their places, and none of it may be durable yet.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Waiting {
+    pub(super) blobs: BTreeMap<BlobDigest, BlobPlace>,
+    pub(super) directories: BTreeMap<DirectoryDigest, DirectoryPlace>,
+    pub(super) places: BTreeMap<PlaceId, PathBuf>,
+    pub(super) trees: BTreeMap<Listing, KnownTree>,
+    pub(super) uses: BTreeMap<Visible, UnixSeconds>,
+    /// A blob has come to a file of its own: the names of files have to be made durable.
+    pub(super) has_files: bool,
+}
+
+impl Waiting {
+    pub(super) fn is_full(&self) -> bool {
+        let count = self.blobs.len() + self.directories.len() + self.trees.len() + self.uses.len();
+        count >= WAITING_MAX
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.blobs.is_empty() && self.directories.is_empty() && self.trees.is_empty() && self.uses.is_empty()
+    }
+
+    /// How many bytes the index grows by this, about.
+    pub(super) fn index_bytes(&self) -> u64 {
+        let count = self.blobs.len() + self.directories.len() + self.trees.len() + self.uses.len();
+        128 * count as u64
+    }
+
+    /// Takes out what has come to the index, unless it has changed since.
+    pub(super) fn remove(&mut self, written: &Waiting) {
+        remove_equal(&mut self.blobs, &written.blobs);
+        remove_equal(&mut self.directories, &written.directories);
+        remove_equal(&mut self.places, &written.places);
+        remove_equal(&mut self.trees, &written.trees);
+        remove_equal(&mut self.uses, &written.uses);
+        self.has_files &= self.blobs.values().any(|place| place.position().is_none());
+    }
+}
+
+fn remove_equal<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, written: &BTreeMap<K, V>) {
+    if map.len() == written.len() {
+        // Mostly nothing has come meanwhile, and then this is much faster.
+        if map.iter().eq(written.iter()) {
+            map.clear();
+            return;
+        }
+    }
+    for (key, value) in written {
+        if map.get(key) == Some(value) {
+            map.remove(key);
+        }
+    }
+}
+
+/// What is in memory alone.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) waiting: Waiting,
+    /// What was read and found damaged, and was not kept anew since: it counts as absent.
+    pub(super) damaged: BTreeSet<Item>,
+    /// What is being deleted just now: it counts as absent.
+    pub(super) condemned: BTreeSet<Item>,
+    /// Blobs that were found damaged since this was asked last.
+    pub(super) lost: BTreeSet<BlobDigest>,
+}
+
+impl State {
+    pub(super) fn keep_blob(&mut self, digest: BlobDigest, place: BlobPlace) {
+        self.damaged.remove(&Item::Blob(digest));
+        self.condemned.remove(&Item::Blob(digest));
+        self.waiting.has_files |= place.position().is_none();
+        self.waiting.blobs.insert(digest, place);
+    }
+
+    pub(super) fn keep_directory(&mut self, digest: DirectoryDigest, place: DirectoryPlace) {
+        self.damaged.remove(&Item::Directory(digest));
+        self.condemned.remove(&Item::Directory(digest));
+        self.waiting.directories.insert(digest, place);
+    }
+
+    pub(super) fn is_gone(&self, item: &Item) -> bool {
+        (!self.damaged.is_empty() && self.damaged.contains(item))
+            || (!self.condemned.is_empty() && self.condemned.contains(item))
+    }
+
+    pub(super) fn note_damage(&mut self, item: &Item) {
+        if let Item::Blob(digest) = item {
+            self.lost.insert(*digest);
+        }
+        self.damaged.insert(item.clone());
+    }
+}
