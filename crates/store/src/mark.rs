@@ -7,7 +7,7 @@ use std::{
 
 use firn_castore::{BlobDigest, Directory, DirectoryDigest, Node, Root};
 
-use crate::{Hold, Item, StoreError};
+use crate::{Hold, Item, Store, StoreError, Visible};
 
 /// What is reachable.
 #[derive(Debug, Default)]
@@ -29,14 +29,32 @@ pub(crate) fn mark(
     for root in roots {
         live.insert(root.node(), &mut stack);
         while let Some(digest) = stack.pop() {
-            match directory(&digest) {
-                Ok(Some(found)) => found.iter().for_each(|(_, node)| live.insert(node, &mut stack)),
-                Ok(None) | Err(StoreError::Damaged { .. }) => {}
-                Err(error) => return Err(error),
+            if let Some(found) = or_missing(directory(&digest))? {
+                found.iter().for_each(|(_, node)| live.insert(node, &mut stack));
             }
         }
     }
     Ok(live)
+}
+
+/// What is damaged is as good as missing; any other error is one.
+fn or_missing(read: Result<Option<Directory>, StoreError>) -> Result<Option<Directory>, StoreError> {
+    match read {
+        Err(StoreError::Damaged { .. }) => Ok(None),
+        read => read,
+    }
+}
+
+/// A Directory, if it is here and is what it was.
+pub(crate) fn read(store: &dyn Store, digest: &DirectoryDigest) -> Result<Option<Directory>, StoreError> {
+    or_missing(store.directory(digest))
+}
+
+/// Everything visible, with its root.
+pub(crate) fn visible(store: &dyn Store) -> Result<Vec<(Visible, Root)>, StoreError> {
+    let paths = store.paths()?.into_iter().map(|path| (Visible::Path(path.path_hash()), path.root().clone()));
+    let roots = store.roots()?.into_iter().map(|(root, _)| (Visible::Root(root.clone()), root));
+    Ok(paths.chain(roots).collect())
 }
 
 impl Live {

@@ -1,15 +1,22 @@
 //! Reads everything that is visible.
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    num::NonZero,
+    panic::resume_unwind,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
 
-use firn_bao::Span;
-use firn_castore::{BlobRef, DirectoryDigest, Node, Root};
+use firn_bao::{PIECE_GROUPS, Span};
+use firn_castore::{BlobRef, Directory, DirectoryDigest, Node, Root};
 use firn_nix::StorePath;
 
 use crate::{Item, Store, StoreError};
 
-/// How many groups are read at a time: 1 MiB.
-const READ_GROUPS: u64 = 64;
+/// So many blobs are read at a time, at most.
+const JOBS_MAX: usize = 8;
 
 /// What a damaged item is part of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +41,9 @@ impl fmt::Display for Holder {
 pub struct Finding {
     /// What was found: [`StoreError::Damaged`], [`StoreError::Missing`], or that something cannot be read.
     pub error: StoreError,
+    /// Of what, if that is known. Once [quarantined](crate::Room::quarantine) it is absent, so that fetching the holders
+    /// again brings it back.
+    pub item: Option<Item>,
     /// Everything visible that it concerns.
     pub holders: Vec<Holder>,
 }
@@ -54,6 +64,8 @@ pub struct Verified {
 }
 
 /// Reads and verifies all that is reachable from paths and roots, each thing once, and tells of what is damaged.
+///
+/// Blobs are read on all cores, yet the findings come in the same order each time: records, Directories, blobs.
 pub fn verify_all(store: &dyn Store, on_damage: &mut dyn FnMut(Finding)) -> Verified {
     verify_some(store, |_, _| true, on_damage)
 }
@@ -64,103 +76,210 @@ pub fn verify_some(
     is_wanted: impl Fn(&Holder, &Root) -> bool,
     on_damage: &mut dyn FnMut(Finding),
 ) -> Verified {
-    let mut verified = Verified::default();
-    let mut holders = holders(store, |error| {
-        verified.findings += 1;
-        on_damage(Finding { error, holders: Vec::new() });
-    });
+    let (mut holders, errors) = holders(store);
     holders.retain(|(holder, root)| is_wanted(holder, root));
-    verified.holders = holders.len() as u64;
-    let mut seen = Seen::default();
+    let mut things = Things::default();
     let mut bad = Vec::new();
     for (_, root) in &holders {
-        walk(store, root, &mut seen, |thing| {
-            let result = match thing {
-                Thing::Directory(digest) => {
-                    verified.directories += 1;
-                    read_directory(store, digest)
-                }
-                Thing::Blob(blob) => {
-                    verified.blobs += 1;
-                    verified.blob_bytes += blob.size;
-                    read_blob(store, blob)
-                }
-            };
-            bad.extend(result.err().map(|error| (thing, error)));
-        });
+        things.read(store, root, &mut bad);
     }
-    verified.findings += bad.len() as u64;
+    let blobs = things.order;
+    bad.extend(read_blobs(store, &blobs));
+    let verified = Verified {
+        directories: things.directories.len() as u64,
+        blobs: blobs.len() as u64,
+        blob_bytes: blobs.iter().map(|blob| blob.size).fold(0, u64::saturating_add),
+        holders: holders.len() as u64,
+        findings: (errors.len() + bad.len()) as u64,
+    };
+    for error in errors {
+        let item = item(&error);
+        on_damage(Finding { error, item, holders: Vec::new() });
+    }
+    let mut concerned = concerned(store, &holders, &bad);
     for (thing, error) in bad {
-        let concerned = holders.iter().filter(|(_, root)| concerns(store, root, thing));
-        on_damage(Finding { error, holders: concerned.map(|(holder, _)| holder.clone()).collect() });
+        let holders = concerned.remove(&thing).unwrap_or_default();
+        on_damage(Finding { error, item: Some(thing.item()), holders });
     }
     verified
 }
 
-/// Everything visible, with its root.
-fn holders(store: &dyn Store, mut on_error: impl FnMut(StoreError)) -> Vec<(Holder, Root)> {
+/// Everything visible, with its root; and why something cannot be told.
+fn holders(store: &dyn Store) -> (Vec<(Holder, Root)>, Vec<StoreError>) {
     let mut holders = Vec::new();
+    let mut errors = Vec::new();
     match store.paths() {
         Ok(paths) => holders.extend(paths.iter().map(|p| (Holder::Path(p.path().clone()), p.root().clone()))),
-        Err(error) => on_error(error),
+        Err(error) => errors.push(error),
     }
     match store.roots() {
         Ok(roots) => holders.extend(roots.into_iter().map(|(root, _)| (Holder::Root(root.clone()), root))),
-        Err(error) => on_error(error),
+        Err(error) => errors.push(error),
     }
-    holders
+    (holders, errors)
+}
+
+fn item(error: &StoreError) -> Option<Item> {
+    match error {
+        StoreError::Damaged { item, .. } | StoreError::Missing(item) => Some(item.clone()),
+        _ => None,
+    }
 }
 
 /// What stands beneath a root.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Thing {
     Directory(DirectoryDigest),
     Blob(BlobRef),
 }
 
-#[derive(Default)]
-struct Seen {
-    directories: BTreeSet<DirectoryDigest>,
-    blobs: BTreeSet<BlobRef>,
+impl Thing {
+    fn item(&self) -> Item {
+        match self {
+            Thing::Directory(digest) => Item::Directory(*digest),
+            Thing::Blob(blob) => Item::Blob(blob.digest),
+        }
+    }
 }
 
-/// Goes to all beneath a root that was not seen yet, as far as Directories can be read.
-fn walk(store: &dyn Store, root: &Root, seen: &mut Seen, mut visit: impl FnMut(Thing)) {
-    let mut stack = vec![root.node().clone()];
-    while let Some(node) = stack.pop() {
-        match node {
-            Node::Symlink { .. } => {}
-            Node::File { blob, .. } => {
-                if seen.blobs.insert(blob) {
-                    visit(Thing::Blob(blob));
+/// What stands beneath roots, as far as Directories can be read.
+#[derive(Default)]
+struct Things {
+    directories: BTreeSet<DirectoryDigest>,
+    blobs: BTreeSet<BlobRef>,
+    /// The blobs as they stand in the trees: what was kept together lies together, and is read in one go.
+    order: Vec<BlobRef>,
+}
+
+impl Things {
+    /// Takes in all beneath a root; Directories that are there already are not read again.
+    fn read(&mut self, store: &dyn Store, root: &Root, bad: &mut Vec<(Thing, StoreError)>) {
+        let mut stack = vec![root.node().clone()];
+        while let Some(node) = stack.pop() {
+            match node {
+                Node::Symlink { .. } => {}
+                Node::File { blob, .. } => {
+                    if self.blobs.insert(blob) {
+                        self.order.push(blob);
+                    }
                 }
-            }
-            Node::Directory { digest, .. } => {
-                if seen.directories.insert(digest) {
-                    visit(Thing::Directory(digest));
-                    if let Ok(Some(directory)) = store.directory(&digest) {
-                        stack.extend(directory.iter().map(|(_, node)| node.clone()));
+                Node::Directory { digest, .. } => {
+                    if self.directories.insert(digest) {
+                        match read_directory(store, digest) {
+                            Ok(directory) => {
+                                stack.extend(directory.iter().rev().map(|(_, node)| node.clone()))
+                            }
+                            Err(error) => bad.push((Thing::Directory(digest), error)),
+                        }
                     }
                 }
             }
         }
     }
+
+    fn contains(&self, thing: &Thing) -> bool {
+        match thing {
+            Thing::Directory(digest) => self.directories.contains(digest),
+            Thing::Blob(blob) => self.blobs.contains(blob),
+        }
+    }
 }
 
-/// Whether something damaged stands beneath a root. This reads Directories again, which only happens after damage.
-fn concerns(store: &dyn Store, root: &Root, damaged: Thing) -> bool {
-    let mut found = false;
-    walk(store, root, &mut Seen::default(), |thing| found |= thing == damaged);
-    found
+/// Beneath which roots the damaged things stand. This reads Directories again, which only happens after damage.
+fn concerned(
+    store: &dyn Store,
+    holders: &[(Holder, Root)],
+    bad: &[(Thing, StoreError)],
+) -> BTreeMap<Thing, Vec<Holder>> {
+    let mut concerned: BTreeMap<Thing, Vec<Holder>> = BTreeMap::new();
+    for (holder, root) in holders.iter().take_while(|_| !bad.is_empty()) {
+        let mut things = Things::default();
+        things.read(store, root, &mut Vec::new());
+        for (thing, _) in bad.iter().filter(|(thing, _)| things.contains(thing)) {
+            concerned.entry(*thing).or_default().push(holder.clone());
+        }
+    }
+    concerned
 }
 
-fn read_directory(store: &dyn Store, digest: DirectoryDigest) -> Result<(), StoreError> {
-    store.directory(&digest)?.map(drop).ok_or(StoreError::Missing(Item::Directory(digest)))
+fn read_directory(store: &dyn Store, digest: DirectoryDigest) -> Result<Directory, StoreError> {
+    store.directory(&digest)?.ok_or(StoreError::Missing(Item::Directory(digest)))
 }
 
 fn read_blob(store: &dyn Store, blob: BlobRef) -> Result<(), StoreError> {
-    for span in Span::whole(blob.size).pieces(READ_GROUPS) {
+    for span in Span::whole(blob.size).pieces(PIECE_GROUPS) {
         store.read_span(&blob, span)?.ok_or(StoreError::Missing(Item::Blob(blob.digest)))?;
     }
     Ok(())
+}
+
+/// Reads all of these blobs, several at a time; what is wrong, in their order.
+fn read_blobs(store: &dyn Store, blobs: &[BlobRef]) -> Vec<(Thing, StoreError)> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut bad = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(blob) = blobs.get(index) else { return bad };
+            bad.extend(read_blob(store, *blob).err().map(|error| (index, error)));
+        }
+    };
+    let jobs = thread::available_parallelism().map_or(1, NonZero::get).min(JOBS_MAX).min(blobs.len());
+    let mut bad = thread::scope(|scope| {
+        let threads: Vec<_> = (1..jobs).map(|_| scope.spawn(work)).collect();
+        let mut bad = work();
+        for thread in threads {
+            bad.extend(thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        bad
+    });
+    bad.sort_by_key(|(index, _)| *index);
+    bad.into_iter().map(|(index, error)| (Thing::Blob(blobs[index]), error)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MemoryStore, Paths, Room, conformance};
+
+    fn findings(store: &dyn Store) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        verify_all(store, &mut |finding| findings.push(finding));
+        findings
+    }
+
+    #[test]
+    fn findings_come_in_order_and_what_they_name_is_healed() {
+        let damaged_store = || {
+            let store = MemoryStore::new();
+            for seed in 0..20 {
+                let root = conformance::keep_sample(&store, seed);
+                store.commit_root(&root, true, None).unwrap();
+                let path = conformance::stored_path(&format!("path-{seed}"), &root, true);
+                store.commit(path, None).unwrap();
+                let damaged = &conformance::sample(seed).2[(seed % 2) as usize];
+                assert!(store.damage_blob(&BlobRef::of(damaged).digest));
+            }
+            store.quarantine(&Item::Directory(conformance::sample(0).1[0].digest())).unwrap();
+            store
+        };
+        let (first, second) = (damaged_store(), damaged_store());
+        let found = findings(&first);
+        let told = |found: &[Finding]| found.iter().map(|f| format!("{f:?}")).collect::<Vec<_>>();
+        assert_eq!(told(&found), told(&findings(&second)));
+        // Beneath the Directory that is gone nothing is found.
+        assert_eq!(found.len(), 20);
+        assert!(matches!(found[0].error, StoreError::Missing(Item::Directory(_))));
+        for finding in &found {
+            assert_eq!(finding.holders.len(), 2);
+            first.quarantine(finding.item.as_ref().unwrap()).unwrap();
+        }
+        assert_eq!(findings(&first).len(), 20);
+        (0..20).for_each(|seed| drop(conformance::keep_sample(&first, seed)));
+        assert!(findings(&first).is_empty());
+        let verified = verify_all(&first, &mut |_| {});
+        let expected =
+            Verified { directories: 21, blobs: 41, blob_bytes: 2_002_000, holders: 40, findings: 0 };
+        assert_eq!(verified, expected);
+    }
 }

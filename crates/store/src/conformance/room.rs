@@ -221,7 +221,7 @@ fn what_is_quarantined_is_kept_anew(store: &dyn Store) {
         assert!(!store.has_directory(&directory.digest()).unwrap());
         assert_eq!(store.directory(&directory.digest()).unwrap(), None);
     }
-    assert_eq!(store.paths().unwrap(), [path.clone()]);
+    assert_eq!(store.paths().unwrap(), std::slice::from_ref(&path));
     assert_eq!((store.usage().unwrap().blobs, store.usage().unwrap().directories), (0, 0));
     // What is not here can be put aside as well.
     store.quarantine(&Item::Blob(BlobRef::of(b"never here").digest)).unwrap();
