@@ -15,7 +15,6 @@ use redb::{Error, ReadableTable};
 
 use super::{
     DiskStore,
-    commit::Change,
     large::Large,
     packs::RECORD_BYTES_MAX,
     place::{
@@ -25,7 +24,7 @@ use super::{
     tables,
 };
 use crate::{
-    Collected, Directories, Item, Paths, StoreError, Usage, lock,
+    Collected, Item, Paths, StoreError, Usage, lock,
     mark::{Live, mark},
 };
 
@@ -48,7 +47,7 @@ impl DiskStore {
         lock(&self.holds).prune();
         // From here on, whatever is kept or found stays.
         let _hold = lock(&self.holds).take();
-        self.change(Change::Flush)?;
+        self.flush()?;
         let live = self.mark()?;
         let mut census = self.census()?;
         let mut collected = self.collect_partials(&live, dry_run)?;
@@ -70,7 +69,7 @@ impl DiskStore {
         let mut roots: Vec<Root> = self.paths()?.iter().map(|path| path.root().clone()).collect();
         roots.extend(self.roots()?.into_iter().map(|(root, _)| root));
         roots.extend(lock(&self.holds).roots().cloned());
-        mark(roots, |digest| self.directory(digest))
+        mark(roots, |digest| self.find_directory(digest))
     }
 
     fn census(&self) -> Result<Census, StoreError> {
@@ -185,18 +184,10 @@ impl DiskStore {
             })
         };
         // What could not be deleted is there again; what is gone from the index is absent without being condemned.
-        let result = deleted.and_then(|files| files.iter().try_for_each(|digest| self.delete_file(digest)));
+        let result = deleted
+            .and_then(|files| files.iter().try_for_each(|digest| self.put_aside(digest, Large::remove)));
         self.state_mut().condemned.clear();
         result
-    }
-
-    fn delete_file(&self, digest: &BlobDigest) -> Result<(), StoreError> {
-        let _publishing = lock(&self.large.publishing);
-        // It may have come anew.
-        if self.state().waiting.blobs.contains_key(digest) || self.index.blob(digest)?.is_some() {
-            return Ok(());
-        }
-        self.large.remove(digest)
     }
 
     /// Copies what is needed out of these packs, and removes them.
@@ -212,7 +203,7 @@ impl DiskStore {
             }
         }
         // So the index has all records of these packs now, and no more will come to them.
-        self.change(Change::Flush)?;
+        self.flush()?;
         let census = self.census()?;
         let mut moves = Moves::default();
         for (digest, place) in &census.blobs {
@@ -355,7 +346,7 @@ impl DiskStore {
     }
 
     pub(super) fn count_usage(&self) -> Result<Usage, StoreError> {
-        self.change(Change::Flush)?;
+        self.flush()?;
         let (mut usage, files) = self.index.read(|transaction| {
             let (mut usage, mut files) = (Usage::default(), 0u64);
             let add = |sum: &mut u64, bytes: u64| *sum = sum.saturating_add(bytes);

@@ -70,12 +70,20 @@ impl DiskStore {
         outcome.unwrap_or(Ok(false))
     }
 
+    /// Makes what waits durable.
+    pub(super) fn flush(&self) -> Result<(), StoreError> {
+        if !self.state().waiting.is_empty() {
+            self.change(Change::Flush)?;
+        }
+        Ok(())
+    }
+
     /// Makes what waits durable where there is much of it.
     pub(super) fn make_room(&self) -> Result<(), StoreError> {
-        match self.state().waiting.is_full() {
-            true => self.change(Change::Flush).map(|_| ()),
-            false => Ok(()),
+        if self.state().waiting.is_full() {
+            self.change(Change::Flush)?;
         }
+        Ok(())
     }
 
     /// For whoever holds `writing`.
@@ -202,7 +210,9 @@ fn insert(transaction: &WriteTransaction, waiting: &Waiting, dirty: &Dirty) -> R
     }
     let mut uses = transaction.open_table(tables::USES)?;
     for (what, at) in &waiting.uses {
-        uses.insert(&visible_key(what)[..], at.0)?;
+        let key = visible_key(what);
+        let last = uses.get(&key[..])?.map_or(0, |last| last.value());
+        uses.insert(&key[..], at.0.max(last))?;
     }
     let mut packs = transaction.open_table(tables::PACKS)?;
     for (pack, end) in &dirty.ends {
@@ -222,12 +232,8 @@ fn remove(transaction: &WriteTransaction, what: &Visible) -> Result<bool, Error>
     let key = visible_key(what);
     transaction.open_table(tables::PINS)?.remove(&key[..])?;
     transaction.open_table(tables::USES)?.remove(&key[..])?;
-    let table = match what {
-        Visible::Path(_) => tables::PATHS,
-        Visible::Root(_) => tables::ROOTS,
-    };
-    // The records' keys are those of pins without their first byte.
-    Ok(transaction.open_table(table)?.remove(&key[1..])?.is_some())
+    let (table, key) = tables::record_key(what);
+    Ok(transaction.open_table(table)?.remove(&key[..])?.is_some())
 }
 
 fn forget(transaction: &WriteTransaction, item: &Item) -> Result<bool, Error> {

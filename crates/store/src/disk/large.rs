@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use firn_bao::{HashedPiece, Outboard, Pieces};
+use firn_bao::{HashedPiece, Outboard, PIECE_BYTES, Pieces};
 use firn_castore::{BlobDigest, BlobRef};
 
 use super::{
@@ -145,13 +145,12 @@ impl TempBlob {
     }
 
     pub(super) fn write(&self, piece: &HashedPiece) -> Result<(), StoreError> {
-        let offset = piece.index().saturating_mul(firn_bao::PIECE_BYTES);
-        self.file.write_all_at(piece.bytes(), offset).map_err(StoreError::io(self.path()))?;
-        let mut pieces = lock(&self.pieces);
-        pieces.insert(piece).map_err(|source| {
-            // What is in the file now is not what was hashed: the blob can't become whole any more.
-            *pieces = Pieces::new(self.size);
-            StoreError::Piece(source)
+        lock(&self.pieces).insert(piece)?;
+        let offset = piece.index().saturating_mul(PIECE_BYTES);
+        self.file.write_all_at(piece.bytes(), offset).map_err(|error| {
+            // What is in the file is not what came: the blob can't become whole any more.
+            *lock(&self.pieces) = Pieces::new(self.size);
+            StoreError::io(self.path())(error)
         })
     }
 

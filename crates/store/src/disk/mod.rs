@@ -196,6 +196,19 @@ impl DiskStore {
         Ok(())
     }
 
+    /// Does away with the file of a large blob that has left the index, unless the blob has come anew.
+    fn put_aside(
+        &self,
+        digest: &BlobDigest,
+        how: fn(&Large, &BlobDigest) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let _publishing = lock(&self.large.publishing);
+        match self.blob_place(digest)? {
+            Some(_) => Ok(()),
+            None => how(&self.large, digest),
+        }
+    }
+
     /// Takes in a blob of which all groups have come.
     fn keep_whole_partial(&self, blob: &BlobRef, file: &Path) -> Result<(), StoreError> {
         if blob.size > PIECE_BYTES {
@@ -239,6 +252,11 @@ impl DiskStore {
         })
     }
 
+    fn is_visible(&self, what: &Visible) -> Result<bool, StoreError> {
+        let (table, key) = tables::record_key(what);
+        self.index.read(|transaction| Ok(transaction.open_table(table)?.get(&key[..])?.is_some()))
+    }
+
     /// A key that names nothing can only come of damage, and there is no name to give it.
     fn nameless(&self) -> StoreError {
         self.index.error(Error::Corrupted("a record's key names nothing".to_owned()))
@@ -247,7 +265,7 @@ impl DiskStore {
 
 impl Drop for DiskStore {
     fn drop(&mut self) {
-        let flushed = self.state().waiting.is_empty() || self.change(Change::Flush).is_ok();
+        let flushed = self.flush().is_ok();
         if let Some(lock) = &mut self.lock {
             lock.closed_cleanly(flushed);
         }
@@ -273,6 +291,7 @@ impl Blobs for DiskStore {
             let source = SpanError::PastEnd { span, size: blob.size };
             return Err(StoreError::Span { blob: *blob, source });
         }
+        lock(&self.holds).touch(Item::Blob(blob.digest));
         self.read_blob(blob, span)
     }
 
@@ -282,7 +301,8 @@ impl Blobs for DiskStore {
             return Ok(());
         }
         if blob.size <= PIECE_BYTES && span.span() == Span::whole(blob.size) {
-            return self.keep_small(&blob, span.bytes(), span.parents());
+            self.keep_small(&blob, span.bytes(), span.parents())?;
+            return self.partials.remove(&blob);
         }
         match self.partials.keep(span, |file| self.keep_whole_partial(&blob, file))? {
             Kept::Whole => self.make_room(),
@@ -314,17 +334,23 @@ impl Intake for DiskStore {
             let position = self.packs.append(&[&head, outboard])?;
             self.state_mut().keep_blob(digest, BlobPlace { size, kind: BlobKind::Adopted(position) });
         }
+        self.partials.remove(&blob.blob())?;
         self.make_room()
     }
 
     fn known_tree(&self, listing: &Listing) -> Result<Option<KnownTree>, StoreError> {
-        if let Some(tree) = self.state().waiting.trees.get(listing) {
-            return Ok(Some(tree.clone()));
+        let waiting = self.state().waiting.trees.get(listing).cloned();
+        let tree = match waiting {
+            Some(tree) => Some(tree),
+            None => self.index.read(|transaction| {
+                let sealed = transaction.open_table(tables::TREES)?.get(&listing.0[..])?;
+                Ok(sealed.and_then(|sealed| tables::unseal_tree(&listing.0, sealed.value())))
+            })?,
+        };
+        if let Some(tree) = &tree {
+            lock(&self.holds).touch(Item::Root(tree.root.clone()));
         }
-        self.index.read(|transaction| {
-            let sealed = transaction.open_table(tables::TREES)?.get(&listing.0[..])?;
-            Ok(sealed.and_then(|sealed| tables::unseal_tree(&listing.0, sealed.value())))
-        })
+        Ok(tree)
     }
 
     fn note_tree(&self, listing: &Listing, tree: &KnownTree) -> Result<(), StoreError> {
@@ -347,6 +373,7 @@ impl Incoming for Copying<'_> {
     fn finish(self: Box<Self>) -> Result<BlobRef, StoreError> {
         let blob = self.temp.complete()?;
         self.store.keep_large(&blob, self.temp.path())?;
+        self.store.partials.remove(&blob)?;
         self.store.make_room()?;
         Ok(blob)
     }
@@ -354,6 +381,7 @@ impl Incoming for Copying<'_> {
 
 impl Directories for DiskStore {
     fn directory(&self, digest: &DirectoryDigest) -> Result<Option<Directory>, StoreError> {
+        lock(&self.holds).touch(Item::Directory(*digest));
         self.find_directory(digest)
     }
 
@@ -441,7 +469,11 @@ impl Room for DiskStore {
     }
 
     fn used(&self, what: &Visible, at: UnixSeconds) -> Result<(), StoreError> {
-        self.state_mut().waiting.uses.insert(what.clone(), at);
+        if self.is_visible(what)? {
+            let mut state = self.state_mut();
+            let last = state.waiting.uses.entry(what.clone()).or_default();
+            *last = at.max(*last);
+        }
         self.make_room()
     }
 
@@ -455,7 +487,10 @@ impl Room for DiskStore {
             }
             Ok(uses)
         })?;
-        uses.extend(waiting);
+        for (what, at) in waiting {
+            let last: &mut UnixSeconds = uses.entry(what).or_default();
+            *last = at.max(*last);
+        }
         Ok(uses)
     }
 
@@ -468,21 +503,19 @@ impl Room for DiskStore {
     }
 
     fn quarantine(&self, item: &Item) -> Result<(), StoreError> {
-        let large = match item {
-            Item::Blob(digest) => self.index.blob(digest)?.is_some_and(|place| place.kind == BlobKind::File),
-            _ => false,
-        };
-        self.state_mut().note_damage(item);
-        self.change(Change::Forget(item.clone()))?;
-        if let Item::Blob(digest) = item
-            && large
-        {
-            let _publishing = lock(&self.large.publishing);
-            if !self.state().waiting.blobs.contains_key(digest) {
-                self.large.quarantine(digest)?;
+        self.flush()?;
+        let file = match item {
+            Item::Blob(digest) => {
+                let place = self.index.blob(digest)?;
+                place.is_some_and(|place| place.kind == BlobKind::File).then_some(digest)
             }
+            Item::Directory(_) | Item::Path(_) | Item::Root(_) => None,
+        };
+        self.change(Change::Forget(item.clone()))?;
+        match file {
+            Some(digest) => self.put_aside(digest, Large::quarantine),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn take_lost(&self) -> BTreeSet<BlobDigest> {

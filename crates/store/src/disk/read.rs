@@ -106,11 +106,12 @@ impl DiskStore {
         match fault {
             Fault::Io(path, source) => Err(StoreError::Io { path, source }),
             Fault::Damage(path, damage) => {
-                let item = Item::Blob(blob.digest);
-                self.state_mut().note_damage(&item);
+                self.state_mut().note_damaged_blob(blob.digest, place);
                 match place.kind {
                     BlobKind::Adopted(_) => Ok(None),
-                    BlobKind::Packed(_) | BlobKind::File => Err(StoreError::damaged(item, path, damage)),
+                    BlobKind::Packed(_) | BlobKind::File => {
+                        Err(StoreError::damaged(Item::Blob(blob.digest), path, damage))
+                    }
                 }
             }
         }
@@ -215,8 +216,8 @@ impl DiskStore {
             if let Some((before, error)) = looked.take()
                 && before == place
             {
-                if let StoreError::Damaged { item, .. } = &error {
-                    self.state_mut().note_damage(item);
+                if matches!(error, StoreError::Damaged { .. }) {
+                    self.state_mut().note_damaged_directory(*digest, place);
                 }
                 return Err(error);
             }

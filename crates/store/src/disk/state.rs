@@ -98,10 +98,22 @@ impl State {
             || (!self.condemned.is_empty() && self.condemned.contains(item))
     }
 
-    pub(super) fn note_damage(&mut self, item: &Item) {
-        if let Item::Blob(digest) = item {
-            self.lost.insert(*digest);
-        }
-        self.damaged.insert(item.clone());
+    /// A blob was found damaged where it was, unless it has been kept anew since.
+    pub(super) fn note_damaged_blob(&mut self, digest: BlobDigest, place: BlobPlace) {
+        match self.waiting.blobs.get(&digest) {
+            Some(waiting) if *waiting != place => return,
+            _ => self.waiting.blobs.remove(&digest),
+        };
+        self.lost.insert(digest);
+        self.damaged.insert(Item::Blob(digest));
+    }
+
+    /// A Directory was found damaged where it was, unless it has been kept anew since.
+    pub(super) fn note_damaged_directory(&mut self, digest: DirectoryDigest, place: DirectoryPlace) {
+        match self.waiting.directories.get(&digest) {
+            Some(waiting) if *waiting != place => return,
+            _ => self.waiting.directories.remove(&digest),
+        };
+        self.damaged.insert(Item::Directory(digest));
     }
 }

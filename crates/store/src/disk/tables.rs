@@ -60,6 +60,16 @@ pub(super) fn visible_key(what: &Visible) -> Vec<u8> {
     }
 }
 
+/// The table and the key of what is visible.
+pub(super) fn record_key(
+    what: &Visible,
+) -> (TableDefinition<'static, &'static [u8], &'static [u8]>, Vec<u8>) {
+    match what {
+        Visible::Path(hash) => (PATHS, hash.as_bytes().to_vec()),
+        Visible::Root(root) => (ROOTS, root.to_bytes()),
+    }
+}
+
 /// `None` for a key that names nothing.
 pub(super) fn parse_visible(key: &[u8]) -> Option<Visible> {
     match key.split_first()? {
