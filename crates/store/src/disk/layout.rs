@@ -48,7 +48,7 @@ pub enum OpenError {
         pid: Option<u32>,
     },
     /// The store was made by another version of this program.
-    #[error("the store {} has format {found}, this program knows format {FORMAT_VERSION}", .path.display())]
+    #[error("the store {} has format {found}, this program knows format {FORMAT_VERSION}: {}", .path.display(), remedy(*.found))]
     Version {
         /// The store.
         path: PathBuf,
@@ -80,6 +80,13 @@ pub enum OpenError {
     /// Something went wrong while what a crash left behind was removed.
     #[error(transparent)]
     Sweep(#[from] StoreError),
+}
+
+fn remedy(found: u32) -> &'static str {
+    match found < FORMAT_VERSION {
+        true => "an earlier firn has made it; put it aside, and add or fetch anew what it has",
+        false => "a later firn has made it; use that one",
+    }
 }
 
 fn holder(pid: &Option<u32>) -> String {
@@ -152,6 +159,11 @@ impl Layout {
             self.disk.sync()
         };
         write().map_err(OpenError::io(&version))
+    }
+
+    /// Removes the index.
+    pub(super) fn remove_index(&self) -> Result<(), OpenError> {
+        self.disk.remove(&self.index).map_err(OpenError::io(&self.index))
     }
 
     /// Removes what was being copied in when the store was closed.

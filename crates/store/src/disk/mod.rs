@@ -108,10 +108,18 @@ impl DiskStore {
         was_left: bool,
     ) -> Result<Self, OpenError> {
         let (layout, stamp) = Layout::open(disk.clone(), dir)?;
-        let index = Index::open(disk.clone(), layout.index.clone())?;
+        let mut index = Index::open(disk.clone(), layout.index.clone());
         if let Some(stamp) = stamp {
-            layout.stamp(stamp)?;
+            if matches!(index, Err(OpenError::Index { .. })) {
+                // The first opening was cut off by a crash. Nothing can be in a store that was never stamped.
+                layout.remove_index()?;
+                index = Index::open(disk.clone(), layout.index.clone());
+            }
+            if index.is_ok() {
+                layout.stamp(stamp)?;
+            }
         }
+        let index = index?;
         layout.empty_temp()?;
         let large = Large::new(&layout);
         if was_left {
