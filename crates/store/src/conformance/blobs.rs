@@ -1,12 +1,9 @@
 //! Contents of files.
 
-use bytes::Bytes;
 use firn_bao::{GROUP_BYTES, PIECE_BYTES, Span};
 use firn_castore::BlobRef;
 
-use super::{
-    Case, add, contents, file, groups, is_absent, keep_sample, lacks, read, read_whole, sample, span_of,
-};
+use super::{Case, add, contents, file, groups, keep_sample, lacks, read, read_whole, sample, span_of};
 use crate::{Store, StoreError, closure, missing_blobs};
 
 pub(super) const CASES: &[Case] = &[
