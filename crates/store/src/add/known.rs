@@ -1,8 +1,11 @@
 //! Trees that have been added before.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use firn_castore::BlobRef;
+use firn_castore::{BlobRef, Directory, DirectoryDigest, Node, Root};
 
 use super::{
     AddedTree,
@@ -13,8 +16,8 @@ use crate::{
     tree::{Collected, collect},
 };
 
-/// How many blobs are asked for at once.
-const BLOBS: usize = 512;
+/// How many Directories a thread looks at in one go.
+const BATCH: usize = 16;
 
 /// The tree that a walk has come to before, if all of it is still here.
 pub(super) fn find<S>(store: &S, listing: &Listing, threads: usize) -> Result<Option<AddedTree>, StoreError>
@@ -22,63 +25,129 @@ where
     S: Blobs + Intake + Directories + ?Sized,
 {
     let Some(KnownTree { root, nar_hash, nar_size }) = store.known_tree(listing)? else { return Ok(None) };
-    let closure = match collect(&root, |digest| store.directory(digest)) {
-        Ok(Collected::Whole(closure)) => closure,
-        // Whatever is missing or damaged, adding the tree anew makes it whole.
-        Ok(Collected::Missing(_) | Collected::NoTree(_)) | Err(StoreError::Damaged { .. }) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
-    };
-    let blobs = closure.blobs();
-    let search = crew::work(&Presence { store, blobs: &blobs }, Search { next: 0, end: Ok(true) }, threads);
-    let is_whole = search.end?;
-    let tree = AddedTree { closure: Arc::new(closure), nar_hash, nar_size, was_known: true };
-    Ok(is_whole.then_some(tree))
+    let Some(mut directories) = whole(store, &root, threads)? else { return Ok(None) };
+    let closure = collect(&root, |digest| Ok::<_, StoreError>(directories.remove(digest)))?;
+    // Where the Directories make no tree, adding it anew makes one.
+    let Collected::Whole(closure) = closure else { return Ok(None) };
+    Ok(Some(AddedTree { closure: Arc::new(closure), nar_hash, nar_size, was_known: true }))
 }
 
-/// Asks for all blobs until one is missing.
-struct Presence<'a, S: ?Sized> {
-    store: &'a S,
-    blobs: &'a [BlobRef],
-}
+type Found = BTreeMap<DirectoryDigest, Directory>;
 
-struct Search {
-    next: usize,
-    /// Whether none is missing as far as is known.
-    end: Result<bool, StoreError>,
-}
-
-impl<S: Blobs + ?Sized> Work for Presence<'_, S> {
-    type State = Search;
-    type Task = Range<usize>;
-    type Outcome = Result<bool, StoreError>;
-
-    fn next(&self, state: &mut Search) -> Next<Range<usize>> {
-        let begin = state.next;
-        if begin == self.blobs.len() || !matches!(state.end, Ok(true)) {
-            return Next::End;
-        }
-        state.next = self.blobs.len().min(begin + BLOBS);
-        Next::Do(begin..state.next)
+/// All Directories beneath a root, if they are here and all blobs too.
+fn whole<S>(store: &S, root: &Root, threads: usize) -> Result<Option<Found>, StoreError>
+where
+    S: Blobs + Directories + ?Sized,
+{
+    let mut search = Search::default();
+    match root.node() {
+        Node::Directory { digest, .. } => search.want(*digest),
+        Node::File { blob, .. } if !is_here(store, blob)? => return Ok(None),
+        Node::File { .. } | Node::Symlink { .. } => {}
     }
+    let search = crew::work(&Searching { store }, search, threads);
+    match search.end {
+        None => Ok(Some(search.found)),
+        Some(None) => Ok(None),
+        Some(Some(error)) => Err(error),
+    }
+}
 
-    fn run(&self, task: Range<usize>) -> Result<bool, StoreError> {
-        for blob in &self.blobs[task] {
-            if self.store.has_blob(&blob.digest)? != Some(blob.size) {
-                return Ok(false);
+fn is_here(store: &(impl Blobs + ?Sized), blob: &BlobRef) -> Result<bool, StoreError> {
+    Ok(store.has_blob(&blob.digest)? == Some(blob.size))
+}
+
+struct Searching<'a, S: ?Sized> {
+    store: &'a S,
+}
+
+#[derive(Default)]
+struct Search {
+    found: Found,
+    wanted: Vec<DirectoryDigest>,
+    /// Every one that was ever wanted.
+    named: BTreeSet<DirectoryDigest>,
+    /// How many threads are looking.
+    looking: usize,
+    /// Why it is given up: an error, or just that something is not here.
+    end: Option<Option<StoreError>>,
+}
+
+impl Search {
+    fn want(&mut self, digest: DirectoryDigest) {
+        if self.named.insert(digest) {
+            self.wanted.push(digest);
+        }
+    }
+}
+
+impl<S: Blobs + Directories + ?Sized> Searching<'_, S> {
+    /// A Directory, if it is here and all blobs that it names are.
+    fn look(&self, digest: &DirectoryDigest) -> Result<Option<Directory>, StoreError> {
+        let directory = match self.store.directory(digest) {
+            // Adding the tree anew mends it.
+            Err(StoreError::Damaged { .. }) => None,
+            directory => directory?,
+        };
+        let Some(directory) = directory else { return Ok(None) };
+        for (_, node) in &directory {
+            if let Node::File { blob, .. } = node
+                && !is_here(self.store, blob)?
+            {
+                return Ok(None);
             }
         }
-        Ok(true)
+        Ok(Some(directory))
+    }
+}
+
+impl<S: Blobs + Directories + ?Sized> Work for Searching<'_, S> {
+    type State = Search;
+    type Task = Vec<DirectoryDigest>;
+    type Outcome = Result<Option<Vec<Directory>>, StoreError>;
+
+    fn next(&self, state: &mut Search) -> Next<Self::Task> {
+        if state.end.is_some() {
+            return Next::End;
+        }
+        if state.wanted.is_empty() {
+            return if state.looking == 0 { Next::End } else { Next::Wait };
+        }
+        // Some are left for the other threads.
+        let count = BATCH.min(state.wanted.len().div_ceil(2));
+        state.looking += 1;
+        Next::Do(state.wanted.split_off(state.wanted.len() - count))
     }
 
-    fn finish(&self, state: &mut Search, outcome: Result<bool, StoreError>) {
-        if !matches!(outcome, Ok(true)) {
-            state.end = outcome;
+    fn run(&self, task: Self::Task) -> Self::Outcome {
+        let mut directories = Vec::with_capacity(task.len());
+        for digest in &task {
+            let Some(directory) = self.look(digest)? else { return Ok(None) };
+            directories.push(directory);
+        }
+        Ok(Some(directories))
+    }
+
+    fn finish(&self, state: &mut Search, outcome: Self::Outcome) {
+        state.looking -= 1;
+        match outcome {
+            Err(error) => state.end = Some(Some(error)),
+            Ok(None) if state.end.is_none() => state.end = Some(None),
+            Ok(None) => {}
+            Ok(Some(directories)) => {
+                for directory in directories {
+                    for (_, node) in &directory {
+                        if let Node::Directory { digest, .. } = node {
+                            state.want(*digest);
+                        }
+                    }
+                    state.found.insert(directory.digest(), directory);
+                }
+            }
         }
     }
 
     fn is_much(&self, state: &Search) -> bool {
-        self.blobs.len() - state.next > BLOBS
+        state.wanted.len() >= BATCH
     }
 }

@@ -20,6 +20,8 @@ mod known;
 mod nar;
 mod pass;
 mod read;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use std::{num::NonZeroUsize, path::Path, sync::Arc};

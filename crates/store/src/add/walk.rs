@@ -3,7 +3,10 @@
 use std::{
     ffi::{CStr, OsStr},
     mem::MaybeUninit,
-    os::{fd::BorrowedFd, unix::ffi::OsStrExt},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -101,7 +104,6 @@ struct Walker<'a> {
 struct Unread {
     index: u32,
     path: PathBuf,
-    stamp: Stamp,
     /// How many directories it is within.
     depth: u32,
 }
@@ -110,8 +112,13 @@ struct Unread {
 struct Level {
     unread: Unread,
     entries: Vec<(PathComponent, Seen)>,
-    /// With the path at which it was met.
-    error: Option<(PathBuf, AddError)>,
+    error: Option<Box<Refusal>>,
+}
+
+/// What is wrong, and where that was seen.
+struct Refusal {
+    path: PathBuf,
+    error: AddError,
 }
 
 struct Found {
@@ -120,7 +127,7 @@ struct Found {
     unread: Vec<Unread>,
     reading: usize,
     entries: u64,
-    error: Option<(PathBuf, AddError)>,
+    error: Option<Box<Refusal>>,
 }
 
 impl Walker<'_> {
@@ -129,7 +136,7 @@ impl Walker<'_> {
         let top = look(CWD, self.path, stat, &|| self.path.to_path_buf())?;
         let unread = match top.kind {
             SeenKind::Directory(index) => {
-                vec![Unread { index, path: self.path.to_path_buf(), stamp: top.stamp, depth: 0 }]
+                vec![Unread { index, path: self.path.to_path_buf(), depth: 0 }]
             }
             SeenKind::File { .. } | SeenKind::Symlink(_) => Vec::new(),
         };
@@ -137,34 +144,24 @@ impl Walker<'_> {
         let state = Found { directories, unread, reading: 0, entries: 1, error: None };
         let found = crew::work(self, state, threads);
         match found.error {
-            Some((_, error)) => Err(error),
+            Some(refusal) => Err(refusal.error),
             None => Ok(Walked { top, directories: found.directories }),
         }
     }
 
     /// Reads a directory up to the first entry that cannot be taken.
-    fn read(
-        &self,
-        unread: &Unread,
-        entries: &mut Vec<(PathComponent, Seen)>,
-    ) -> Result<(), (PathBuf, AddError)> {
+    fn read(&self, unread: &Unread, entries: &mut Vec<(PathComponent, Seen)>) -> Result<(), Box<Refusal>> {
         let path = &unread.path;
-        let fail = |error| (path.clone(), error);
+        let fail = |error| Box::new(Refusal { path: path.clone(), error });
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = fs::open(path, flags, Mode::empty()).map_err(AddError::io(path)).map_err(fail)?;
-        let stat = fs::fstat(&directory).map_err(AddError::io(path)).map_err(fail)?;
-        let (before, after) = (unread.stamp, Stamp::of(&stat));
-        if (before.device, before.inode) != (after.device, after.inode) {
-            let error = AddError::Changed { path: path.clone(), before: before.size, after: after.size };
-            return Err(fail(error));
-        }
-        let directory = std::os::fd::AsFd::as_fd(&directory);
+        let directory = directory.as_fd();
         let names = read_names(directory).map_err(AddError::io(path)).map_err(fail)?;
         entries.reserve_exact(names.len());
         for name in names.iter() {
             let at = || path.join(OsStr::from_bytes(name.to_bytes()));
             let entry = self.read_entry(directory, name, &names, unread.depth, &at);
-            entries.push(entry.map_err(|error| (at(), error))?);
+            entries.push(entry.map_err(|error| Box::new(Refusal { path: at(), error }))?);
         }
         Ok(())
     }
@@ -219,7 +216,8 @@ impl Work for Walker<'_> {
         if state.entries > self.limits.entries {
             let source = ClosureError::TooManyEntries(state.entries);
             // Nothing comes before the top, so nothing more is read.
-            return state.fail(self.path.into(), AddError::Tree { path: self.path.into(), source });
+            let error = AddError::Tree { path: self.path.into(), source };
+            return state.fail(Box::new(Refusal { path: self.path.into(), error }));
         }
         let begin = state.unread.len();
         for (name, seen) in &mut entries {
@@ -227,15 +225,14 @@ impl Work for Walker<'_> {
                 *index = state.directories.len() as u32;
                 state.directories.push(Vec::new());
                 let path = unread.path.join(OsStr::from_bytes(name.as_bytes()));
-                state.unread.push(Unread { index: *index, path, stamp: seen.stamp, depth: unread.depth + 1 });
+                state.unread.push(Unread { index: *index, path, depth: unread.depth + 1 });
             }
         }
         state.unread[begin..].reverse();
         state.directories[unread.index as usize] = entries;
-        if let Some((path, error)) = error {
-            state.fail(path, error);
-        } else {
-            state.forget_what_comes_after_the_error();
+        match error {
+            Some(refusal) => state.fail(refusal),
+            None => state.forget_what_comes_after_the_error(),
         }
     }
 
@@ -246,16 +243,16 @@ impl Work for Walker<'_> {
 
 impl Found {
     /// Keeps the error that comes first in the order of a NAR, which is that of paths by their components.
-    fn fail(&mut self, path: PathBuf, error: AddError) {
-        if self.error.as_ref().is_none_or(|(first, _)| path < *first) {
-            self.error = Some((path, error));
+    fn fail(&mut self, refusal: Box<Refusal>) {
+        if self.error.as_ref().is_none_or(|first| refusal.path < first.path) {
+            self.error = Some(refusal);
         }
         self.forget_what_comes_after_the_error();
     }
 
     fn forget_what_comes_after_the_error(&mut self) {
-        if let Some((first, _)) = &self.error {
-            self.unread.retain(|unread| unread.path < *first);
+        if let Some(first) = &self.error {
+            self.unread.retain(|unread| unread.path < first.path);
         }
     }
 }
@@ -324,4 +321,61 @@ fn read_names(directory: BorrowedFd<'_>) -> Result<Names, Errno> {
         bytes[a.0 as usize..a.1 as usize].cmp(&bytes[b.0 as usize..b.1 as usize])
     });
     Ok(Names { bytes: Bytes::from(bytes), places })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{create_dir, create_dir_all, write};
+
+    use super::*;
+
+    fn walk_within(path: &Path, depth: u32, entries: u64) -> Result<Walked, AddError> {
+        Walker { path, limits: Limits { depth, entries } }.walk(2)
+    }
+
+    #[test]
+    fn too_deep_is_refused_and_just_deep_enough_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        create_dir_all(dir.path().join("a/b")).unwrap();
+        write(dir.path().join("a/b/file"), "").unwrap();
+        assert_eq!(walk_within(dir.path(), 3, 100).unwrap().directories.len(), 3);
+        let error = walk_within(dir.path(), 2, 100).unwrap_err();
+        assert!(matches!(&error, AddError::TooDeep(path) if *path == dir.path().join("a/b")), "{error}");
+    }
+
+    #[test]
+    fn too_many_entries_are_refused_before_all_are_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        for outer in ["a", "b", "c"] {
+            create_dir(dir.path().join(outer)).unwrap();
+            for inner in 0..5 {
+                write(dir.path().join(outer).join(inner.to_string()), "").unwrap();
+            }
+        }
+        assert!(walk_within(dir.path(), 3, 19).is_ok());
+        let error = walk_within(dir.path(), 3, 7).unwrap_err();
+        let AddError::Tree { path, source } = error else { panic!("{error}") };
+        assert_eq!(path, dir.path());
+        assert!(matches!(source, ClosureError::TooManyEntries(9)), "{source}");
+    }
+
+    #[test]
+    fn more_threads_see_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        for outer in 0..40 {
+            for inner in 0..5 {
+                create_dir_all(dir.path().join(format!("{outer}/{inner}/x"))).unwrap();
+            }
+        }
+        let names = |threads| {
+            let entries = crate::add::Entries::new(dir.path(), walk(dir.path(), threads).unwrap());
+            let list = entries.list().iter().map(|entry| entry.name.clone());
+            (list.collect::<Vec<_>>(), entries.listing)
+        };
+        let one = names(1);
+        assert_eq!(one.0.len(), 2 * (1 + 40 + 200 + 200));
+        for _ in 0..10 {
+            assert!(names(4) == one);
+        }
+    }
 }

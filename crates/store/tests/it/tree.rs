@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     fs,
-    io::{self, Read},
+    num::NonZeroUsize,
     os::unix::{
         ffi::OsStringExt,
         fs::{MetadataExt, PermissionsExt, symlink},
@@ -17,7 +17,7 @@ use std::{
 
 use firn_castore::{BlobRef, Directory, Node, PathComponent, Root};
 use firn_store::{
-    AddError, Blobs, Directories, DiskStore, Item, MemoryStore, Paths, Store, StoreError, WriteError,
+    AddError, AddOptions, Directories, DiskStore, Item, MemoryStore, Paths, Store, StoreError, WriteError,
     add_tree, closure, conformance, missing_blobs, write_tree,
 };
 use proptest::prelude::*;
@@ -88,8 +88,8 @@ fn round_trip(tree: &Tree, store: &dyn Store) -> Root {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     make(tree, &from);
-    let added = add_tree(store, &from).unwrap();
-    store.commit_root(added.root(), false).unwrap();
+    let added = add_tree(store, &from, &AddOptions::default()).unwrap().closure;
+    store.commit_root(added.root(), false, None).unwrap();
     assert_eq!(closure(store, added.root()).unwrap().unwrap().root(), added.root());
     assert!(missing_blobs(store, &added).unwrap().is_empty());
     write_tree(store, &added, &to).unwrap();
@@ -112,7 +112,7 @@ proptest! {
 #[test]
 fn the_empty_directory_is_the_one_that_everybody_knows() {
     let dir = tempfile::tempdir().unwrap();
-    let added = add_tree(&MemoryStore::new(), dir.path()).unwrap();
+    let added = add_tree(&MemoryStore::new(), dir.path(), &AddOptions::default()).unwrap().closure;
     let Node::Directory { digest, size: 0 } = added.root().node() else { panic!("{added:?}") };
     assert_eq!(digest.to_string(), "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262");
 }
@@ -122,7 +122,7 @@ fn a_topmost_symlink_is_not_followed() {
     let dir = tempfile::tempdir().unwrap();
     let link = dir.path().join("link");
     symlink(dir.path(), &link).unwrap();
-    let added = add_tree(&MemoryStore::new(), &link).unwrap();
+    let added = add_tree(&MemoryStore::new(), &link, &AddOptions::default()).unwrap().closure;
     assert!(matches!(added.root().node(), Node::Symlink { .. }));
 }
 
@@ -131,9 +131,9 @@ fn what_is_no_file_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("socket");
     let _listener = UnixListener::bind(&socket).unwrap();
-    let error = add_tree(&MemoryStore::new(), dir.path()).unwrap_err();
+    let error = add_tree(&MemoryStore::new(), dir.path(), &AddOptions::default()).unwrap_err();
     assert!(matches!(&error, AddError::Kind(path) if *path == socket), "{error}");
-    let error = add_tree(&MemoryStore::new(), Path::new("/dev/null")).unwrap_err();
+    let error = add_tree(&MemoryStore::new(), Path::new("/dev/null"), &AddOptions::default()).unwrap_err();
     assert_eq!(error.to_string(), "/dev/null is neither a file, a directory nor a symlink");
 }
 
@@ -141,14 +141,15 @@ fn what_is_no_file_is_refused_by_name() {
 fn what_is_not_there_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let absent = dir.path().join("absent");
-    let error = add_tree(&MemoryStore::new(), &absent).unwrap_err();
+    let error = add_tree(&MemoryStore::new(), &absent, &AddOptions::default()).unwrap_err();
     assert!(matches!(&error, AddError::Io { path, .. } if *path == absent));
 }
 
 #[test]
 fn a_file_whose_length_is_not_what_it_seemed_is_named() {
     // The files of /proc say that they have no bytes, and have some.
-    let error = add_tree(&MemoryStore::new(), Path::new("/proc/self/status")).unwrap_err();
+    let error =
+        add_tree(&MemoryStore::new(), Path::new("/proc/self/status"), &AddOptions::default()).unwrap_err();
     assert!(matches!(&error, AddError::Changed { before: 0, after: 1.., .. }), "{error}");
     assert!(error.to_string().starts_with("/proc/self/status has changed"));
 }
@@ -163,7 +164,7 @@ fn a_path_that_is_too_long_is_an_error() {
         rustix::fs::mkdirat(&at, &name, Mode::RWXU).unwrap();
         at = rustix::fs::openat(&at, &name, flags, Mode::empty()).unwrap();
     }
-    let error = add_tree(&MemoryStore::new(), dir.path()).unwrap_err();
+    let error = add_tree(&MemoryStore::new(), dir.path(), &AddOptions::default()).unwrap_err();
     let AddError::Io { path, source } = error else { panic!("{error}") };
     assert_eq!(source.raw_os_error(), Some(Errno::NAMETOOLONG.raw_os_error()));
     assert!(path.starts_with(dir.path()));
@@ -218,7 +219,7 @@ fn a_failure_leaves_nothing_behind() {
     let closure = closure(&store, &root).unwrap().unwrap();
     // The last file in the order of names is missing.
     for bytes in [&blobs[0], &blobs[2]] {
-        store.add_blob(&mut &bytes[..]).unwrap();
+        conformance::add(&store, bytes);
     }
     let error = write_tree(&store, &closure, &dir.path().join("to")).unwrap_err();
     let digest = BlobRef::of(&blobs[1]).digest;
@@ -233,7 +234,7 @@ fn a_tree_does_not_reach_out_of_its_place() {
     let outside = dir.path().join("outside");
     fs::create_dir(&outside).unwrap();
     let store = MemoryStore::new();
-    let blob = store.add_blob(&mut &b"x"[..]).unwrap();
+    let blob = conformance::add(&store, b"x");
     let name = |text: &str| PathComponent::try_from(text).unwrap();
     let inner = Directory::build([(name("f"), Node::File { blob, executable: false })]).unwrap();
     let target = outside.to_str().unwrap().try_into().unwrap();
@@ -270,26 +271,12 @@ fn twenty_thousand_small_files_take_seconds() {
     }
     let store = DiskStore::open(&dir.path().join("store")).unwrap();
     let begin = Instant::now();
-    let added = add_tree(&store, &from).unwrap();
-    store.commit_root(added.root(), false).unwrap();
+    let options = AddOptions { jobs: NonZeroUsize::new(2).unwrap(), ..AddOptions::default() };
+    let added = add_tree(&store, &from, &options).unwrap().closure;
+    store.commit_root(added.root(), false, None).unwrap();
     let seconds = begin.elapsed().as_secs_f64();
     eprintln!("added 20,000 files in {seconds:.2} s");
     // An order of magnitude more than it takes, since other tests run beside it.
     assert!(seconds < 30.0, "{seconds} s");
     assert_eq!(added.entries(), 1 + 100 + 20_000);
-}
-
-#[test]
-fn a_reader_that_ends_in_the_middle_is_not_taken_for_the_end() {
-    struct Slow<'a>(&'a [u8]);
-    impl Read for Slow<'_> {
-        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-            let length = buffer.len().min(1000);
-            self.0.read(&mut buffer[..length])
-        }
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let store = DiskStore::open(dir.path()).unwrap();
-    let bytes = conformance::contents(100_000, 0);
-    assert_eq!(store.add_blob(&mut Slow(&bytes)).unwrap(), BlobRef::of(&bytes));
 }
