@@ -17,20 +17,32 @@ mod add;
 pub mod conformance;
 mod disk;
 mod error;
+mod evict;
 mod groups;
+mod mark;
 mod memory;
 mod nar;
+mod render;
+mod room;
+mod stats;
 mod traits;
 mod tree;
 mod verify;
 mod write;
 
-pub use add::{AddError, add_tree};
-pub use disk::{DiskStore, FORMAT_VERSION, OpenError};
+pub use add::{AddError, AddOptions, AddProgress, AddedTree, add_tree};
+pub use disk::{Access, Disk, DiskFile, DiskStore, FORMAT_VERSION, OpenError, RealDisk};
 pub use error::{Damage, Item, StoreError};
+pub use evict::{Eviction, plan_eviction};
 pub use memory::MemoryStore;
 pub use nar::hash_nar;
-pub use traits::{Blobs, Directories, Paths, Store};
+pub use render::{NAR_CHUNK_BYTES, NarChunk, NarChunks, RenderError, write_nar_to};
+pub use room::{
+    Collected, Hold, KnownTree, Listing, Pins, REASON_BYTES_MAX, Reason, ReasonError, Room, UnixSeconds,
+    Usage, Visible,
+};
+pub use stats::{Stats, stats};
+pub use traits::{Blobs, Directories, Incoming, Intake, Paths, Store};
 pub use tree::{closure, missing_blobs};
 pub use verify::{Finding, Holder, Verified, verify_all, verify_some};
 pub use write::{WriteError, write_tree};
