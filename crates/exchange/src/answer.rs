@@ -1,6 +1,6 @@
 //! The side that gives.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::{Bytes, BytesMut};
@@ -8,7 +8,7 @@ use firn_bao::{Span, VerifiedSpan};
 use firn_castore::{BlobDigest, BlobRef, Closure, DirectoryDigest, Node, Root};
 use firn_nix::StorePathHash;
 use firn_proto::exchange as proto;
-use firn_store::{Store, StoreError};
+use firn_store::{Store, StoreError, Visible};
 use firn_trust::{Claim, TrustedPath};
 
 use crate::frame;
@@ -21,27 +21,54 @@ pub struct Shared(RwLock<Reachable>);
 #[derive(Debug, Default)]
 struct Reachable {
     claims: BTreeMap<StorePathHash, Claim>,
-    /// Each with the length of all its Directories as a reply has them.
-    roots: BTreeMap<Root, usize>,
-    directories: BTreeSet<DirectoryDigest>,
-    blobs: BTreeMap<BlobDigest, u64>,
+    roots: BTreeMap<Root, SharedRoot>,
+    /// Each with its length, and how many of the roots have it.
+    blobs: BTreeMap<BlobDigest, (u64, u32)>,
+}
+
+#[derive(Debug)]
+struct SharedRoot {
+    /// The length of all its Directories as a reply has them.
+    closure_bytes: usize,
+    /// As what it is shared: itself, and paths. Never empty.
+    holders: BTreeSet<Visible>,
 }
 
 impl Shared {
-    /// Shares a path and all beneath it.
+    /// Shares a path and all beneath it. One that is shared with another root must be [removed](Shared::remove) first.
     pub fn add_path(&self, path: &TrustedPath, closure: &Closure) {
-        self.write().claims.insert(*path.facts().path.hash(), path.claim().clone());
-        self.add_root(closure);
+        let hash = *path.facts().path.hash();
+        let mut reachable = self.write();
+        reachable.claims.insert(hash, path.claim().clone());
+        reachable.add(Visible::Path(hash), closure);
     }
 
     /// Shares a tree that needs no path.
     pub fn add_root(&self, closure: &Closure) {
-        let closure_bytes =
-            closure.directories().map(|directory| frame::put_bytes(directory.encoded())).sum();
+        self.write().add(Visible::Root(closure.root().clone()), closure);
+    }
+
+    /// Whether this is shared as such.
+    pub fn has(&self, what: &Visible) -> bool {
+        let reachable = self.read();
+        match what {
+            Visible::Path(hash) => reachable.claims.contains_key(hash),
+            Visible::Root(root) => reachable.roots.get(root).is_some_and(|root| root.holders.contains(what)),
+        }
+    }
+
+    /// Shares something no longer. What of its tree other shared trees have as well stays shared.
+    pub fn remove(&self, what: &Visible, closure: &Closure) {
         let mut reachable = self.write();
-        reachable.roots.insert(closure.root().clone(), closure_bytes);
-        reachable.directories.extend(closure.directories().map(|directory| directory.digest()));
-        reachable.blobs.extend(closure.blobs().iter().map(|blob| (blob.digest, blob.size)));
+        if let Visible::Path(hash) = what {
+            reachable.claims.remove(hash);
+        }
+        reachable.remove(what, closure);
+    }
+
+    /// Shares this instead, all at once.
+    pub fn replace(&self, other: Shared) {
+        *self.write() = other.0.into_inner().unwrap_or_else(PoisonError::into_inner);
     }
 
     /// Under which keys a holder of all this can be found.
@@ -56,11 +83,15 @@ impl Shared {
     }
 
     fn closure_bytes(&self, root: &Root) -> Option<usize> {
-        self.read().roots.get(root).copied()
+        self.read().roots.get(root).map(|root| root.closure_bytes)
+    }
+
+    fn holders(&self, root: &Root) -> Vec<Visible> {
+        self.read().roots.get(root).map(|root| root.holders.iter().cloned().collect()).unwrap_or_default()
     }
 
     fn blob(&self, digest: BlobDigest) -> Option<BlobRef> {
-        self.read().blobs.get(&digest).map(|size| BlobRef { digest, size: *size })
+        self.read().blobs.get(&digest).map(|(size, _)| BlobRef { digest, size: *size })
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Reachable> {
@@ -72,17 +103,64 @@ impl Shared {
     }
 }
 
+impl Reachable {
+    fn add(&mut self, holder: Visible, closure: &Closure) {
+        if let Some(root) = self.roots.get_mut(closure.root()) {
+            root.holders.insert(holder);
+            return;
+        }
+        let closure_bytes =
+            closure.directories().map(|directory| frame::put_bytes(directory.encoded())).sum();
+        let holders = BTreeSet::from([holder]);
+        self.roots.insert(closure.root().clone(), SharedRoot { closure_bytes, holders });
+        for blob in closure.blobs() {
+            self.blobs.entry(blob.digest).or_insert((blob.size, 0)).1 += 1;
+        }
+    }
+
+    fn remove(&mut self, holder: &Visible, closure: &Closure) {
+        let Some(root) = self.roots.get_mut(closure.root()) else { return };
+        if !root.holders.remove(holder) || !root.holders.is_empty() {
+            return;
+        }
+        self.roots.remove(closure.root());
+        for blob in closure.blobs() {
+            if let btree_map::Entry::Occupied(mut entry) = self.blobs.entry(blob.digest) {
+                match &mut entry.get_mut().1 {
+                    1 => drop(entry.remove()),
+                    count => *count -= 1,
+                }
+            }
+        }
+    }
+}
+
+/// Is told of what a peer reads.
+type OnUse = Arc<dyn Fn(&Visible) + Send + Sync>;
+
 /// What one peer may see of a store.
 #[derive(Clone)]
 pub struct SharedView {
     store: Arc<dyn Store>,
     shared: Arc<Shared>,
+    on_use: Option<OnUse>,
 }
 
 impl SharedView {
     /// A view of what is shared.
     pub fn new(store: Arc<dyn Store>, shared: Arc<Shared>) -> Self {
-        Self { store, shared }
+        Self { store, shared, on_use: None }
+    }
+
+    /// The same view; `on_use` is called with each path and tree that a peer begins to read through it.
+    pub fn watched(self, on_use: OnUse) -> Self {
+        Self { on_use: Some(on_use), ..self }
+    }
+
+    fn used(&self, what: &[Visible]) {
+        if let Some(on_use) = &self.on_use {
+            what.iter().for_each(|what| on_use(what));
+        }
     }
 }
 
@@ -116,14 +194,17 @@ pub fn answer(view: &SharedView, request: Bytes) -> Reply {
 
 fn body(view: &SharedView, asked: Asked) -> (proto::Status, Body) {
     let body = match asked {
-        Asked::Path(hash) => view
-            .shared
-            .claim(&hash)
-            .map(|claim| Body::Items(VecDeque::from([frame::put_message(&claim.to_proto())]))),
+        Asked::Path(hash) => view.shared.claim(&hash).map(|claim| {
+            view.used(&[Visible::Path(hash)]);
+            Body::Items(VecDeque::from([frame::put_message(&claim.to_proto())]))
+        }),
         Asked::Closure(root) => match view.shared.closure_bytes(&root) {
             // No asker would take so long a reply, and each would take it for a lie.
             Some(bytes) if bytes > CLOSURE_BYTES_MAX => return (proto::Status::Refused, Body::Empty),
-            bytes => bytes.map(|_| directories(&root)),
+            bytes => bytes.map(|_| {
+                view.used(&view.shared.holders(&root));
+                directories(&root)
+            }),
         },
         Asked::Batch(digests) => Some(Body::Batch { digests: digests.into(), bytes_left: BATCH_BYTES_MAX }),
         Asked::Ranges { digest, span } => view.shared.blob(digest).map(|blob| {

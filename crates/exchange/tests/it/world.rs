@@ -7,7 +7,7 @@ use firn_bao::Span;
 use firn_castore::{BlobRef, Closure, ClosureBuilder, Directory, Node, PathComponent};
 use firn_exchange::{Lie, Request, Shared, SharedView, Verified, answer, check};
 use firn_nix::{NarFacts, NarLayout, Sha256Writer, SigningKey, StorePath, write_nar};
-use firn_store::{Blobs, Directories, MemoryStore, StoreError};
+use firn_store::{Blobs, Directories, MemoryStore, StoreError, conformance};
 use firn_trust::{Claim, PathFacts, Policy, TrustedPath};
 
 pub(crate) struct World {
@@ -77,7 +77,7 @@ pub(crate) fn facts(store: &MemoryStore, base_name: &str, closure: &Arc<Closure>
 impl World {
     pub(crate) fn new() -> Self {
         let store = Arc::new(MemoryStore::new());
-        let add = |contents: Vec<u8>| store.add_blob(&mut &contents[..]).unwrap();
+        let add = |contents: Vec<u8>| conformance::add(&*store, &contents);
         let node = |blob| Node::File { blob, executable: false };
         let common = add(contents(5_000, 1));
         let leaf = Directory::build([(name("leaf"), node(add(b"leaf".to_vec())))]).unwrap();
