@@ -5,22 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_castore::Root;
-use firn_exchange::{Goal, Key, Limits, Outcome, PeerId, SharedView};
+use firn_exchange::{Goal, Key, Limits, PeerId, SharedView};
 use firn_nix::{NarHash, StorePath, StorePathHash};
-use firn_store::Store;
+use firn_store::{Reason, Store, Visible};
 use firn_trust::{Admitted, Policy, SignedNarInfo, TrustedPath};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use tokio::sync::watch;
-use tracing::Instrument;
 
-use crate::flight::{Crew, fly};
-use crate::flights::{FlightKey, Flights, Landed, Seat};
+use crate::flight::Crew;
+use crate::flights::{FlightKey, Landed, Seat};
 use crate::index::Index;
+use crate::inner::Inner;
 use crate::ledger::Ledger;
 use crate::nar::Contents;
 use crate::pool::Pool;
-use crate::{Ask, EngineError, Fetched, Find, LedgerEntry, Nar, Progress, RejectedRoot};
+use crate::{Ask, EngineError, Fetched, Find, LedgerEntry, Nar, Progress, RejectedRoot, uses};
 
 /// How many paths of a closure are fetched at once.
 const PATHS_AT_ONCE: usize = 4;
@@ -36,14 +36,7 @@ pub struct EngineConfig {
 
 /// A local store, and all that can be had from others, as one.
 #[derive(Clone)]
-pub struct Engine(Arc<Inner>);
-
-struct Inner {
-    crew: Crew,
-    index: Arc<Index>,
-    flights: Flights,
-    changes: watch::Sender<u64>,
-}
+pub struct Engine(pub(crate) Arc<Inner>);
 
 /// What is believed of a path that was asked for.
 #[derive(Debug, Clone)]
@@ -78,8 +71,7 @@ impl Engine {
         let crew = Crew { store, policy, ask, find, pool, ledger: Arc::new(Ledger::default()), limits, seed };
         let Crew { store, policy, .. } = crew.clone();
         let index = Arc::new(crew.pool.run(move || Index::load(&*store, &policy)).await??);
-        let (changes, _) = watch::channel(0);
-        Ok(Self(Arc::new(Inner { crew, index, flights: Flights::default(), changes })))
+        Ok(Self(Arc::new(Inner::new(crew, index))))
     }
 
     /// The local store.
@@ -87,9 +79,15 @@ impl Engine {
         &self.0.crew.store
     }
 
-    /// What peers may see, whoever they are; who may see it is the caller's to decide.
+    /// What peers may see, whoever they are; who may see it is the caller's to decide. What they read counts as used.
     pub fn shared_view(&self) -> SharedView {
-        SharedView::new(self.store().clone(), self.0.index.shared.clone())
+        let (store, uses) = (self.store().clone(), self.0.uses.clone());
+        let note = move |what: &Visible| {
+            if uses.is_due(what) {
+                uses::note(&*store, what);
+            }
+        };
+        SharedView::new(self.store().clone(), self.0.index.shared.clone()).watched(Arc::new(note))
     }
 
     /// Under which keys this node should be found.
@@ -97,7 +95,7 @@ impl Engine {
         self.0.index.shared.keys()
     }
 
-    /// Changes whenever something was committed.
+    /// Changes whenever something was committed, or has gone.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
     }
@@ -140,14 +138,24 @@ impl Engine {
         self.0.crew.pool.run(job).await
     }
 
-    /// Makes a path visible whose tree is in the store.
-    pub async fn commit(&self, path: TrustedPath, shared: bool) -> Result<(), EngineError> {
-        self.0.commit(path, shared).await
+    /// Makes a path visible whose tree is in the store, and pins it if there is a reason.
+    pub async fn commit(
+        &self,
+        path: TrustedPath,
+        shared: bool,
+        pin: Option<Reason>,
+    ) -> Result<(), EngineError> {
+        self.0.commit(path, shared, pin).await
     }
 
-    /// Makes a tree visible that has no path.
-    pub async fn commit_root(&self, root: Root, shared: bool) -> Result<(), EngineError> {
-        self.0.commit_root(root, shared).await
+    /// Makes a tree visible that has no path; else as [`Engine::commit`].
+    pub async fn commit_root(
+        &self,
+        root: Root,
+        shared: bool,
+        pin: Option<Reason>,
+    ) -> Result<(), EngineError> {
+        self.0.commit_root(root, shared, pin).await
     }
 
     /// What is believed of a path: from here, else from peers within the budget; none at all are asked if it is zero.
@@ -157,6 +165,7 @@ impl Engine {
         budget: Duration,
     ) -> Result<Option<Resolved>, EngineError> {
         if let Some(path) = self.0.index.path(&hash) {
+            self.0.used(Visible::Path(hash)).await?;
             return Ok(Some(Resolved::Proven(path)));
         }
         if let Some(admitted) = self.0.index.admitted(&hash) {
@@ -195,6 +204,7 @@ impl Engine {
             NarName::Hash(nar_hash) => self.0.index.by_nar_hash(nar_hash),
         };
         if let Some(path) = here {
+            self.0.used(Visible::Path(*path.facts().path.hash())).await?;
             return Ok(Some(self.nar_of(Resolved::Proven(path))));
         }
         let Some(hash) = path else { return Ok(None) };
@@ -218,11 +228,14 @@ impl Engine {
         hash: StorePathHash,
         on_progress: &(dyn Fn(&Progress) + Send + Sync),
     ) -> Result<Fetched, EngineError> {
+        let hold = self.store().hold();
         if let Some(path) = self.0.index.path(&hash)
-            && let Some(closure) = self.0.local_closure(path.facts().root.clone()).await?
+            && let Some(closure) = self.0.whole(path.facts()).await?
         {
+            self.0.used(Visible::Path(hash)).await?;
             return Ok(Fetched { path: Some(path), closure });
         }
+        drop(hold);
         // What is attested flies as its tree, so that whoever reads its NAR is on the same flight.
         if let Some(Admitted::Attested(path)) = self.0.index.admitted(&hash) {
             match self.board(&Resolved::Proven(Arc::new(path))).landed(on_progress).await {
@@ -291,17 +304,6 @@ impl Engine {
             Resolved::Signed(signed) => self.0.clone().join(Goal::Path(*signed.facts().path.hash()), None),
         }
     }
-
-    pub(crate) fn is_here(&self, hash: &StorePathHash) -> bool {
-        self.0.index.path(hash).is_some()
-    }
-
-    pub(crate) async fn local_closure(
-        &self,
-        root: Root,
-    ) -> Result<Option<Arc<firn_castore::Closure>>, EngineError> {
-        self.0.local_closure(root).await
-    }
 }
 
 fn fetched(landed: Landed) -> Result<Fetched, EngineError> {
@@ -335,107 +337,5 @@ impl Resolved {
             Resolved::Proven(path) => path.signatures(),
             Resolved::Signed(signed) => signed.signatures(),
         }
-    }
-}
-
-impl Inner {
-    /// Joins, or starts, the flight to this goal. A tree is committed as `path` if there is one.
-    fn join(self: Arc<Self>, goal: Goal, path: Option<Arc<TrustedPath>>) -> Seat {
-        let key = match &goal {
-            Goal::Claims(hash) => FlightKey::Claims(*hash),
-            Goal::Path(hash) => FlightKey::Path(*hash),
-            Goal::Tree(root) => {
-                FlightKey::Tree(root.clone(), path.as_ref().map(|path| *path.facts().path.hash()))
-            }
-        };
-        let span = tracing::info_span!("fetch", goal = ?goal);
-        let inner = self.clone();
-        self.flights.join(key, move |progress| inner.carry(goal, path, progress).instrument(span))
-    }
-
-    async fn carry(
-        self: Arc<Self>,
-        goal: Goal,
-        path: Option<Arc<TrustedPath>>,
-        progress: watch::Sender<Progress>,
-    ) -> Result<Landed, EngineError> {
-        if let Goal::Tree(root) = &goal
-            && let Some(closure) = self.local_tree(root.clone()).await?
-        {
-            return match path {
-                Some(_) => self.land(closure, path).await,
-                None => self.land_local(closure).await,
-            };
-        }
-        match fly(self.crew.clone(), goal, progress).await? {
-            Outcome::Claims(claims) => Ok(Landed::Claims(claims)),
-            Outcome::Path(path, closure) => self.land(closure, Some(Arc::new(*path))).await,
-            Outcome::Tree(closure) => self.land(closure, path).await,
-            Outcome::NotFound => Err(EngineError::NotFound),
-            Outcome::Untrusted => Err(EngineError::Untrusted),
-            Outcome::Rejected(rejection) => Err(EngineError::Rejected(rejection)),
-            Outcome::TimedOut => Err(EngineError::TimedOut),
-        }
-    }
-
-    /// Commits what a flight has brought. What came from others may go to others.
-    async fn land(
-        &self,
-        closure: Arc<firn_castore::Closure>,
-        path: Option<Arc<TrustedPath>>,
-    ) -> Result<Landed, EngineError> {
-        match &path {
-            Some(path) => self.commit(TrustedPath::clone(path), true).await?,
-            None => self.commit_root(closure.root().clone(), true).await?,
-        }
-        Ok(Landed::Here(Fetched { path, closure }))
-    }
-
-    /// A tree of which nothing had to be fetched may be a part of something private: it is not shared by this.
-    async fn land_local(&self, closure: Arc<firn_castore::Closure>) -> Result<Landed, EngineError> {
-        if !self.index.is_visible(closure.root()) {
-            self.commit_root(closure.root().clone(), false).await?;
-        }
-        Ok(Landed::Here(Fetched { path: None, closure }))
-    }
-
-    async fn commit(&self, path: TrustedPath, shared: bool) -> Result<(), EngineError> {
-        let (store, index, changes) = (self.crew.store.clone(), self.index.clone(), self.changes.clone());
-        // All in one: whoever waits for it may stop waiting at any time.
-        let commit = move || {
-            store.commit(path.to_stored(shared))?;
-            index.add(&*store, path, shared)?;
-            changes.send_modify(|count| *count += 1);
-            Ok::<_, firn_store::StoreError>(())
-        };
-        Ok(self.crew.pool.run(commit).await??)
-    }
-
-    async fn commit_root(&self, root: Root, shared: bool) -> Result<(), EngineError> {
-        let (store, index, changes) = (self.crew.store.clone(), self.index.clone(), self.changes.clone());
-        let commit = move || {
-            let shared = shared || index.tree_is_shared(&root);
-            store.commit_root(&root, shared)?;
-            index.add_tree(root.clone(), shared);
-            if shared && let Some(closure) = firn_store::closure(&*store, &root)? {
-                index.shared.add_root(&closure);
-            }
-            changes.send_modify(|count| *count += 1);
-            Ok::<_, firn_store::StoreError>(())
-        };
-        Ok(self.crew.pool.run(commit).await??)
-    }
-
-    async fn local_closure(&self, root: Root) -> Result<Option<Arc<firn_castore::Closure>>, EngineError> {
-        let store = self.crew.store.clone();
-        Ok(self.crew.pool.run(move || firn_store::closure(&*store, &root)).await??.map(Arc::new))
-    }
-
-    /// The tree, if all its blobs are here as well.
-    async fn local_tree(&self, root: Root) -> Result<Option<Arc<firn_castore::Closure>>, EngineError> {
-        let Some(closure) = self.local_closure(root).await? else { return Ok(None) };
-        let (store, looked) = (self.crew.store.clone(), closure.clone());
-        let missing = self.crew.pool.run(move || firn_store::missing_blobs(&*store, &looked)).await??;
-        Ok(missing.is_empty().then_some(closure))
     }
 }

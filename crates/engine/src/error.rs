@@ -35,9 +35,14 @@ pub enum EngineError {
     /// A tree whose NAR cannot be counted.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// Something in the store has gone while it was read.
-    #[error("it has gone from the store while it was read")]
-    Gone,
+    /// Something of a path is missing in the store, or is damaged. The path has been withdrawn; peers may have it.
+    #[error("{path} is no longer whole here: {source}")]
+    Gone {
+        /// Which one.
+        path: Box<StorePath>,
+        /// What of it has gone.
+        source: Arc<StoreError>,
+    },
     /// A task of this process has panicked, or the process is ending.
     #[error("this node is ending, or a task of it has failed")]
     Ending,

@@ -1,13 +1,16 @@
 //! The paths that are believed and here, by all the names under which they are asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use firn_castore::Root;
+use firn_castore::{Closure, Root};
 use firn_exchange::Shared;
-use firn_nix::{NarHash, StorePathHash};
-use firn_store::{Store, StoreError, closure};
+use firn_nix::{NarHash, StorePath, StorePathHash};
+use firn_store::{Store, StoreError, Visible, closure};
 use firn_trust::{Admitted, Policy, TrustedPath};
+
+const HASH_FIRST: [u8; 20] = [0; 20];
+const HASH_LAST: [u8; 20] = [0xff; 20];
 
 /// The most admitted paths that are remembered without being here.
 const ADMITTED_MAX: usize = 65_536;
@@ -21,12 +24,13 @@ pub(crate) struct Index {
 #[derive(Default)]
 struct Names {
     here: BTreeMap<StorePathHash, Arc<TrustedPath>>,
-    by_root: BTreeMap<Root, StorePathHash>,
-    by_nar_hash: BTreeMap<NarHash, StorePathHash>,
+    /// Several paths may have one tree, or one NAR.
+    by_root: BTreeSet<(Root, StorePathHash)>,
+    by_nar_hash: BTreeSet<(NarHash, StorePathHash)>,
     /// Trees without a path, and whether peers may have them.
     trees: BTreeMap<Root, bool>,
     /// In the store, but on no ground that still holds.
-    refused: u64,
+    refused: BTreeSet<StorePathHash>,
     /// Let in by the policy, and not here. Each with its turn, the oldest goes first.
     admitted: BTreeMap<StorePathHash, (u64, Admitted)>,
     turns: BTreeMap<u64, StorePathHash>,
@@ -43,37 +47,92 @@ impl Index {
                 Ok(path) => index.add(store, path, shared)?,
                 Err(reason) => {
                     tracing::info!(path = %path_hash, %reason, "a stored path is out of view");
-                    index.write().refused += 1;
+                    index.write().refused.insert(path_hash);
                 }
             }
         }
         for (root, shared) in store.roots()? {
-            if shared && let Some(closure) = closure(store, &root)? {
-                index.shared.add_root(&closure);
-            }
-            index.add_tree(root, shared);
+            index.add_tree(store, root, shared)?;
         }
         Ok(index)
     }
 
     /// Adds what has been committed. Blocks.
     pub(crate) fn add(&self, store: &dyn Store, path: TrustedPath, shared: bool) -> Result<(), StoreError> {
-        if shared && let Some(closure) = closure(store, &path.facts().root)? {
+        let hash = *path.facts().path.hash();
+        if self.path(&hash).is_some_and(|earlier| earlier.facts().root != path.facts().root) {
+            self.remove(store, &Visible::Path(hash));
+        }
+        if shared && let Some(closure) = readable(store, &path.facts().root)? {
             self.shared.add_path(&path, &closure);
         }
         let mut names = self.write();
-        let facts = path.facts();
-        let hash = *facts.path.hash();
-        names.by_root.insert(facts.root.clone(), hash);
-        names.by_nar_hash.insert(facts.nar.nar_hash, hash);
-        names.here.insert(hash, Arc::new(path));
+        // Its NAR hash may be another one than that of an earlier record.
+        names.take(&Visible::Path(hash));
         names.forget(&hash);
+        let facts = path.facts();
+        names.by_root.insert((facts.root.clone(), hash));
+        names.by_nar_hash.insert((facts.nar.nar_hash, hash));
+        names.here.insert(hash, Arc::new(path));
         Ok(())
     }
 
-    /// Adds a tree without a path, that has been committed.
-    pub(crate) fn add_tree(&self, root: Root, shared: bool) {
+    /// Adds a tree without a path, that has been committed. Blocks.
+    pub(crate) fn add_tree(&self, store: &dyn Store, root: Root, shared: bool) -> Result<(), StoreError> {
+        if shared && let Some(closure) = readable(store, &root)? {
+            self.shared.add_root(&closure);
+        }
         self.write().trees.insert(root, shared);
+        Ok(())
+    }
+
+    /// Takes something out of view, here and for peers; whether it was in view. Blocks.
+    ///
+    /// It must be in the store still: what peers may see of it is counted by its closure.
+    pub(crate) fn remove(&self, store: &dyn Store, what: &Visible) -> bool {
+        let Some(root) = self.write().take(what) else { return false };
+        if self.shared.has(what) {
+            match readable(store, &root) {
+                Ok(Some(closure)) => self.shared.remove(what, &closure),
+                Ok(None) | Err(_) => self.share_anew(store),
+            }
+        }
+        true
+    }
+
+    /// Counts anew what peers may see. What cannot be read of it they do not see.
+    fn share_anew(&self, store: &dyn Store) {
+        let shared = Shared::default();
+        for (what, path, root) in self.visible() {
+            if self.shared.has(&what)
+                && let Ok(Some(closure)) = readable(store, &root)
+            {
+                match path {
+                    Some(path) => shared.add_path(&path, &closure),
+                    None => shared.add_root(&closure),
+                }
+            }
+        }
+        self.shared.replace(shared);
+    }
+
+    /// All that is in view: its name, its path if it is one, its root.
+    pub(crate) fn visible(&self) -> Vec<(Visible, Option<Arc<TrustedPath>>, Root)> {
+        let names = self.read();
+        let paths = names
+            .here
+            .iter()
+            .map(|(hash, path)| (Visible::Path(*hash), Some(path.clone()), path.facts().root.clone()));
+        let trees = names.trees.keys().map(|root| (Visible::Root(root.clone()), None, root.clone()));
+        paths.chain(trees).collect()
+    }
+
+    /// The path's name, where it is one that is in view.
+    pub(crate) fn name(&self, what: &Visible) -> Option<StorePath> {
+        match what {
+            Visible::Path(hash) => self.path(hash).map(|path| path.facts().path.clone()),
+            Visible::Root(_) => None,
+        }
     }
 
     pub(crate) fn tree_is_shared(&self, root: &Root) -> bool {
@@ -82,8 +141,7 @@ impl Index {
 
     /// Whether this tree is here by itself, or as a path.
     pub(crate) fn is_visible(&self, root: &Root) -> bool {
-        let names = self.read();
-        names.trees.contains_key(root) || names.by_root.contains_key(root)
+        self.read().trees.contains_key(root) || self.by_root(root).is_some()
     }
 
     pub(crate) fn path(&self, hash: &StorePathHash) -> Option<Arc<TrustedPath>> {
@@ -92,12 +150,16 @@ impl Index {
 
     pub(crate) fn by_root(&self, root: &Root) -> Option<Arc<TrustedPath>> {
         let names = self.read();
-        names.here.get(names.by_root.get(root)?).cloned()
+        let first = (root.clone(), StorePathHash::from(HASH_FIRST));
+        let last = (root.clone(), StorePathHash::from(HASH_LAST));
+        names.by_root.range(first..=last).find_map(|(_, hash)| names.here.get(hash).cloned())
     }
 
     pub(crate) fn by_nar_hash(&self, nar_hash: &NarHash) -> Option<Arc<TrustedPath>> {
         let names = self.read();
-        names.here.get(names.by_nar_hash.get(nar_hash)?).cloned()
+        let first = (*nar_hash, StorePathHash::from(HASH_FIRST));
+        let last = (*nar_hash, StorePathHash::from(HASH_LAST));
+        names.by_nar_hash.range(first..=last).find_map(|(_, hash)| names.here.get(hash).cloned())
     }
 
     pub(crate) fn paths(&self) -> Vec<Arc<TrustedPath>> {
@@ -105,7 +167,7 @@ impl Index {
     }
 
     pub(crate) fn refused_count(&self) -> u64 {
-        self.read().refused
+        self.read().refused.len() as u64
     }
 
     /// Remembers what the policy has let in.
@@ -138,9 +200,35 @@ impl Index {
 }
 
 impl Names {
+    /// Takes away all that stands for this; gives its root if it was in view.
+    fn take(&mut self, what: &Visible) -> Option<Root> {
+        match what {
+            Visible::Path(hash) => {
+                self.refused.remove(hash);
+                let path = self.here.remove(hash)?;
+                let facts = path.facts();
+                self.by_nar_hash.remove(&(facts.nar.nar_hash, *hash));
+                self.by_root.remove(&(facts.root.clone(), *hash));
+                Some(facts.root.clone())
+            }
+            Visible::Root(root) => self.trees.remove(root).map(|_| root.clone()),
+        }
+    }
+
     fn forget(&mut self, hash: &StorePathHash) {
         if let Some((turn, _)) = self.admitted.remove(hash) {
             self.turns.remove(&turn);
         }
+    }
+}
+
+/// The closure; none where a part of it is damaged.
+fn readable(store: &dyn Store, root: &Root) -> Result<Option<Closure>, StoreError> {
+    match closure(store, root) {
+        Err(error @ StoreError::Damaged { .. }) => {
+            tracing::warn!(%root, %error, "a tree cannot be shared");
+            Ok(None)
+        }
+        read => read,
     }
 }

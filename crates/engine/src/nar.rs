@@ -3,23 +3,18 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use firn_bao::{GROUP_BYTES, Span};
-use firn_castore::{BlobRef, Closure};
+use bytes::Bytes;
+use firn_castore::Closure;
 use firn_exchange::Rejection;
-use firn_nix::{NarLayout, Segment, Segments};
-use firn_store::Store;
-use firn_trust::NarMismatch;
+use firn_nix::NarLayout;
+use firn_store::{Hold, NarChunks};
+use firn_trust::{Ground, NarMismatch};
 use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt};
 
 use crate::flights::{Landed, Seat};
+use crate::reader::{Boarded, Reader};
 use crate::{Engine, EngineError, Resolved};
-
-/// How much is read before it is handed on.
-const CHUNK_BYTES: usize = 512 << 10;
-/// How much of a blob is read at once.
-const READ_GROUPS: u64 = CHUNK_BYTES as u64 / GROUP_BYTES;
 
 /// A NAR that can be had.
 pub struct Nar {
@@ -38,6 +33,9 @@ pub(crate) struct Contents {
 pub struct OpenNar {
     layout: NarLayout,
     engine: Engine,
+    resolved: Resolved,
+    /// What is here stays as long as it is read.
+    hold: Hold,
     /// The flight that brings the blobs; `None` where all are here.
     seat: Option<Seat>,
 }
@@ -61,23 +59,29 @@ impl Nar {
     /// NAR match if it is not.
     pub async fn open(self) -> Result<OpenNar, EngineError> {
         let Contents { engine, resolved } = self.contents;
+        let hold = engine.store().hold();
         let facts = resolved.facts();
-        let (closure, seat) = if engine.is_here(facts.path.hash()) {
-            (engine.local_closure(facts.root.clone()).await?.ok_or(EngineError::Gone)?, None)
-        } else {
-            let seat = engine.board(&resolved);
-            match &resolved {
-                Resolved::Proven(path) => {
-                    let closure = seat.clone().closure().await;
-                    match closure.ok().filter(|closure| *closure.root() == path.facts().root) {
-                        Some(closure) => (closure, Some(seat)),
-                        None => {
-                            let seat = engine.board_tree(path);
-                            (seat.clone().closure().await?, Some(seat))
-                        }
+        let here = match engine.0.index.path(facts.path.hash()).is_some() {
+            true => engine.0.whole(facts).await?,
+            false => None,
+        };
+        let (closure, seat) = match (here, &resolved) {
+            (Some(closure), _) => (closure, None),
+            (None, Resolved::Signed(_)) => (engine.board(&resolved).closure_of_landed().await?, None),
+            // Nobody but this user has said what it is: it would come back as what others say.
+            (None, Resolved::Proven(path)) if path.ground() == Ground::AddedHere => {
+                return Err(EngineError::NotFound);
+            }
+            (None, Resolved::Proven(path)) => {
+                let seat = engine.board(&resolved);
+                let closure = seat.clone().closure().await;
+                match closure.ok().filter(|closure| *closure.root() == path.facts().root) {
+                    Some(closure) => (closure, Some(seat)),
+                    None => {
+                        let seat = engine.board_tree(path);
+                        (seat.clone().closure().await?, Some(seat))
                     }
                 }
-                Resolved::Signed(_) => (seat.closure_of_landed().await?, None),
             }
         };
         let layout = NarLayout::new(closure)?;
@@ -86,11 +90,16 @@ impl Nar {
             let mismatch = NarMismatch::Size { signed: self.size, actual };
             return Err(EngineError::Rejected(Rejection::Nar(mismatch)));
         }
-        Ok(OpenNar { layout, engine, seat })
+        Ok(OpenNar { layout, engine, resolved, hold, seat })
     }
 }
 
 impl OpenNar {
+    /// The tree.
+    pub fn closure(&self) -> &Arc<Closure> {
+        self.layout.closure()
+    }
+
     /// These bytes of it. What has not come yet is waited for; an error ends the stream.
     ///
     /// The last bytes of a NAR that is on its way come once it has been committed: whoever has it all stops reading, and
@@ -99,43 +108,14 @@ impl OpenNar {
         let size = self.layout.nar_size();
         let left = range.end.min(size).saturating_sub(range.start);
         let must_land = range.end >= size;
-        let reader = Reader {
-            store: self.engine.store().clone(),
-            segments: self.layout.segments(range),
-            blob: None,
-            is_waiting: false,
-        };
-        let engine = self.engine;
-        let chunks =
-            futures::stream::try_unfold((reader, self.seat, left), move |(reader, mut seat, left)| {
-                let engine = engine.clone();
-                async move {
-                    let mut reader = reader;
-                    loop {
-                        // Marks what has come so far as seen before looking, so that nothing that comes later is missed.
-                        let landed = seat.as_mut().is_none_or(Seat::look);
-                        let filled;
-                        (reader, filled) = engine.run_blocking(move || reader.fill()).await?;
-                        let bytes = filled?;
-                        if !bytes.is_empty() {
-                            let left = left.saturating_sub(bytes.len() as u64);
-                            if let Some(seat) = &seat
-                                && must_land
-                                && left == 0
-                            {
-                                seat.landing.clone().await?;
-                            }
-                            return Ok(Some((bytes, (reader, seat, left))));
-                        }
-                        match &mut seat {
-                            _ if !reader.is_waiting => return Ok(None),
-                            Some(seat) if !landed => seat.wait().await?,
-                            _ => return Err(EngineError::Gone),
-                        }
-                    }
-                }
-            });
-        chunks.into_stream().boxed()
+        let chunks = NarChunks::new(self.layout.segments(range));
+        let reader = Reader::new(self.engine, self.resolved, self.hold, chunks);
+        let seat = self.seat.map(|seat| Boarded { seat, left, must_land });
+        futures::stream::try_unfold((reader, seat), |(mut reader, mut seat)| async move {
+            let bytes = reader.next(&mut seat).await?;
+            Ok(bytes.map(|bytes| (bytes, (reader, seat))))
+        })
+        .boxed()
     }
 }
 
@@ -158,13 +138,13 @@ impl Seat {
     }
 
     /// Whether the flight has ended well; what it has brought so far counts as seen.
-    fn look(&mut self) -> bool {
+    pub(crate) fn look(&mut self) -> bool {
         self.progress.mark_unchanged();
         matches!(self.landing.clone().now_or_never(), Some(Ok(_)))
     }
 
     /// Waits for a change.
-    async fn wait(&mut self) -> Result<(), EngineError> {
+    pub(crate) async fn wait(&mut self) -> Result<(), EngineError> {
         tokio::select! {
             landed = self.landing.clone() => landed.map(|_| ()),
             Ok(()) = self.progress.changed() => Ok(()),
@@ -176,51 +156,5 @@ fn closure_of(landed: Landed) -> Result<Arc<Closure>, EngineError> {
     match landed {
         Landed::Here(fetched) => Ok(fetched.closure),
         Landed::Claims(_) => Err(EngineError::NotFound),
-    }
-}
-
-/// Renders segments out of the store.
-struct Reader {
-    store: Arc<dyn Store>,
-    segments: Segments,
-    /// What is left of the blob at hand.
-    blob: Option<(BlobRef, Range<u64>)>,
-    /// Whether the blob at hand was not there.
-    is_waiting: bool,
-}
-
-impl Reader {
-    /// Reads about [`CHUNK_BYTES`], fewer at the end or where a blob is not here yet. Blocks.
-    fn fill(mut self) -> (Self, Result<Bytes, EngineError>) {
-        let bytes = self.read();
-        (self, bytes)
-    }
-
-    fn read(&mut self) -> Result<Bytes, EngineError> {
-        let mut chunk = BytesMut::new();
-        self.is_waiting = false;
-        while chunk.len() < CHUNK_BYTES {
-            if let Some((blob, range)) = &mut self.blob
-                && let Some(span) = Span::covering(range.clone(), blob.size)
-            {
-                let (span, _) = span.split(READ_GROUPS);
-                let Some(read) = self.store.read_span(blob, span)? else {
-                    self.is_waiting = true;
-                    break;
-                };
-                let whole = span.bytes(blob.size);
-                let part = range.start..range.end.min(whole.end);
-                let at = (part.start - whole.start) as usize..(part.end - whole.start) as usize;
-                chunk.extend_from_slice(&read.bytes()[at]);
-                range.start = part.end;
-                continue;
-            }
-            match self.segments.next() {
-                Some(Segment::Literal(bytes)) => chunk.extend_from_slice(&bytes),
-                Some(Segment::Blob { blob, range }) => self.blob = Some((blob, range)),
-                None => break,
-            }
-        }
-        Ok(chunk.freeze())
     }
 }

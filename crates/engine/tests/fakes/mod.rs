@@ -110,7 +110,7 @@ pub(crate) async fn peer(net: &Net, number: u8, manner: Manner) -> (PeerId, Engi
 /// Adds a path to a node, shared.
 pub(crate) async fn add(engine: &Engine, tree: &Tree, path: TrustedPath) {
     tree.keep(&**engine.store());
-    engine.commit(path, true).await.unwrap();
+    engine.commit(path, true, None).await.unwrap();
 }
 
 /// A tree as a shared path of a node; gives the path's hash.

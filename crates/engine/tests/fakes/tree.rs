@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use firn_castore::{BlobRef, Closure, ClosureBuilder, Directory, Node, Root};
 use firn_nix::{NarLayout, write_nar};
-use firn_store::Store;
+use firn_store::{Store, conformance};
 
 /// A tree with all its contents.
 pub(crate) struct Tree {
@@ -59,8 +59,13 @@ impl Tree {
 
     /// Puts all of it into a store; nothing is committed.
     pub(crate) fn keep(&self, store: &dyn Store) {
-        for contents in self.blobs.values() {
-            store.add_blob(&mut &contents[..]).unwrap();
+        self.keep_all_but(store, b"no file has these contents");
+    }
+
+    /// Puts all but one file into a store.
+    pub(crate) fn keep_all_but(&self, store: &dyn Store, left_out: &[u8]) {
+        for contents in self.blobs.values().filter(|contents| *contents != left_out) {
+            conformance::add(store, contents);
         }
         let directories: Vec<_> = self.closure.directories().cloned().collect();
         store.keep_directories(&directories).unwrap();

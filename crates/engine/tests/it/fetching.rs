@@ -124,7 +124,7 @@ async fn a_root_needs_no_signature() {
     let engine = open(&net, store.clone()).await;
     for tree in [varied(1), file(noise(5, 200_000)), file(Vec::new())] {
         tree.keep(&**seeder.store());
-        seeder.commit_root(tree.root(), true).await.unwrap();
+        seeder.commit_root(tree.root(), true, None).await.unwrap();
         // An empty blob is everywhere.
         let is_local = tree.is_in(&*store);
         let fetched = engine.get_root(tree.root(), &|_| {}).await.unwrap();

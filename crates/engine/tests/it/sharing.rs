@@ -15,7 +15,7 @@ async fn add_private(engine: &firn_engine::Engine, tree: &Tree) -> firn_nix::Sto
     let facts = facts("private", tree, &[]);
     let hash = *facts.path.hash();
     tree.keep(&**engine.store());
-    engine.commit(signed(facts, Signed::Attested), false).await.unwrap();
+    engine.commit(signed(facts, Signed::Attested), false, None).await.unwrap();
     hash
 }
 
@@ -44,7 +44,7 @@ async fn sharing_is_remembered_across_restarts() {
     add_private(&engine, &private).await;
     let shared_hash = crate::fakes::publish(&engine, "shared", &shared, Signed::Attested).await;
     rooted.keep(&**engine.store());
-    engine.commit_root(rooted.root(), true).await.unwrap();
+    engine.commit_root(rooted.root(), true, None).await.unwrap();
     let mut keys = engine.keys();
     drop(engine);
     let mut again = open(&net, store).await.keys();
@@ -83,7 +83,7 @@ async fn getting_what_is_here_shares_nothing() {
     assert_eq!(store.roots().unwrap(), [(loose.root(), false)]);
     assert!(engine.keys().is_empty());
 
-    engine.commit_root(loose.root(), true).await.unwrap();
-    engine.commit_root(loose.root(), false).await.unwrap();
+    engine.commit_root(loose.root(), true, None).await.unwrap();
+    engine.commit_root(loose.root(), false, None).await.unwrap();
     assert_eq!(store.roots().unwrap(), [(loose.root(), true)], "what was given away stays given away");
 }

@@ -1,13 +1,18 @@
 //! A store that can be watched, and that can fail.
 
-use std::io::{self, Read};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use firn_bao::{Span, VerifiedSpan};
+use firn_bao::{HashedBlob, Span, VerifiedSpan};
 use firn_castore::{BlobDigest, BlobRef, Directory, DirectoryDigest, Root};
 use firn_nix::StorePathHash;
-use firn_store::{Blobs, Directories, MemoryStore, Paths, StoreError};
+use firn_store::{
+    Blobs, Collected, Directories, Hold, Incoming, Intake, Item, KnownTree, Listing, MemoryStore, Paths,
+    Pins, Reason, Room, StoreError, UnixSeconds, Usage, Visible,
+};
 use firn_trust::StoredPath;
 
 #[derive(Default)]
@@ -17,11 +22,18 @@ pub(crate) struct WatchedStore {
     pub(crate) bytes_read: AtomicU64,
     /// Whether there is no room.
     pub(crate) is_full: AtomicBool,
+    /// The uses that it was told of.
+    pub(crate) used: Mutex<Vec<Visible>>,
 }
 
 impl WatchedStore {
     pub(crate) fn bytes_read(&self) -> u64 {
         self.bytes_read.load(Ordering::SeqCst)
+    }
+
+    /// The uses that it was told of since this was asked last.
+    pub(crate) fn take_used(&self) -> Vec<Visible> {
+        std::mem::take(&mut self.used.lock().unwrap())
     }
 
     fn room(&self) -> Result<(), StoreError> {
@@ -40,6 +52,10 @@ impl Blobs for WatchedStore {
         self.inner.has_blob(digest)
     }
 
+    fn groups(&self, blob: &BlobRef) -> Result<Vec<Span>, StoreError> {
+        self.inner.groups(blob)
+    }
+
     fn read_span(&self, blob: &BlobRef, span: Span) -> Result<Option<VerifiedSpan>, StoreError> {
         let read = self.inner.read_span(blob, span)?;
         let bytes = read.as_ref().map_or(0, |read| read.bytes().len() as u64);
@@ -51,16 +67,34 @@ impl Blobs for WatchedStore {
         self.room()?;
         self.inner.keep_span(span)
     }
+}
 
-    fn add_blob(&self, reader: &mut dyn Read) -> Result<BlobRef, StoreError> {
+impl Intake for WatchedStore {
+    fn begin_blob(&self, size: u64) -> Result<Box<dyn Incoming + '_>, StoreError> {
         self.room()?;
-        self.inner.add_blob(reader)
+        self.inner.begin_blob(size)
+    }
+
+    fn adopt_blob(&self, file: &Path, blob: &HashedBlob) -> Result<(), StoreError> {
+        self.inner.adopt_blob(file, blob)
+    }
+
+    fn known_tree(&self, listing: &Listing) -> Result<Option<KnownTree>, StoreError> {
+        self.inner.known_tree(listing)
+    }
+
+    fn note_tree(&self, listing: &Listing, tree: &KnownTree) -> Result<(), StoreError> {
+        self.inner.note_tree(listing, tree)
     }
 }
 
 impl Directories for WatchedStore {
     fn directory(&self, digest: &DirectoryDigest) -> Result<Option<Directory>, StoreError> {
         self.inner.directory(digest)
+    }
+
+    fn has_directory(&self, digest: &DirectoryDigest) -> Result<bool, StoreError> {
+        self.inner.has_directory(digest)
     }
 
     fn keep_directories(&self, directories: &[Directory]) -> Result<(), StoreError> {
@@ -70,14 +104,14 @@ impl Directories for WatchedStore {
 }
 
 impl Paths for WatchedStore {
-    fn commit(&self, path: StoredPath) -> Result<(), StoreError> {
+    fn commit(&self, path: StoredPath, pin: Option<&Reason>) -> Result<(), StoreError> {
         self.room()?;
-        self.inner.commit(path)
+        self.inner.commit(path, pin)
     }
 
-    fn commit_root(&self, root: &Root, shared: bool) -> Result<(), StoreError> {
+    fn commit_root(&self, root: &Root, shared: bool, pin: Option<&Reason>) -> Result<(), StoreError> {
         self.room()?;
-        self.inner.commit_root(root, shared)
+        self.inner.commit_root(root, shared, pin)
     }
 
     fn path(&self, hash: &StorePathHash) -> Result<Option<StoredPath>, StoreError> {
@@ -90,5 +124,54 @@ impl Paths for WatchedStore {
 
     fn roots(&self) -> Result<Vec<(Root, bool)>, StoreError> {
         self.inner.roots()
+    }
+}
+
+impl Pins for WatchedStore {
+    fn pin(&self, what: &Visible, reason: &Reason) -> Result<(), StoreError> {
+        self.inner.pin(what, reason)
+    }
+
+    fn unpin(&self, what: &Visible) -> Result<bool, StoreError> {
+        self.inner.unpin(what)
+    }
+
+    fn pins(&self) -> Result<BTreeMap<Visible, Reason>, StoreError> {
+        self.inner.pins()
+    }
+}
+
+impl Room for WatchedStore {
+    fn remove(&self, what: &Visible) -> Result<bool, StoreError> {
+        self.inner.remove(what)
+    }
+
+    fn used(&self, what: &Visible, at: UnixSeconds) -> Result<(), StoreError> {
+        self.used.lock().unwrap().push(what.clone());
+        self.inner.used(what, at)
+    }
+
+    fn uses(&self) -> Result<BTreeMap<Visible, UnixSeconds>, StoreError> {
+        self.inner.uses()
+    }
+
+    fn hold(&self) -> Hold {
+        self.inner.hold()
+    }
+
+    fn collect(&self, dry_run: bool) -> Result<Collected, StoreError> {
+        self.inner.collect(dry_run)
+    }
+
+    fn quarantine(&self, item: &Item) -> Result<(), StoreError> {
+        self.inner.quarantine(item)
+    }
+
+    fn take_lost(&self) -> BTreeSet<BlobDigest> {
+        self.inner.take_lost()
+    }
+
+    fn usage(&self) -> Result<Usage, StoreError> {
+        self.inner.usage()
     }
 }

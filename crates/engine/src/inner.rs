@@ -1,0 +1,228 @@
+//! What all handles of one engine share.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use firn_castore::{Closure, ClosureBuilder, Root};
+use firn_exchange::{Goal, Outcome};
+use firn_store::{Item, Reason, Store, StoreError, Visible, missing_blobs};
+use firn_trust::{PathFacts, TrustedPath};
+use tokio::sync::watch;
+use tracing::Instrument;
+
+use crate::flight::{Crew, fly};
+use crate::flights::{FlightKey, Flights, Landed, Seat};
+use crate::index::Index;
+use crate::uses::{self, Uses};
+use crate::{EngineError, Fetched, Progress};
+
+/// What all handles of one engine share.
+pub(crate) struct Inner {
+    pub(crate) crew: Crew,
+    pub(crate) index: Arc<Index>,
+    pub(crate) flights: Flights,
+    pub(crate) uses: Arc<Uses>,
+    pub(crate) changes: watch::Sender<u64>,
+    /// Commits go on beside each other, and whatever takes away goes alone: else the store and the view of it could
+    /// end up different.
+    gate: RwLock<()>,
+    /// What was found to be lost, until all that needs it has been withdrawn.
+    pub(crate) lost_items: Mutex<BTreeSet<Item>>,
+    /// One collection at a time.
+    pub(crate) collecting: tokio::sync::Mutex<()>,
+    /// One withdrawal at a time.
+    pub(crate) withdrawing: tokio::sync::Mutex<()>,
+}
+
+impl Inner {
+    pub(crate) fn new(crew: Crew, index: Arc<Index>) -> Self {
+        let (changes, _) = watch::channel(0);
+        let (flights, uses, gate) = (Flights::default(), Arc::default(), RwLock::default());
+        let lost_items = Mutex::default();
+        let (collecting, withdrawing) = Default::default();
+        Self { crew, index, flights, uses, changes, gate, lost_items, collecting, withdrawing }
+    }
+
+    pub(crate) fn store(&self) -> &dyn Store {
+        &*self.crew.store
+    }
+
+    /// While this lives, nothing is taken out of view.
+    pub(crate) fn commits(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// While this lives, nothing else changes what is visible.
+    pub(crate) fn alone(&self) -> RwLockWriteGuard<'_, ()> {
+        self.gate.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Remembers that something was used that is in view.
+    pub(crate) async fn used(&self, what: Visible) -> Result<(), EngineError> {
+        if self.uses.is_due(&what) {
+            let store = self.crew.store.clone();
+            self.crew.pool.run(move || uses::note(&*store, &what)).await?;
+        }
+        Ok(())
+    }
+
+    /// Joins, or starts, the flight to this goal. A tree is committed as `path` if there is one.
+    pub(crate) fn join(self: Arc<Self>, goal: Goal, path: Option<Arc<TrustedPath>>) -> Seat {
+        let key = match &goal {
+            Goal::Claims(hash) => FlightKey::Claims(*hash),
+            Goal::Path(hash) => FlightKey::Path(*hash),
+            Goal::Tree(root) => {
+                FlightKey::Tree(root.clone(), path.as_ref().map(|path| *path.facts().path.hash()))
+            }
+        };
+        let span = tracing::info_span!("fetch", goal = ?goal);
+        let inner = self.clone();
+        self.flights.join(key, move |progress| inner.carry(goal, path, progress).instrument(span))
+    }
+
+    async fn carry(
+        self: Arc<Self>,
+        goal: Goal,
+        path: Option<Arc<TrustedPath>>,
+        progress: watch::Sender<Progress>,
+    ) -> Result<Landed, EngineError> {
+        // What it finds here, and what it brings, must still be here when it is committed.
+        let _hold = self.crew.store.hold();
+        if let Goal::Tree(root) = &goal
+            && let Some(closure) = self.local_tree(root.clone()).await?
+        {
+            return match path {
+                Some(_) => self.land(closure, path).await,
+                None => self.land_local(closure).await,
+            };
+        }
+        match fly(self.crew.clone(), goal, progress).await? {
+            Outcome::Claims(claims) => Ok(Landed::Claims(claims)),
+            Outcome::Path(path, closure) => self.land(closure, Some(Arc::new(*path))).await,
+            Outcome::Tree(closure) => self.land(closure, path).await,
+            Outcome::NotFound => Err(EngineError::NotFound),
+            Outcome::Untrusted => Err(EngineError::Untrusted),
+            Outcome::Rejected(rejection) => Err(EngineError::Rejected(rejection)),
+            Outcome::TimedOut => Err(EngineError::TimedOut),
+        }
+    }
+
+    /// Commits what a flight has brought. What came from others may go to others.
+    async fn land(
+        self: Arc<Self>,
+        closure: Arc<Closure>,
+        path: Option<Arc<TrustedPath>>,
+    ) -> Result<Landed, EngineError> {
+        match &path {
+            Some(path) => self.commit(TrustedPath::clone(path), true, None).await?,
+            None => self.commit_root(closure.root().clone(), true, None).await?,
+        }
+        self.used(match &path {
+            Some(path) => Visible::Path(*path.facts().path.hash()),
+            None => Visible::Root(closure.root().clone()),
+        })
+        .await?;
+        Ok(Landed::Here(Fetched { path, closure }))
+    }
+
+    /// A tree of which nothing had to be fetched may be a part of something private: it is not shared by this.
+    async fn land_local(self: Arc<Self>, closure: Arc<Closure>) -> Result<Landed, EngineError> {
+        if !self.index.is_visible(closure.root()) {
+            self.commit_root(closure.root().clone(), false, None).await?;
+        }
+        Ok(Landed::Here(Fetched { path: None, closure }))
+    }
+
+    pub(crate) async fn commit(
+        self: &Arc<Self>,
+        path: TrustedPath,
+        shared: bool,
+        pin: Option<Reason>,
+    ) -> Result<(), EngineError> {
+        let inner = self.clone();
+        // All in one: whoever waits for it may stop waiting at any time.
+        let commit = move || {
+            let _gate = inner.commits();
+            inner.store().commit(path.to_stored(shared), pin.as_ref())?;
+            inner.index.add(inner.store(), path, shared)?;
+            inner.changed();
+            Ok::<_, StoreError>(())
+        };
+        Ok(self.crew.pool.run(commit).await??)
+    }
+
+    pub(crate) async fn commit_root(
+        self: &Arc<Self>,
+        root: Root,
+        shared: bool,
+        pin: Option<Reason>,
+    ) -> Result<(), EngineError> {
+        let inner = self.clone();
+        let commit = move || {
+            let _gate = inner.commits();
+            let shared = shared || inner.index.tree_is_shared(&root);
+            inner.store().commit_root(&root, shared, pin.as_ref())?;
+            inner.index.add_tree(inner.store(), root, shared)?;
+            inner.changed();
+            Ok::<_, StoreError>(())
+        };
+        Ok(self.crew.pool.run(commit).await??)
+    }
+
+    /// The tree, if all of it is here: nothing else is committed.
+    async fn local_tree(&self, root: Root) -> Result<Option<Arc<Closure>>, EngineError> {
+        let store = self.crew.store.clone();
+        match self.crew.pool.run(move || whole_tree(&*store, &root)).await? {
+            Ok(closure) => Ok(Some(closure)),
+            Err(StoreError::Missing(_) | StoreError::Damaged { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The tree of a path that is in view. Where it is not whole any longer the path is withdrawn.
+    pub(crate) async fn whole(
+        self: &Arc<Self>,
+        facts: &PathFacts,
+    ) -> Result<Option<Arc<Closure>>, EngineError> {
+        let (store, root) = (self.crew.store.clone(), facts.root.clone());
+        match self.crew.pool.run(move || whole_tree(&*store, &root)).await? {
+            Ok(closure) => Ok(Some(closure)),
+            Err(error) => match self.lost(facts, error).await {
+                EngineError::Gone { .. } => Ok(None),
+                error => Err(error),
+            },
+        }
+    }
+
+    /// What reading a path comes to because of this: where something of it is not here, or not what it was, the path is
+    /// withdrawn, with all else that has lost the same.
+    pub(crate) async fn lost(self: &Arc<Self>, facts: &PathFacts, error: StoreError) -> EngineError {
+        let (StoreError::Missing(item) | StoreError::Damaged { item, .. }) = &error else {
+            return error.into();
+        };
+        tracing::warn!(path = %facts.path, %error, "a path is not whole any longer");
+        match self.withdraw(Some(item.clone())).await {
+            Ok(_) => EngineError::Gone { path: Box::new(facts.path.clone()), source: Arc::new(error) },
+            Err(error) => error,
+        }
+    }
+}
+
+/// The tree, all of which must be here.
+fn whole_tree(store: &dyn Store, root: &Root) -> Result<Arc<Closure>, StoreError> {
+    let no_tree = |source| StoreError::Tree { root: root.clone(), source };
+    let mut builder = ClosureBuilder::new(root.clone()).map_err(no_tree)?;
+    while let Some(digest) = builder.next_missing() {
+        let directory = store.directory(&digest)?.ok_or(StoreError::Missing(Item::Directory(digest)))?;
+        builder.insert(directory).map_err(no_tree)?;
+    }
+    let closure = builder.finish().map_err(no_tree)?;
+    match missing_blobs(store, &closure)?.first() {
+        Some(blob) => Err(StoreError::Missing(Item::Blob(blob.digest))),
+        None => Ok(Arc::new(closure)),
+    }
+}
