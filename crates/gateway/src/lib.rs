@@ -8,10 +8,12 @@
 //! thought of where bytes come from.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+mod listing;
 mod names;
 mod range;
 mod routes;
 mod serve;
+mod stall;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,10 +31,15 @@ pub struct GatewayConfig {
     pub budget: Arc<dyn Fn() -> Duration + Send + Sync>,
     /// What `/version` says.
     pub version: String,
+    /// How long a reader may take nothing of what it has asked for; see [`WRITE_TIMEOUT`].
+    pub write_timeout: Duration,
 }
 
 /// Comes before cache.nixos.org, which has 40.
 pub const PRIORITY: u32 = 30;
+
+/// Long enough for a client that pauses, and short enough that those who have gone without a word do not add up.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An engine as a binary cache.
 #[derive(Clone)]

@@ -16,7 +16,7 @@ use firn_nix::{STORE_DIR, StorePathHash};
 use futures::TryStreamExt;
 
 use crate::range::Part;
-use crate::{Gateway, names};
+use crate::{Gateway, listing, names};
 
 type Context = State<Arc<Gateway>>;
 /// The variable part of a URL; malformed percent-encoding is an error.
@@ -29,7 +29,7 @@ impl Gateway {
             .route("/nix-cache-info", get(cache_info))
             .route("/healthz", get(async || text("text/plain; charset=utf-8", "ok\n".into())))
             .route("/version", get(version))
-            .route("/{narinfo}", get(narinfo))
+            .route("/{of_path}", get(of_path))
             .route("/nar/snix-castore/{root}", get(nar_of_root))
             .route("/nar/{file}", get(nar_of_hash))
             .fallback(unknown)
@@ -55,14 +55,46 @@ async fn version(State(gateway): Context) -> Response {
     text("text/plain; charset=utf-8", format!("{}\n", gateway.config.version))
 }
 
-async fn narinfo(State(gateway): Context, name: Name) -> Response {
-    let hash = name.ok().and_then(|Path(name)| name.strip_suffix(".narinfo")?.parse::<StorePathHash>().ok());
-    let Some(hash) = hash else { return missing() };
-    match gateway.engine.resolve(hash, (gateway.config.budget)()).await {
-        Ok(Some(resolved)) => text("text/x-nix-narinfo", names::narinfo(&resolved).to_string()),
-        Ok(None) => missing(),
+/// What a path is, and what is in it: two files at the top, with its hash for their name.
+async fn of_path(State(gateway): Context, name: Name, method: Method) -> Response {
+    let Ok(Path(name)) = name else { return missing() };
+    let hash = |suffix| name.strip_suffix(suffix)?.parse::<StorePathHash>().ok();
+    let answer = match (hash(".narinfo"), hash(".ls")) {
+        (Some(hash), _) => narinfo(&gateway, hash).await,
+        (_, Some(hash)) => listing(&gateway, hash, &method).await,
+        (None, None) => Ok(None),
+    };
+    match answer {
+        Ok(answer) => answer.unwrap_or_else(missing),
         Err(error) => failed(&error),
     }
+}
+
+async fn narinfo(gateway: &Gateway, hash: StorePathHash) -> Result<Option<Response>, EngineError> {
+    let resolved = gateway.engine.resolve(hash, (gateway.config.budget)()).await?;
+    Ok(resolved.map(|resolved| text("text/x-nix-narinfo", names::narinfo(&resolved).to_string())))
+}
+
+/// What is in a path that is proven; of one that waits for its NAR match nothing is told.
+async fn listing(
+    gateway: &Gateway,
+    hash: StorePathHash,
+    method: &Method,
+) -> Result<Option<Response>, EngineError> {
+    let budget = (gateway.config.budget)();
+    let Some(resolved) = gateway.engine.resolve(hash, budget).await? else { return Ok(None) };
+    let name = NarName::Root(resolved.facts().root.clone());
+    let nar = gateway.engine.nar(name, Some(hash), budget).await?;
+    let Some(nar) = nar.filter(Nar::is_proven) else { return Ok(None) };
+    let closure = nar.open().await?.closure().clone();
+    if !listing::can_be_told(&closure) {
+        return Ok(None);
+    }
+    let body = match *method == Method::HEAD {
+        true => Body::empty(),
+        false => Body::from_stream(listing::pieces(gateway.engine.clone(), closure)),
+    };
+    Ok(Some(([(header::CONTENT_TYPE, "application/json")], body).into_response()))
 }
 
 async fn nar_of_root(

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::Gateway;
+use crate::stall::Unstalled;
 
 /// The most connections at once; others wait to be accepted. Nix opens up to 25.
 pub const CONNECTIONS_MAX: usize = 256;
@@ -29,6 +30,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 impl Gateway {
     /// Serves until `shutdown` is ready; has ended, connections and all, within [`SHUTDOWN_TIMEOUT`] of that.
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+        let write_timeout = self.config.write_timeout;
         let router = self.router();
         let ending = CancellationToken::new();
         let mut connections = JoinSet::new();
@@ -39,6 +41,7 @@ impl Gateway {
                 Some(_) = connections.join_next() => {}
                 accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
                     Ok((stream, _)) => {
+                        let stream = Unstalled::new(stream, write_timeout);
                         connections.spawn(attend(stream, router.clone(), ending.clone()));
                     }
                     Err(error) => {
@@ -59,9 +62,9 @@ impl Gateway {
 }
 
 /// Answers what comes over one connection.
-async fn attend(stream: TcpStream, router: Router, ending: CancellationToken) {
+async fn attend(stream: Unstalled<TcpStream>, router: Router, ending: CancellationToken) {
     // A response goes out at once; where that cannot be had, it goes out a little later.
-    let _ = stream.set_nodelay(true);
+    let _ = stream.get_ref().set_nodelay(true);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)

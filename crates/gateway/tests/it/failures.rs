@@ -115,7 +115,7 @@ async fn a_nar_whose_only_giver_dies_is_broken_off() {
 }
 
 #[tokio::test]
-async fn a_damaged_nar_is_broken_off() {
+async fn what_is_not_whole_any_longer_is_missing() {
     let net = Net::default();
     let store = Arc::new(MemoryStore::new());
     let engine = open(&net, store.clone()).await;
@@ -126,8 +126,25 @@ async fn a_damaged_nar_is_broken_off() {
     let router = router(&engine);
     let url = nar_url(&router, hash).await;
     assert!(store.damage_blob(&blob.digest));
-    let (bytes, is_whole) = read(&router, &url, || ()).await;
+    for url in [url, format!("/{hash}.narinfo")] {
+        assert_eq!(get(&router, &url).await.status, StatusCode::NOT_FOUND, "{url}");
+    }
+}
+
+#[tokio::test]
+async fn a_nar_that_is_damaged_while_it_is_sent_is_broken_off() {
+    let net = Net::default();
+    let store = Arc::new(MemoryStore::new());
+    let engine = open(&net, store.clone()).await;
+    let contents = noise(1, 100_000);
+    let blob = BlobRef::of(&contents);
+    let tree = tree(&[("a", noise(2, 8 << 20)), ("b", contents)]);
+    let hash = publish(&engine, "here", &tree, Signed::Not).await;
+    let router = router(&engine);
+    let url = nar_url(&router, hash).await;
+    let (bytes, is_whole) = read(&router, &url, || assert!(store.damage_blob(&blob.digest))).await;
     assert!(!is_whole && !bytes.is_empty() && tree.nar.starts_with(&bytes));
+    assert_eq!(get(&router, &format!("/{hash}.narinfo")).await.status, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use bytes::Bytes;
 use firn_engine::Engine;
-use firn_gateway::{Gateway, GatewayConfig, PRIORITY};
+use firn_gateway::{Gateway, GatewayConfig, PRIORITY, WRITE_TIMEOUT};
 use firn_nix::{NarInfo, StorePathHash};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
@@ -16,8 +16,12 @@ use tower::ServiceExt;
 pub(crate) const BUDGET: Duration = Duration::from_millis(300);
 
 pub(crate) fn gateway(engine: &Engine) -> Gateway {
-    let config =
-        GatewayConfig { priority: PRIORITY, budget: Arc::new(|| BUDGET), version: "firn 1.2.3".into() };
+    let config = GatewayConfig {
+        priority: PRIORITY,
+        budget: Arc::new(|| BUDGET),
+        version: "firn 1.2.3".into(),
+        write_timeout: WRITE_TIMEOUT,
+    };
     Gateway { engine: engine.clone(), config }
 }
 

@@ -6,6 +6,7 @@ mod fakes;
 
 mod failures;
 mod http;
+mod listing;
 mod nix;
 mod routes;
 mod server;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use firn_engine::Engine;
-use firn_gateway::{CONNECTIONS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT, SHUTDOWN_TIMEOUT};
+use firn_gateway::{CONNECTIONS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT, SHUTDOWN_TIMEOUT, WRITE_TIMEOUT};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
@@ -150,6 +150,30 @@ async fn a_slow_reader_gets_all_in_the_end() {
     let mut body = vec![0; length];
     timeout(DEADLINE, slow.read_exact(&mut body)).await.unwrap().unwrap();
     assert!(body == tree.nar);
+    server.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_takes_nothing_is_cut_off_and_one_that_pauses_is_not() {
+    let engine = node(&Net::default()).await;
+    let tree = file(noise(1, 64 << 20));
+    let hash = publish(&engine, "here", &tree, Signed::Not).await;
+    let server = Server::start(&engine).await;
+    let url = nar_url(&router(&engine), hash).await;
+    let mut pausing = server.ask(&url).await;
+    let (_, length) = read_head(&mut pausing).await;
+    let mut body = vec![0; length];
+    for part in body.chunks_mut(16 << 20) {
+        tokio::time::sleep(WRITE_TIMEOUT - Duration::from_secs(1)).await;
+        pausing.read_exact(part).await.unwrap();
+    }
+    assert!(body == tree.nar);
+
+    let mut still = server.ask(&url).await;
+    read_head(&mut still).await;
+    tokio::time::sleep(WRITE_TIMEOUT + Duration::from_secs(1)).await;
+    let got = read_to_end(&mut still).await;
+    assert!(got.len() < length && tree.nar.starts_with(&got));
     server.stop().await;
 }
 
