@@ -6,6 +6,7 @@ mod blobs;
 mod intake;
 mod keeping;
 mod room;
+mod together;
 mod trees;
 
 use std::{collections::BTreeSet, fs, path::Path};
@@ -25,7 +26,8 @@ type FileCase = fn(&dyn Store, &Path);
 /// Runs all tests, each on a store of its own, which must be empty; `make` may keep it at the path that it is given,
 /// where there is nothing. `scratch` is an empty directory.
 pub fn run(scratch: &Path, make: impl Fn(&Path) -> Box<dyn Store>) {
-    let cases = [blobs::CASES, intake::CASES, trees::CASES, keeping::CASES, room::CASES].concat();
+    let cases =
+        [blobs::CASES, intake::CASES, trees::CASES, keeping::CASES, room::CASES, together::CASES].concat();
     for (i, case) in cases.into_iter().enumerate() {
         case(&*make(&scratch.join(format!("store-{i}"))));
     }

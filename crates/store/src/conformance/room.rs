@@ -1,19 +1,14 @@
 //! Collecting, holds, quarantine.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-};
-
 use firn_bao::PIECE_BYTES;
-use firn_castore::{BlobRef, Directory, Node, Root};
+use firn_castore::{BlobRef, Directory, Root};
 use firn_nix::NarHash;
 
 use super::{
     Case, add, assert_sound, contents, copy_in, directory, file, groups, is_absent, keep_sample, lacks, read,
     read_whole, sample, span_of, stored_path,
 };
-use crate::{Item, KnownTree, Listing, Reason, Store, StoreError, UnixSeconds, Visible};
+use crate::{Item, KnownTree, Listing, Reason, Store, StoreError, Visible};
 
 pub(super) const CASES: &[Case] = &[
     what_nothing_refers_to_is_collected,
@@ -24,11 +19,10 @@ pub(super) const CASES: &[Case] = &[
     what_is_found_under_a_hold_stays,
     a_known_tree_stays_under_a_hold_and_else_is_forgotten,
     what_is_quarantined_is_kept_anew,
-    collecting_beside_writers_loses_nothing,
 ];
 
 /// A tree with a blob of more than one piece, and what it has for itself: two blobs and a Directory.
-fn keep_tree(store: &dyn Store, seed: u64) -> Root {
+pub(super) fn keep_tree(store: &dyn Store, seed: u64) -> Root {
     let large = file(copy_in(store, &contents(2 * PIECE_BYTES + 9, 100 + seed)));
     let small = file(add(store, &contents(20_000, 100 + seed)));
     let shared = file(add(store, &contents(PIECE_BYTES, 100)));
@@ -235,48 +229,4 @@ fn what_is_quarantined_is_kept_anew(store: &dyn Store) {
     store.commit(path.clone(), None).unwrap();
     assert_eq!(store.paths().unwrap(), [path]);
     assert_sound(store);
-}
-
-fn collecting_beside_writers_loses_nothing(store: &dyn Store) {
-    const ROUNDS: u64 = 8;
-    const WRITERS: u64 = 3;
-    let are_done = AtomicBool::new(false);
-    // Of the same few trees each writer makes paths of its own, and removes those of even rounds.
-    let write = |writer: u64| {
-        for round in 0..ROUNDS {
-            let seed = (writer + round) % 3;
-            let hold = store.hold();
-            let root = if round % 4 == 0 { keep_tree(store, seed) } else { keep_sample(store, seed) };
-            let path = stored_path(&format!("{writer}-{round}"), &root, true);
-            let hash = path.path_hash();
-            store.commit(path, None).unwrap();
-            drop(hold);
-            store.used(&Visible::Path(hash), UnixSeconds(round)).unwrap();
-            let closure = crate::closure(store, &root).unwrap().unwrap();
-            assert!(closure.blobs().iter().all(|blob| read_whole(store, blob).is_some()));
-            if round % 2 == 0 {
-                assert!(store.remove(&Visible::Path(hash)).unwrap());
-            }
-        }
-    };
-    thread::scope(|scope| {
-        let collector = scope.spawn(|| {
-            while !are_done.load(Ordering::Relaxed) {
-                store.collect(false).unwrap();
-            }
-        });
-        let writers: Vec<_> = (0..WRITERS).map(|writer| scope.spawn(move || write(writer))).collect();
-        let written: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
-        are_done.store(true, Ordering::Relaxed);
-        collector.join().unwrap();
-        written.into_iter().for_each(|result| result.unwrap());
-    });
-    assert_eq!(store.paths().unwrap().len() as u64, WRITERS * ROUNDS / 2);
-    assert_sound(store);
-    store.collect(false).unwrap();
-    assert_sound(store);
-    let live: Vec<Root> = store.paths().unwrap().iter().map(|path| path.root().clone()).collect();
-    let is_file = |root: &Root| matches!(root.node(), Node::File { .. });
-    assert!(!live.iter().any(is_file));
-    assert!(store.take_lost().is_empty());
 }
