@@ -22,7 +22,7 @@ use crate::{
     config::{Config, Role},
     failure::Failure,
     node,
-    operations::Ops,
+    operations::{Adopting, Ops},
 };
 
 /// How long the first neighbour is waited for.
@@ -65,7 +65,16 @@ impl Alone {
         };
         let engine = Engine::open(store, policy, ask, find, node::engine_config()?).await?;
         let (config, started) = (Arc::new(config), Instant::now());
-        let operations = Ops { engine, config, net: net.clone(), served, http: None, started };
+        let operations = Ops {
+            engine,
+            config,
+            net: net.clone(),
+            served,
+            http: None,
+            started,
+            adopting: Adopting::default(),
+            trouble: Arc::default(),
+        };
         Ok(Self { operations: Arc::new(operations), net })
     }
 

@@ -1,8 +1,13 @@
 //! The command line: what can be said, and the help that teaches it.
 
+mod store;
+
 use std::path::PathBuf;
 
 use clap::{Arg, Args, Parser, Subcommand};
+
+use store::{ADD_ABOUT, ADD_HELP, ADOPT_ABOUT, ADOPT_HELP, GC_ABOUT, GC_HELP, VERIFY_ABOUT, VERIFY_HELP};
+pub use store::{AddArgs, AdoptArgs, GcArgs, PinCommand, StoreCommand, VerifyArgs};
 
 use crate::{config::Settings, failure::EXIT_CODES_HELP};
 
@@ -80,6 +85,9 @@ pub enum Command {
     /// Take a file tree, or a path of the Nix store, into the store
     #[command(long_about = ADD_ABOUT, after_long_help = ADD_HELP)]
     Add(AddArgs),
+    /// Seed this machine's Nix store, or paths of it, from where they are
+    #[command(long_about = ADOPT_ABOUT, after_long_help = ADOPT_HELP)]
+    Adopt(AdoptArgs),
     /// Get a store path or a tree, from peers where it is not here
     #[command(long_about = GET_ABOUT, after_long_help = GET_HELP, mut_args(without_what_only_a_node_needs))]
     Get(Box<GetArgs>),
@@ -90,8 +98,21 @@ pub enum Command {
     #[command(after_long_help = STATUS_HELP)]
     Status,
     /// Read what the store holds and check every byte
-    #[command(after_long_help = VERIFY_HELP)]
-    Verify(VerifyArgs),
+    #[command(
+        long_about = VERIFY_ABOUT,
+        after_long_help = VERIFY_HELP,
+        mut_args(without_what_only_a_node_needs)
+    )]
+    Verify(Box<VerifyArgs>),
+    /// Say what stays in the store though room is wanted
+    #[command(subcommand)]
+    Pin(PinCommand),
+    /// Make room: delete what nothing in the store needs
+    #[command(long_about = GC_ABOUT, after_long_help = GC_HELP)]
+    Gc(GcArgs),
+    /// Look at the store itself
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Play the whole story on this machine: publisher, seeders, a liar and a consumer
     #[cfg(feature = "demo")]
     #[command(after_long_help = DEMO_HELP)]
@@ -124,41 +145,6 @@ pub struct NodeArgs {
     pub settings: Settings,
 }
 
-const ADD_ABOUT: &str = "\
-Takes a file tree, or a path of the Nix store, into the store. Prints its store path and its root.
-
-A path directly in the Nix store is added as that store path, with what Nix's database knows of it. Anything else is \
-added as a plain tree under the store path that `nix-store --add` gives it; this needs no Nix. What is added is shared \
-with nobody, unless a key signs it or --share says so.";
-
-const ADD_HELP: &str = "\
-Examples:
-  firn add ./site
-  firn add ./site --name site-1.0 --share
-  firn add --sign-key cache-1.sec --closure ./result
-
---json: {store_path, root, files, bytes, announced,
-         paths: [{store_path, root, nar_hash, nar_size, shared, signed_by: [key name]}]}";
-
-/// `firn add`.
-#[derive(Debug, Args)]
-pub struct AddArgs {
-    /// What to add
-    pub path: PathBuf,
-    /// The name in the store path of a plain tree [default: the last part of PATH]
-    #[arg(long, value_name = "NAME", conflicts_with = "closure")]
-    pub name: Option<String>,
-    /// Add all that a path of the Nix store references, too; PATH may be a symlink to a store path
-    #[arg(long)]
-    pub closure: bool,
-    /// Sign with the secret key in FILE, and share; may be given several times
-    #[arg(long, value_name = "FILE")]
-    pub sign_key: Vec<PathBuf>,
-    /// Let peers have it though no key signs it
-    #[arg(long)]
-    pub share: bool,
-}
-
 const GET_ABOUT: &str = "\
 Gets a store path or a tree, from peers where it is not here, and keeps it in the store.
 
@@ -180,8 +166,8 @@ Examples:
 /// Leaves out of the help what means nothing to a command that neither serves nor listens where it is told to.
 fn without_what_only_a_node_needs(arg: Arg) -> Arg {
     let id = arg.get_id().as_str();
-    let only_for_nodes = ["role", "http", "iroh", "libp2p"].contains(&id) || id.starts_with("miss_");
-    if only_for_nodes { arg.hide(true) } else { arg }
+    let only_for_nodes = ["role", "http", "iroh", "libp2p", "store_bytes_max"].contains(&id);
+    if only_for_nodes || id.starts_with("miss_") || id.starts_with("adopt") { arg.hide(true) } else { arg }
 }
 
 /// `firn get`.
@@ -223,21 +209,12 @@ pub enum KeyCommand {
 const STATUS_HELP: &str = "\
 --json: {version, running, data_dir, role, peer_id, http, iroh: [address], multiaddrs: [address], network,
          uptime_seconds, trusted_keys: [name], provider_records,
-         store: {paths, paths_shared, paths_untrusted, trees, trees_shared, nar_bytes},
+         store: {paths, paths_shared, paths_untrusted, trees, trees_shared, nar_bytes, adopted_bytes, disk_bytes,
+                 disk_bytes_max or null, trouble: text or null},
+         adopt: null or {store_dir, total_paths, adopted_paths, adopted_bytes, waiting_paths, withdrawn_paths,
+                 untrusted_paths, failed_paths, last_failure or null, complete},
          peers: [{id, via: static|mdns|dht|null, connected, asked, received_bytes, answered, sent_bytes,
                   shared: [store path or root], lies: [text]}]}";
-
-const VERIFY_HELP: &str = "\
-Exit code 1 if anything is damaged.
-
---json: {checked, bytes, damages: [{subject, what}]}";
-
-/// `firn verify`.
-#[derive(Debug, Args)]
-pub struct VerifyArgs {
-    /// Store paths or roots [default: everything in the store]
-    pub what: Vec<String>,
-}
 
 #[cfg(feature = "demo")]
 const DEMO_HELP: &str = "\

@@ -1,5 +1,7 @@
 //! The commands: from the command line to an operation, and from its reply to what is printed.
 
+mod store;
+
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},
@@ -9,13 +11,13 @@ use std::{
 };
 
 use clap::Parser;
-use firn_proto::control::{AddRequest, GetRequest, VerifyRequest};
+use firn_proto::control::GetRequest;
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
     alone::{Alone, Needs},
-    cli::{AddArgs, Cli, Command, GetArgs, Global, KeyCommand, NodeArgs, VerifyArgs},
+    cli::{Cli, Command, GetArgs, Global, KeyCommand, NodeArgs, StoreCommand},
     config::{Config, ConfigError, Environment, Settings},
     control::{ConnectError, ControlClient, SocketPathError, socket_path},
     failure::{Failure, Kind},
@@ -76,7 +78,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         #[cfg(feature = "demo")]
         Command::Demo(arguments) => return block_on(crate::demo::run(arguments, global.json)),
         Command::Add(arguments) => {
-            return with_store(&global, async |asked| add(asked, arguments).await);
+            return with_store(&global, async |asked| store::add(asked, arguments).await);
         }
         Command::Get(arguments) => {
             let given = arguments.settings.clone();
@@ -90,8 +92,19 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             });
         }
         Command::Verify(arguments) => {
-            return with_store(&global, async |asked| verify(asked, arguments).await);
+            let given = arguments.settings.clone();
+            let needs = if arguments.repair { Needs::Peers } else { Needs::Store };
+            let command = async |asked| store::verify(asked, *arguments).await;
+            return run_operation(&global, given, needs, command);
         }
+        Command::Adopt(arguments) => {
+            return with_store(&global, async |asked| store::adopt(asked, arguments).await);
+        }
+        Command::Pin(command) => return with_store(&global, async |asked| store::pin(asked, command).await),
+        Command::Gc(arguments) => {
+            return with_store(&global, async |asked| store::gc(asked, arguments).await);
+        }
+        Command::Store(StoreCommand::Stats) => return with_store(&global, store::stats),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -163,24 +176,6 @@ fn run_operation(
     })
 }
 
-async fn add(asked: Asked, arguments: AddArgs) -> Result<ExitCode, Failure> {
-    let keys = arguments.sign_key.iter().map(|file| key::read(file));
-    let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
-    let request = AddRequest {
-        path: bytes_of(&add_path(&arguments.path, arguments.closure)?),
-        name: arguments.name.unwrap_or_default(),
-        closure: arguments.closure,
-        share: arguments.share,
-        sign_keys: keys.iter().map(|key| key.to_secret_text()).collect(),
-        nix_root: bytes_of(&asked.config.nix_root),
-    };
-    let reply = progress::shown(Style::of_process(asked.json), async |report| {
-        asked.operations.add(request, report).await
-    });
-    say(&show::add(&reply.await?), asked.json);
-    Ok(ExitCode::SUCCESS)
-}
-
 /// The path to add, absolute. A closure is asked for by any path that leads to it, such as `./result`.
 fn add_path(path: &Path, closure: bool) -> Result<PathBuf, Failure> {
     let failed = |source: io::Error| {
@@ -215,19 +210,6 @@ async fn get(asked: Asked, arguments: GetArgs) -> Result<ExitCode, Failure> {
     });
     say(&show::get(&reply.await?, out.as_deref()), asked.json);
     Ok(ExitCode::SUCCESS)
-}
-
-async fn verify(asked: Asked, arguments: VerifyArgs) -> Result<ExitCode, Failure> {
-    let request = VerifyRequest { what: arguments.what };
-    let reply = progress::shown(Style::of_process(asked.json), async |report| {
-        asked.operations.verify(request, report).await
-    });
-    let reply = reply.await?;
-    say(&show::verify(&reply), asked.json);
-    Ok(match reply.damages.is_empty() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::from(Kind::Failed.code()),
-    })
 }
 
 fn bytes_of(path: &Path) -> bytes::Bytes {

@@ -8,7 +8,8 @@ use std::{
     error::Error,
     fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
 };
@@ -19,10 +20,12 @@ use ipnet::IpNet;
 
 pub use networks::{NetworkError, loopback, private, public};
 pub use settings::Settings;
-pub use values::{MissBudgets, NETWORK_NAME_BYTES_MAX, NetworkName, NetworkNameError, Role};
-use values::{parse_bootstrap, parse_relay};
+pub use values::{
+    ByteLimit, ByteLimitError, MissBudgets, NETWORK_NAME_BYTES_MAX, NetworkName, NetworkNameError, Role,
+};
+use values::{parse_bootstrap, parse_limit, parse_relay};
 
-use crate::cli::Global;
+use crate::{cli::Global, operations::is_store_dir};
 
 /// Everything that a node needs to know, checked.
 #[derive(Debug, Clone)]
@@ -57,6 +60,12 @@ pub struct Config {
     pub libp2p: SocketAddr,
     /// How long a miss takes.
     pub miss: MissBudgets,
+    /// How much the store may take of its disk.
+    pub store_bytes_max: Option<ByteLimit>,
+    /// Whether the Nix store is adopted, in the background.
+    pub adopt: bool,
+    /// How many threads read what is adopted.
+    pub adopt_jobs: Option<NonZeroUsize>,
 }
 
 /// Why there is no configuration.
@@ -263,6 +272,21 @@ impl Layers {
         text.parse().map_err(|error: NetworkNameError| wrong(&origin, "network", text, error))
     }
 
+    fn store_bytes_max(&self) -> Result<Option<ByteLimit>, ConfigError> {
+        let Some((text, origin)) = self.uppermost(|settings| settings.store_bytes_max.as_deref()) else {
+            return Ok(None);
+        };
+        parse_limit(text).map_err(|error| wrong(&origin, "store-bytes-max", text, error))
+    }
+
+    fn adopt_jobs(&self) -> Result<Option<NonZeroUsize>, ConfigError> {
+        let Some((jobs, origin)) = self.uppermost(|settings| settings.adopt_jobs) else { return Ok(None) };
+        match NonZeroUsize::new(jobs as usize).filter(|jobs| jobs.get() <= JOBS_MAX as usize) {
+            Some(jobs) => Ok(Some(jobs)),
+            None => Err(wrong(&origin, "adopt-jobs", &jobs.to_string(), JobsError)),
+        }
+    }
+
     fn miss(&self) -> MissBudgets {
         let usual = MissBudgets::default();
         let budget = |of: fn(&Settings) -> Option<u32>, usual| {
@@ -300,6 +324,11 @@ impl Layers {
             iroh: self.address("iroh", |settings| &settings.iroh, any(7334))?,
             libp2p: self.address("libp2p", |settings| &settings.libp2p, any(7335))?,
             miss: self.miss(),
+            store_bytes_max: self.store_bytes_max()?,
+            adopt: !self
+                .list("adopt", |settings| &settings.adopt, |text| parse_adopt(text, &nix_root))?
+                .is_empty(),
+            adopt_jobs: self.adopt_jobs()?,
             file: self.file,
             data_dir,
             nix_root,
@@ -314,6 +343,25 @@ impl Layers {
 #[derive(Debug, thiserror::Error)]
 #[error("an address is IP:PORT or PORT")]
 struct ListenError;
+
+/// The most threads that may be asked for.
+pub const JOBS_MAX: u32 = 64;
+
+/// A number of threads that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("there may be 1 to {JOBS_MAX} threads")]
+struct JobsError;
+
+/// Text that does not name the Nix store.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "only the Nix store as a whole, /nix/store, is adopted by a node; `firn adopt PATH` takes single paths"
+)]
+struct AdoptError;
+
+fn parse_adopt(text: &str, nix_root: &Path) -> Result<(), AdoptError> {
+    if is_store_dir(Path::new(text), nix_root) { Ok(()) } else { Err(AdoptError) }
+}
 
 fn wrong(
     origin: &Origin,

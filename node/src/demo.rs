@@ -183,6 +183,9 @@ impl Stage {
             iroh: any,
             libp2p: any,
             miss: MissBudgets::default(),
+            store_bytes_max: None,
+            adopt: false,
+            adopt_jobs: None,
         };
         Ok(Player { part, node: Node::start(Arc::new(config), behaviour).await? })
     }

@@ -6,6 +6,8 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod adopter;
+mod advice;
 pub mod alone;
 pub mod answerer;
 pub mod cli;
@@ -15,6 +17,7 @@ pub mod control;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod failure;
+pub mod housekeeping;
 pub mod key;
 #[cfg(feature = "demo")]
 pub mod liar;

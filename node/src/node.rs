@@ -12,7 +12,7 @@ use std::{
 
 use firn_engine::{Engine, EngineConfig};
 use firn_exchange::{Limits, Micros};
-use firn_gateway::{Gateway, GatewayConfig, PRIORITY};
+use firn_gateway::{Gateway, GatewayConfig, PRIORITY, WRITE_TIMEOUT};
 use firn_net::{Answerer, DialRules, Identity, Net, NetConfig, Reach};
 use firn_store::DiskStore;
 use firn_trust::Policy;
@@ -29,7 +29,8 @@ use crate::{
     config::{Config, Environment, MissBudgets, NetworkName, Role},
     control::{ControlSocket, socket_path},
     failure::Failure,
-    operations::{Operations, Ops},
+    housekeeping::{self, Trouble},
+    operations::{Adopting, Operations, Ops},
     show,
 };
 
@@ -86,11 +87,11 @@ pub struct Node {
 
 /// Opens the data directory's store, for this process alone.
 pub async fn open_store(data_dir: &Path) -> Result<Arc<DiskStore>, Failure> {
-    let failed = |source| Failure::failed(StartError::DataDir { path: data_dir.into(), source });
+    let failed = |source| Failure::advised(StartError::DataDir { path: data_dir.into(), source });
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(failed)?;
     let dir = data_dir.join("store");
     let opened = tokio::task::spawn_blocking(move || DiskStore::open(&dir)).await.map_err(Failure::failed)?;
-    Ok(Arc::new(opened.map_err(Failure::failed)?))
+    Ok(Arc::new(opened.map_err(Failure::advised)?))
 }
 
 /// How the engine of a node or of a command is set up.
@@ -148,6 +149,8 @@ impl Node {
             served,
             http: Some(http_address),
             started: Instant::now(),
+            adopting: Adopting::default(),
+            trouble: Arc::new(Trouble::default()),
             config,
         });
         let mut node =
@@ -155,6 +158,10 @@ impl Node {
         node.serve_nix(http);
         node.serve_commands()?;
         node.announce();
+        node.keep_house();
+        if node.ops.config.adopt {
+            node.ops.adopting.start(&node.ops, &node.ops.config.nix_root, None).await?;
+        }
         Ok(node)
     }
 
@@ -164,6 +171,7 @@ impl Node {
             priority: PRIORITY,
             budget: Arc::new(move || budget(miss, net.reach())),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            write_timeout: WRITE_TIMEOUT,
         };
         let gateway = Gateway { engine: self.ops.engine.clone(), config };
         let stop = self.stop.clone();
@@ -205,6 +213,22 @@ impl Node {
         });
     }
 
+    /// What is lost goes out of view, and the store stays within its limit.
+    fn keep_house(&mut self) {
+        let (engine, trouble, stop) = (self.ops.engine.clone(), self.ops.trouble.clone(), self.stop.clone());
+        if let Some(limit) = self.ops.config.store_bytes_max {
+            let (engine, trouble, stop) = (engine.clone(), trouble.clone(), stop.clone());
+            self.tasks.spawn(async move {
+                housekeeping::keep_room(engine, limit.0, trouble, stop).await;
+                Ok(())
+            });
+        }
+        self.tasks.spawn(async move {
+            housekeeping::withdraw(engine, trouble, stop).await;
+            Ok(())
+        });
+    }
+
     /// How many provider records of the DHT this node keeps for others.
     pub fn provider_records(&self) -> usize {
         self.net.status().provider_records
@@ -242,11 +266,12 @@ impl Node {
     pub async fn stop(mut self) -> Result<(), Failure> {
         self.stop.cancel();
         let end = async {
+            let adopting = self.ops.adopting.stop().await;
             let network = self.net.shutdown().await;
             while let Some(ended) = self.tasks.join_next().await {
                 ended.map_err(Failure::failed)??;
             }
-            network.map_err(Failure::failed)
+            network.map_err(Failure::failed).and(adopting)
         };
         match tokio::time::timeout(SHUTDOWN_TIMEOUT, end).await {
             Ok(ended) => ended,

@@ -1,17 +1,26 @@
 //! What a node can be asked to do, wherever it runs.
 
 mod add;
+mod adopt;
+mod collect;
 mod get;
 mod ops;
+mod pins;
+mod repair;
 mod size;
+mod stats;
 mod subject;
 mod verify;
 
 use firn_proto::control::{
-    AddReply, AddRequest, GetReply, GetRequest, Progress, StatusReply, VerifyReply, VerifyRequest,
+    AddReply, AddRequest, AdoptReply, AdoptRequest, CollectReply, CollectRequest, GetReply, GetRequest,
+    PinReply, PinRequest, PinsReply, Progress, StatsReply, StatusReply, UnpinReply, UnpinRequest,
+    VerifyReply, VerifyRequest,
 };
 use tokio::sync::watch;
 
+pub use adopt::Adopting;
+pub(crate) use adopt::is_store_dir;
 pub use ops::Ops;
 
 use crate::failure::Failure;
@@ -35,6 +44,24 @@ pub trait Operations: Send + Sync {
     /// Gets a tree or a path, from peers where it is not here, and writes it out where that is asked for.
     async fn get(&self, request: GetRequest, report: Report) -> Result<GetReply, Failure>;
 
-    /// Reads what the store holds and checks every byte.
+    /// Reads what the store holds and checks every byte; gets again what is damaged where that is asked for.
     async fn verify(&self, request: VerifyRequest, report: Report) -> Result<VerifyReply, Failure>;
+
+    /// Adopts the Nix store, or paths of it, where they are.
+    async fn adopt(&self, request: AdoptRequest, report: Report) -> Result<AdoptReply, Failure>;
+
+    /// Evicts what is over the limit, and deletes what nothing needs.
+    async fn collect(&self, request: CollectRequest, report: Report) -> Result<CollectReply, Failure>;
+
+    /// What the store holds, and what that takes.
+    async fn stats(&self) -> Result<StatsReply, Failure>;
+
+    /// Keeps something though room is wanted.
+    async fn pin(&self, request: PinRequest) -> Result<PinReply, Failure>;
+
+    /// Lets something go when room is wanted.
+    async fn unpin(&self, request: UnpinRequest) -> Result<UnpinReply, Failure>;
+
+    /// All pins.
+    async fn pins(&self) -> Result<PinsReply, Failure>;
 }

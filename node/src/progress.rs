@@ -111,6 +111,9 @@ fn line(progress: &Progress) -> String {
         Phase::Fetching => "fetching",
         Phase::Checking => "checking",
         Phase::Writing => "writing",
+        Phase::Adopting => "adopting",
+        Phase::Collecting => "deleting",
+        Phase::Repairing => "getting again",
     };
     let mut line = [verb, &progress.subject].join(" ").trim_end().to_owned();
     let items = of_total(progress.done_items, progress.total_items, |count| count.to_string());

@@ -1,10 +1,13 @@
 //! What a command prints: the JSON object that its help describes, or lines for a person.
 
-use firn_proto::control::{
-    AddReply, AddedPath, GetReply, PeerShare, PeerStatus, StatusReply, StoreStatus, VerifyReply,
-};
+mod store;
+
+use firn_proto::control::{GetReply, PeerShare, PeerStatus, StatusReply, StoreStatus};
 use indicatif::{HumanBytes, HumanDuration};
 use serde_json::{Value, json};
+
+pub use store::{add, adopt, collect, pin, pins, stats, unpin, verify};
+use store::{adopt_json, adopt_text};
 
 use crate::{config::Config, node::Ready};
 
@@ -45,7 +48,7 @@ pub fn key(public: &firn_nix::PublicKey, file: &std::path::Path) -> Answer {
 
 /// What `firn status` prints.
 pub fn status(reply: &StatusReply) -> Answer {
-    let store = reply.store.unwrap_or_default();
+    let store = reply.store.clone().unwrap_or_default();
     let json = json!({
         "version": reply.version,
         "running": reply.running,
@@ -65,7 +68,12 @@ pub fn status(reply: &StatusReply) -> Answer {
             "trees": store.trees,
             "trees_shared": store.trees_shared,
             "nar_bytes": store.nar_bytes,
+            "adopted_bytes": store.adopted_bytes,
+            "disk_bytes": store.disk_bytes,
+            "disk_bytes_max": store.disk_bytes_max,
+            "trouble": or_null(&store.trouble),
         },
+        "adopt": reply.adopt.as_ref().map(adopt_json),
         "provider_records": reply.provider_records,
         "peers": reply.peers.iter().map(peer_status_json).collect::<Vec<_>>(),
     });
@@ -108,6 +116,9 @@ fn status_text(reply: &StatusReply, store: &StoreStatus) -> String {
     row("trusts", reply.trusted_keys.join(" "));
     row("paths", paths_text(store));
     row("trees", format!("{}, {} shared", store.trees, store.trees_shared));
+    row("store", room_text(store));
+    row("trouble", store.trouble.clone());
+    row("adopting", reply.adopt.as_ref().map(adopt_text).unwrap_or_default());
     for peer in &reply.peers {
         lines.extend(peer_lines(peer));
     }
@@ -118,6 +129,18 @@ fn paths_text(store: &StoreStatus) -> String {
     let mut text = format!("{}, {} shared, {}", store.paths, store.paths_shared, HumanBytes(store.nar_bytes));
     if store.paths_untrusted > 0 {
         text += &format!("; {} more are out of view, no trusted key vouches for them", store.paths_untrusted);
+    }
+    text
+}
+
+/// What the store takes, against its limit.
+fn room_text(store: &StoreStatus) -> String {
+    let mut text = HumanBytes(store.disk_bytes).to_string();
+    if let Some(bytes_max) = store.disk_bytes_max {
+        text += &format!(" of {}", HumanBytes(bytes_max));
+    }
+    if store.adopted_bytes > 0 {
+        text += &format!(", and {} adopted in place", HumanBytes(store.adopted_bytes));
     }
     text
 }
@@ -157,45 +180,6 @@ pub fn ready(ready: &Ready, config: &Config, control_socket: &std::path::Path) -
     ready.iroh.iter().for_each(|address| row("iroh", address));
     ready.multiaddrs.iter().for_each(|address| row("multiaddr", address));
     Answer { json, text, remarks: String::new() }
-}
-
-/// What `firn add` prints.
-pub fn add(reply: &AddReply) -> Answer {
-    let added = reply.paths.last().cloned().unwrap_or_default();
-    let json = json!({
-        "store_path": added.store_path,
-        "root": added.root,
-        "files": reply.files,
-        "bytes": reply.bytes,
-        "announced": reply.announced,
-        "paths": reply.paths.iter().map(added_path_json).collect::<Vec<_>>(),
-    });
-    let sharing = match (reply.paths.iter().any(|path| path.shared), reply.announced) {
-        (false, _) => "shared with nobody: neither --sign-key nor --share was given",
-        (true, true) => "shared, as far as the node's role allows",
-        (true, false) => "shared; it will be announced when a node runs with the role lan or seed",
-    };
-    let what = match reply.paths.len() as u64 {
-        1 => String::new(),
-        paths => format!("{}, ", counted(paths, "path")),
-    };
-    let size = format!("{}, {}", counted(reply.files, "file"), HumanBytes(reply.bytes));
-    Answer {
-        json,
-        text: format!("{}\n{}\n", added.store_path, added.root),
-        remarks: format!("added {what}{size}; {sharing}\n"),
-    }
-}
-
-fn added_path_json(path: &AddedPath) -> Value {
-    json!({
-        "store_path": path.store_path,
-        "root": path.root,
-        "nar_hash": path.nar_hash,
-        "nar_size": path.nar_size,
-        "shared": path.shared,
-        "signed_by": path.signed_by,
-    })
 }
 
 /// What `firn get` prints.
@@ -245,28 +229,6 @@ fn get_remarks(reply: &GetReply, out: Option<&std::path::Path>) -> String {
     remarks
 }
 
-/// What `firn verify` prints.
-pub fn verify(reply: &VerifyReply) -> Answer {
-    let damages = reply.damages.iter();
-    let json = json!({
-        "checked": reply.checked,
-        "bytes": reply.bytes,
-        "damages": damages.clone()
-            .map(|damage| json!({ "subject": damage.subject, "what": damage.what }))
-            .collect::<Vec<_>>(),
-    });
-    let text = damages.map(|damage| format!("{}: {}\n", damage.subject, damage.what)).collect();
-    let result = match reply.damages.len() as u64 {
-        0 => "all is as it should be".to_owned(),
-        damages => counted(damages, "damage"),
-    };
-    let checked = match reply.checked {
-        1 => "1 path or tree".to_owned(),
-        checked => format!("{checked} paths and trees"),
-    };
-    Answer { json, text, remarks: format!("read {checked}, {}; {result}\n", HumanBytes(reply.bytes)) }
-}
-
 /// What `firn node --check` prints.
 pub fn config(config: &Config, control_socket: &std::path::Path) -> Answer {
     let strings = |values: &[String]| Value::from(values.to_vec());
@@ -292,6 +254,12 @@ pub fn config(config: &Config, control_socket: &std::path::Path) -> Answer {
         "miss_alone_ms": config.miss.alone.as_millis() as u64,
         "miss_near_ms": config.miss.near.as_millis() as u64,
         "miss_dht_ms": config.miss.dht.as_millis() as u64,
+        "store_bytes_max": config.store_bytes_max.map(|limit| limit.0),
+        "adopt": config.adopt,
+        "adopt_jobs": config.adopt_jobs,
+    });
+    let room = config.store_bytes_max.map_or("as much room as it needs".into(), |limit| {
+        format!("{}, then what was fetched goes, least recently used first", HumanBytes(limit.0))
     });
     let none = |list: &[String], otherwise: &str| match list {
         [] => otherwise.to_owned(),
@@ -302,7 +270,12 @@ pub fn config(config: &Config, control_socket: &std::path::Path) -> Answer {
         ("configuration", file),
         ("data directory", config.data_dir.display().to_string()),
         ("control socket", control_socket.display().to_string()),
+        ("store takes", room),
         ("Nix store below", config.nix_root.display().to_string()),
+        (
+            "adopts it",
+            if config.adopt { "in the background, as far as trusted keys signed it" } else { "no" }.into(),
+        ),
         ("role", format!("{}: {}", config.role, config.role.meaning())),
         ("trusts", none(&trust, "nobody: no store path will be believed unless it is added here")),
         ("bootstrap", none(&bootstrap, "none: the DHT is not joined")),

@@ -59,6 +59,20 @@ pub struct Settings {
     #[arg(long, env = "FIRN_DIAL", value_name = "NETWORK", hide_env = true)]
     pub dial: Option<Vec<String>>,
 
+    /// How much the store may take of its disk, such as 50G; over it, what was fetched goes, least recently used first
+    /// [default: none]
+    #[arg(long, env = "FIRN_STORE_BYTES_MAX", value_name = "SIZE", hide_env = true)]
+    pub store_bytes_max: Option<String>,
+
+    /// /nix/store: the paths of this machine's Nix store that a trusted key has signed are seeded from where they are
+    /// [default: none]
+    #[arg(long, env = "FIRN_ADOPT", value_name = "DIR", hide_env = true)]
+    pub adopt: Option<Vec<String>>,
+
+    /// How many threads read what is adopted [default: 1]
+    #[arg(long, env = "FIRN_ADOPT_JOBS", value_name = "N", hide_env = true)]
+    pub adopt_jobs: Option<u32>,
+
     /// Where the binary cache answers: ADDRESS:PORT or PORT, 0 for any port [default: 127.0.0.1:7333]
     #[arg(long, env = "FIRN_HTTP", value_name = "ADDRESS", hide_env = true)]
     pub http: Option<String>,

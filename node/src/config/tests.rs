@@ -192,3 +192,27 @@ fn systemd_names_the_data_directory_before_the_user_does() {
     assert_eq!(load(&environment), Path::new("/var/lib/firn"));
     assert_eq!(load(&Environment { state_directory: None, ..environment.clone() }), Path::new("/xdg/firn"));
 }
+
+#[test]
+fn the_store_has_a_limit_and_the_nix_store_is_adopted_where_that_is_said() {
+    let place = Place::new();
+    place.write(
+        "home/.config/firn/config.toml",
+        "store-bytes-max = \"50G\"\nadopt = [\"/nix/store\"]\nadopt-jobs = 2\n",
+    );
+    let config = place.load(&[]).unwrap();
+    assert_eq!(config.store_bytes_max, Some(ByteLimit(50 << 30)));
+    assert!(config.adopt);
+    assert_eq!(config.adopt_jobs.map(NonZeroUsize::get), Some(2));
+    let config = place.load(&["--store-bytes-max", "none", "--adopt", ""]).unwrap();
+    assert_eq!((config.store_bytes_max, config.adopt), (None, false));
+    for (flags, word) in [
+        (["--store-bytes-max", "much"], "store-bytes-max"),
+        (["--adopt", "/home"], "adopt"),
+        (["--adopt-jobs", "0"], "adopt-jobs"),
+        (["--adopt-jobs", "65"], "adopt-jobs"),
+    ] {
+        let error = place.load(&flags).unwrap_err().to_string();
+        assert!(error.contains(word) && error.contains(flags[1]), "{error}");
+    }
+}

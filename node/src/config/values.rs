@@ -90,6 +90,48 @@ impl FromStr for NetworkName {
     }
 }
 
+/// How many bytes there may be, as people write it: `500M`, `50G`, `1.5T`, or a plain number of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteLimit(pub u64);
+
+/// Text that says no number of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a size is a number with K, M, G or T behind it (powers of 1024), such as 500M or 50G")]
+pub struct ByteLimitError;
+
+impl FromStr for ByteLimit {
+    type Err = ByteLimitError;
+
+    fn from_str(text: &str) -> Result<Self, ByteLimitError> {
+        let digits_end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits_end);
+        let shift = match unit.trim_start() {
+            "" | "B" => 0,
+            "K" | "k" | "KiB" => 10,
+            "M" | "MiB" => 20,
+            "G" | "GiB" => 30,
+            "T" | "TiB" => 40,
+            _ => return Err(ByteLimitError),
+        };
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+        let whole: u64 = whole.parse().map_err(|_| ByteLimitError)?;
+        let is_fraction = (1..=FRACTION_DIGITS_MAX).contains(&fraction.len());
+        let fraction = Some(fraction).filter(|_| is_fraction).ok_or(ByteLimitError)?;
+        let scale = 10_u128.pow(fraction.len() as u32);
+        let fraction: u64 = fraction.parse().map_err(|_| ByteLimitError)?;
+        let bytes = (u128::from(whole) << shift) + (u128::from(fraction) << shift) / scale;
+        u64::try_from(bytes).map(Self).map_err(|_| ByteLimitError)
+    }
+}
+
+/// The most digits behind the point of a size.
+const FRACTION_DIGITS_MAX: usize = 9;
+
+/// `none`, or a [`ByteLimit`].
+pub(super) fn parse_limit(text: &str) -> Result<Option<ByteLimit>, ByteLimitError> {
+    if text == "none" { Ok(None) } else { text.parse().map(Some) }
+}
+
 /// A multiaddr that names no node to begin with.
 #[derive(Debug, thiserror::Error)]
 #[error("a bootstrap node's multiaddr is /ip4/IP/udp/PORT/quic-v1/p2p/ID, or the same with ip6")]

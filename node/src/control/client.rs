@@ -6,8 +6,10 @@ use std::{
 };
 
 use firn_proto::control::{
-    AddReply, AddRequest, GetReply, GetRequest, StatusReply, StatusRequest, VerifyReply, VerifyRequest,
-    add_event, get_event, verify_event,
+    AddReply, AddRequest, AdoptReply, AdoptRequest, CollectReply, CollectRequest, GetReply, GetRequest,
+    PinReply, PinRequest, PinsReply, PinsRequest, StatsReply, StatsRequest, StatusReply, StatusRequest,
+    UnpinReply, UnpinRequest, VerifyReply, VerifyRequest, add_event, adopt_event, collect_event, get_event,
+    verify_event,
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -112,5 +114,29 @@ impl Operations for ControlClient {
 
     async fn verify(&self, request: VerifyRequest, report: Report) -> Result<VerifyReply, Failure> {
         reply_of!(self.stub.clone().verify(request), report, verify_event)
+    }
+
+    async fn adopt(&self, request: AdoptRequest, report: Report) -> Result<AdoptReply, Failure> {
+        reply_of!(self.stub.clone().adopt(request), report, adopt_event)
+    }
+
+    async fn collect(&self, request: CollectRequest, report: Report) -> Result<CollectReply, Failure> {
+        reply_of!(self.stub.clone().collect(request), report, collect_event)
+    }
+
+    async fn stats(&self) -> Result<StatsReply, Failure> {
+        Ok(self.stub.clone().stats(StatsRequest {}).await?.into_inner())
+    }
+
+    async fn pin(&self, request: PinRequest) -> Result<PinReply, Failure> {
+        Ok(self.stub.clone().pin(request).await?.into_inner())
+    }
+
+    async fn unpin(&self, request: UnpinRequest) -> Result<UnpinReply, Failure> {
+        Ok(self.stub.clone().unpin(request).await?.into_inner())
+    }
+
+    async fn pins(&self) -> Result<PinsReply, Failure> {
+        Ok(self.stub.clone().pins(PinsRequest {}).await?.into_inner())
     }
 }

@@ -3,8 +3,10 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use firn_proto::control::{
-    AddEvent, AddReply, AddRequest, GetEvent, GetReply, GetRequest, Progress, StatusReply, StatusRequest,
-    VerifyEvent, VerifyReply, VerifyRequest, add_event, get_event, verify_event,
+    AddEvent, AddReply, AddRequest, AdoptEvent, AdoptReply, AdoptRequest, CollectEvent, CollectReply,
+    CollectRequest, GetEvent, GetReply, GetRequest, PinReply, PinRequest, PinsReply, PinsRequest, Progress,
+    StatsReply, StatsRequest, StatusReply, StatusRequest, UnpinReply, UnpinRequest, VerifyEvent, VerifyReply,
+    VerifyRequest, add_event, adopt_event, collect_event, get_event, verify_event,
 };
 use futures::{Stream, future::BoxFuture, stream};
 use tokio::{
@@ -56,36 +58,66 @@ struct Service(Arc<dyn Operations>);
 
 type EventStream<E> = Pin<Box<dyn Stream<Item = Result<E, Status>> + Send>>;
 
+/// Answers with the events of an operation.
+macro_rules! streamed {
+    ($service:expr, $operation:ident, $request:expr) => {{
+        let operations = $service.0.clone();
+        let events = events(move |report| {
+            Box::pin(async move { operations.$operation($request.into_inner(), report).await })
+        });
+        Ok(Response::new(Box::pin(events)))
+    }};
+}
+
 #[tonic::async_trait]
 impl Control for Service {
     type AddStream = EventStream<AddEvent>;
     type GetStream = EventStream<GetEvent>;
     type VerifyStream = EventStream<VerifyEvent>;
+    type AdoptStream = EventStream<AdoptEvent>;
+    type CollectStream = EventStream<CollectEvent>;
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         Ok(Response::new(self.0.status().await?))
     }
 
     async fn add(&self, request: Request<AddRequest>) -> Result<Response<Self::AddStream>, Status> {
-        let operations = self.0.clone();
-        let events =
-            events(move |report| Box::pin(async move { operations.add(request.into_inner(), report).await }));
-        Ok(Response::new(Box::pin(events)))
+        streamed!(self, add, request)
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<Self::GetStream>, Status> {
-        let operations = self.0.clone();
-        let events =
-            events(move |report| Box::pin(async move { operations.get(request.into_inner(), report).await }));
-        Ok(Response::new(Box::pin(events)))
+        streamed!(self, get, request)
     }
 
     async fn verify(&self, request: Request<VerifyRequest>) -> Result<Response<Self::VerifyStream>, Status> {
-        let operations = self.0.clone();
-        let events = events(move |report| {
-            Box::pin(async move { operations.verify(request.into_inner(), report).await })
-        });
-        Ok(Response::new(Box::pin(events)))
+        streamed!(self, verify, request)
+    }
+
+    async fn adopt(&self, request: Request<AdoptRequest>) -> Result<Response<Self::AdoptStream>, Status> {
+        streamed!(self, adopt, request)
+    }
+
+    async fn collect(
+        &self,
+        request: Request<CollectRequest>,
+    ) -> Result<Response<Self::CollectStream>, Status> {
+        streamed!(self, collect, request)
+    }
+
+    async fn stats(&self, _: Request<StatsRequest>) -> Result<Response<StatsReply>, Status> {
+        Ok(Response::new(self.0.stats().await?))
+    }
+
+    async fn pin(&self, request: Request<PinRequest>) -> Result<Response<PinReply>, Status> {
+        Ok(Response::new(self.0.pin(request.into_inner()).await?))
+    }
+
+    async fn unpin(&self, request: Request<UnpinRequest>) -> Result<Response<UnpinReply>, Status> {
+        Ok(Response::new(self.0.unpin(request.into_inner()).await?))
+    }
+
+    async fn pins(&self, _: Request<PinsRequest>) -> Result<Response<PinsReply>, Status> {
+        Ok(Response::new(self.0.pins().await?))
     }
 }
 
@@ -116,6 +148,8 @@ macro_rules! event {
 event!(AddEvent, add_event, AddReply);
 event!(GetEvent, get_event, GetReply);
 event!(VerifyEvent, verify_event, VerifyReply);
+event!(AdoptEvent, adopt_event, AdoptReply);
+event!(CollectEvent, collect_event, CollectReply);
 
 struct Running<R> {
     operation: BoxFuture<'static, Result<R, Failure>>,

@@ -10,7 +10,9 @@ use std::{
 };
 
 use firn_proto::control::{
-    AddReply, AddRequest, AddedPath, GetReply, GetRequest, Progress, StatusReply, VerifyReply, VerifyRequest,
+    AddReply, AddRequest, AddedPath, AdoptReply, AdoptRequest, CollectReply, CollectRequest, GetReply,
+    GetRequest, PinReply, PinRequest, PinnedItem, PinsReply, Progress, StatsReply, StatusReply, UnpinReply,
+    UnpinRequest, VerifyReply, VerifyRequest,
 };
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -65,6 +67,31 @@ impl Operations for Echo {
     async fn verify(&self, _: VerifyRequest, _: Report) -> Result<VerifyReply, Failure> {
         Err(Failure::missing("nobody has it"))
     }
+
+    async fn adopt(&self, request: AdoptRequest, _: Report) -> Result<AdoptReply, Failure> {
+        Ok(AdoptReply { goes_on: request.once, ..AdoptReply::default() })
+    }
+
+    async fn collect(&self, request: CollectRequest, _: Report) -> Result<CollectReply, Failure> {
+        Ok(CollectReply { disk_bytes_max: request.bytes_max, ..CollectReply::default() })
+    }
+
+    async fn stats(&self) -> Result<StatsReply, Failure> {
+        Ok(StatsReply { paths: 7, ..StatsReply::default() })
+    }
+
+    async fn pin(&self, request: PinRequest) -> Result<PinReply, Failure> {
+        let pin = PinnedItem { subject: request.what, reason: request.reason };
+        Ok(PinReply { pin: Some(pin), is_here: true })
+    }
+
+    async fn unpin(&self, request: UnpinRequest) -> Result<UnpinReply, Failure> {
+        Ok(UnpinReply { subject: request.what })
+    }
+
+    async fn pins(&self) -> Result<PinsReply, Failure> {
+        Ok(PinsReply { pins: vec![PinnedItem::default()] })
+    }
 }
 
 struct Node {
@@ -106,6 +133,23 @@ async fn a_request_goes_there_and_its_reply_comes_back() {
     let reply = client.add(request, report().0).await.unwrap();
     assert_eq!(reply.paths[0].store_path, "x");
     assert_eq!(reply.paths[0].signed_by, ["k:s"]);
+}
+
+#[tokio::test]
+async fn the_stores_own_requests_go_there_as_well() {
+    let node = Node::start();
+    let client = node.client().await;
+    let adopted = client.adopt(AdoptRequest { once: true, ..AdoptRequest::default() }, report().0).await;
+    assert!(adopted.unwrap().goes_on);
+    for bytes_max in [None, Some(0), Some(5)] {
+        let request = CollectRequest { dry_run: false, bytes_max };
+        assert_eq!(client.collect(request, report().0).await.unwrap().disk_bytes_max, bytes_max);
+    }
+    assert_eq!(client.stats().await.unwrap().paths, 7);
+    let request = PinRequest { what: "x".into(), reason: "y".into() };
+    assert_eq!(client.pin(request).await.unwrap().pin.unwrap().reason, "y");
+    assert_eq!(client.unpin(UnpinRequest { what: "x".into() }).await.unwrap().subject, "x");
+    assert_eq!(client.pins().await.unwrap().pins.len(), 1);
 }
 
 #[tokio::test]

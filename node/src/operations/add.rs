@@ -1,31 +1,41 @@
 //! Taking a tree, or paths of the Nix store, into the store.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     io,
+    num::NonZeroUsize,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
-use firn_bao::Span;
-use firn_castore::Closure;
 use firn_nix::{
-    ContentAddress, ContentHash, KeyError, NarFacts, NarHash, NarLayout, PublicKey, Segment, Sha256Writer,
-    Signature, SigningKey, StorePath, StorePathError, StorePathHash, fingerprint, source_store_path,
+    ContentAddress, ContentHash, KeyError, NarFacts, NarHash, PublicKey, Signature, SigningKey, StorePath,
+    StorePathError, StorePathHash, source_store_path,
 };
 use firn_proto::control::{AddReply, AddRequest, AddedPath, Progress, progress::Phase};
-use firn_store::{AddError, Item, Store, StoreError, add_tree};
+use firn_store::{
+    AddError, AddOptions, AddProgress, AddedTree, Reason, Store, StoreError, UnixSeconds, Visible, add_tree,
+};
 use firn_trust::{PathFacts, TrustedPath};
+use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{Ops, Report, size::Size};
 use crate::{
-    failure::Failure,
+    failure::{Failure, Kind},
     nixdb::{NixDatabaseError, NixStore, ValidPath},
 };
 
-/// How many groups are hashed at a time: 1 MiB.
-const READ_GROUPS: u64 = 64;
+/// The most paths of a closure that are read at a time; each is read by several threads where it is large.
+const PATHS_AT_ONCE_MAX: usize = 4;
+/// How many paths are committed at a time: they share a sync.
+const COMMITS_AT_ONCE: usize = 16;
 
 /// Why something can't be added.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +48,8 @@ enum AddPathError {
     NamedAlready(StorePath),
     #[error("{} is no path of the Nix store: only these have a closure", .0.display())]
     NoClosure(PathBuf),
+    #[error("{}: {source}", .path.display())]
+    Place { path: PathBuf, source: io::Error },
     #[error("a key to sign with: {0}")]
     Key(KeyError),
     #[error(
@@ -53,59 +65,127 @@ pub(super) async fn add(ops: &Ops, request: AddRequest, report: Report) -> Resul
     // The request holds secret keys: it is never logged.
     let keys = request.sign_keys.iter().map(|text| text.parse()).collect::<Result<Vec<SigningKey>, _>>();
     let keys = keys.map_err(|error| Failure::usage(AddPathError::Key(error)))?;
-    let state_dir = std::env::var_os("NIX_STATE_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let adding = Adding {
-        store: ops.engine.store().clone(),
-        nix: NixStore::at(&path_of(&request.nix_root), state_dir.as_deref()),
-        trust: ops.config.trust.clone(),
         is_shared: request.share || !keys.is_empty(),
         keys,
-        report,
+        is_in_place: request.in_place,
+        rehash: request.rehash,
+        ..Adding::new(ops, &path_of(&request.nix_root), report)
     };
     let (path, name) = (path_of(&request.path), Some(request.name).filter(|name| !name.is_empty()));
     let with_closure = request.closure;
-    let known = ops.engine.clone();
+    let read = move || adding.read(&path, name, with_closure);
+    let reply = take(ops, Reason::added(), read).await?;
+    Ok(AddReply { in_place: request.in_place, ..reply })
+}
+
+/// Takes store paths in where they are, with all that they reference if that is wanted.
+pub(super) async fn adopt(
+    ops: &Ops,
+    nix_root: &Path,
+    paths: Vec<StorePath>,
+    (with_closure, is_shared): (bool, bool),
+    jobs: Option<NonZeroUsize>,
+    report: Report,
+) -> Result<AddReply, Failure> {
+    let adding = Adding { is_in_place: true, is_shared, jobs, ..Adding::new(ops, nix_root, report) };
+    let read = move || {
+        let (mut rows, mut seen) = (Vec::new(), BTreeSet::new());
+        for path in &paths {
+            let more = if with_closure { adding.nix.closure(path)? } else { vec![adding.nix.path(path)?] };
+            rows.extend(more.into_iter().filter(|row| seen.insert(row.path.clone())));
+        }
+        adding.read_registered(rows)
+    };
+    take(ops, Reason::adopted(), read).await
+}
+
+/// Reads, and makes visible what was read.
+async fn take(
+    ops: &Ops,
+    reason: Reason,
+    read: impl FnOnce() -> Result<Vec<Added>, Failure> + Send + 'static,
+) -> Result<AddReply, Failure> {
+    // What is read is not collected before it is committed.
+    let _hold = ops.engine.store().hold();
+    let (engine, store) = (ops.engine.clone(), ops.engine.store().clone());
     let job = move || -> Result<Vec<Added>, Failure> {
-        let mut added = adding.read(&path, name, with_closure)?;
+        let mut added = read()?;
         for added in &mut added {
-            adding.keep_earlier(added, known.path(added.path.facts().path.hash()).as_deref())?;
+            let known = engine.path(added.path.facts().path.hash());
+            added.keep_earlier(&*store, known.as_deref())?;
         }
         Ok(added)
     };
-    let added = ops.engine.run_blocking(job).await??;
+    let mut added = ops.engine.run_blocking(job).await??;
     let mut reply = AddReply { announced: ops.gives_away(), ..AddReply::default() };
     let mut size = Size::default();
-    for Added { path, is_shared, size: its_size } in added {
-        reply.paths.push(told(&path, is_shared));
-        size += its_size;
-        ops.engine.commit(path, is_shared).await?;
+    for added in &added {
+        reply.paths.push(added.told());
+        size += added.size;
+    }
+    let pins = ops.engine.pins().await?;
+    let commit = |added: Added| {
+        let visible = Visible::Path(*added.path.facts().path.hash());
+        // The user's own words stay; what was adopted and is then added is no longer the adopter's to withdraw.
+        let earlier = pins.get(&visible).filter(|earlier| **earlier != Reason::adopted());
+        let pin = earlier.unwrap_or(&reason).clone();
+        let engine = ops.engine.clone();
+        async move { engine.commit(added.path, added.is_shared, Some(pin)).await }
+    };
+    // The one that was asked for comes after all that it references.
+    let last = added.pop();
+    stream::iter(added).map(commit).buffer_unordered(COMMITS_AT_ONCE).try_collect::<()>().await?;
+    if let Some(last) = last {
+        commit(last).await?;
     }
     Ok(AddReply { files: size.files, bytes: size.bytes, ..reply })
 }
 
-fn path_of(bytes: &[u8]) -> PathBuf {
-    PathBuf::from(OsStr::from_bytes(bytes))
+/// Where Nix's files and its database are.
+pub(super) fn nix_store(nix_root: &Path) -> NixStore {
+    let state_dir = std::env::var_os("NIX_STATE_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    NixStore::at(nix_root, state_dir.as_deref())
 }
 
-fn told(path: &TrustedPath, is_shared: bool) -> AddedPath {
-    let facts = path.facts();
-    let signers =
-        path.attestations().iter().map(|attestation| attestation.signature().key_name().to_string());
-    AddedPath {
-        store_path: facts.path.to_absolute(),
-        root: facts.root.to_string(),
-        nar_hash: facts.nar.nar_hash.to_string(),
-        nar_size: facts.nar.nar_size,
-        shared: is_shared,
-        signed_by: signers.collect(),
-    }
+pub(super) fn path_of(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(bytes))
 }
 
 /// What was read, and waits to be committed.
 struct Added {
     path: TrustedPath,
     is_shared: bool,
+    was_known: bool,
     size: Size,
+}
+
+impl Added {
+    fn told(&self) -> AddedPath {
+        let facts = self.path.facts();
+        let signers =
+            self.path.attestations().iter().map(|attestation| attestation.signature().key_name().to_string());
+        AddedPath {
+            store_path: facts.path.to_absolute(),
+            root: facts.root.to_string(),
+            nar_hash: facts.nar.nar_hash.to_string(),
+            nar_size: facts.nar.nar_size,
+            shared: self.is_shared,
+            signed_by: signers.collect(),
+            was_known: self.was_known,
+        }
+    }
+
+    /// What was signed, and who may have it, stays from an earlier time if the contents are the same.
+    fn keep_earlier(&mut self, store: &dyn Store, known: Option<&TrustedPath>) -> Result<(), StoreError> {
+        let facts = self.path.facts();
+        let stored = store.path(facts.path.hash())?;
+        self.is_shared |= stored.is_some_and(|stored| stored.shared() && *stored.root() == facts.root);
+        if let Some(known) = known {
+            self.path.keep_signatures_of(known);
+        }
+        Ok(())
+    }
 }
 
 /// Reads paths into the store. All of it blocks.
@@ -116,10 +196,27 @@ struct Adding {
     trust: Vec<PublicKey>,
     keys: Vec<SigningKey>,
     is_shared: bool,
+    is_in_place: bool,
+    rehash: bool,
+    jobs: Option<NonZeroUsize>,
     report: Report,
 }
 
 impl Adding {
+    fn new(ops: &Ops, nix_root: &Path, report: Report) -> Self {
+        Self {
+            store: ops.engine.store().clone(),
+            nix: nix_store(nix_root),
+            trust: ops.config.trust.clone(),
+            keys: Vec::new(),
+            is_shared: false,
+            is_in_place: false,
+            rehash: false,
+            jobs: None,
+            report,
+        }
+    }
+
     fn read(&self, path: &Path, name: Option<String>, closure: bool) -> Result<Vec<Added>, Failure> {
         match (self.nix.store_path(path), name) {
             (Some(path), Some(_)) => Err(Failure::usage(AddPathError::NamedAlready(path))),
@@ -137,115 +234,157 @@ impl Adding {
         let wrong = |source| Failure::usage(AddPathError::Name { name: name.as_str().into(), source });
         // Before the tree is read, which may take long.
         StorePath::new(StorePathHash::from([0; 20]), &name).map_err(wrong)?;
-        self.tell(Phase::Reading, path.display().to_string());
-        let (closure, layout) = self.read_tree(path)?;
-        let nar_hash = self.nar_hash(&layout)?;
-        let nar = NarFacts { nar_hash, nar_size: layout.nar_size(), references: Default::default() };
-        let ca = ContentAddress::Nar(ContentHash::Sha256(*nar_hash.as_bytes()));
-        let path = source_store_path(&name, &nar_hash).map_err(wrong)?;
-        let facts = PathFacts { path, root: closure.root().clone(), nar, deriver: None, ca: Some(ca) };
-        Ok(self.added(facts, Vec::new(), &closure))
+        let subject = path.display().to_string();
+        self.report.send_replace(Progress { phase: Phase::Reading.into(), subject, ..Progress::default() });
+        let tell = |read: AddProgress| {
+            let (done_bytes, total_bytes) = (read.done_bytes, read.total_bytes);
+            self.report.send_modify(|told| *told = Progress { done_bytes, total_bytes, ..told.clone() });
+        };
+        let tree = self.read_tree(path, Some(&tell))?;
+        let nar =
+            NarFacts { nar_hash: tree.nar_hash, nar_size: tree.nar_size, references: Default::default() };
+        let ca = ContentAddress::Nar(ContentHash::Sha256(*tree.nar_hash.as_bytes()));
+        let path = source_store_path(&name, &tree.nar_hash).map_err(wrong)?;
+        let root = tree.closure.root().clone();
+        let facts = PathFacts { path, root, nar, deriver: None, ca: Some(ca) };
+        Ok(self.added(facts, Vec::new(), &tree))
     }
 
-    /// Paths that Nix knows, each checked against what it says of them.
+    /// Paths that Nix knows, each checked against what it says of them, several at a time. They come in their order.
     fn read_registered(&self, rows: Vec<ValidPath>) -> Result<Vec<Added>, Failure> {
+        let threads = self.jobs.unwrap_or_else(cores).get().min(PATHS_AT_ONCE_MAX).min(rows.len());
+        let reading = Reading::new(rows);
+        thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(|| self.read_from(&reading));
+            }
+            self.read_from(&reading);
+        });
+        reading.end()
+    }
+
+    /// Reads one path after the other until there is none left, or one could not be read.
+    fn read_from(&self, reading: &Reading) {
+        while let Some((index, row)) = reading.next(&self.report) {
+            let nar_size = row.nar.nar_size;
+            reading.finish(index, self.read_one_registered(row), nar_size, &self.report);
+        }
+    }
+
+    fn read_one_registered(&self, row: ValidPath) -> Result<Added, Failure> {
+        let tree = self.read_tree(&self.nix.on_disk(&row.path), None)?;
+        let NarFacts { nar_hash: hash, nar_size: size, .. } = row.nar;
+        if (tree.nar_hash, tree.nar_size) != (hash, size) {
+            return Err(Failure::failed(AddPathError::NotAsRegistered {
+                path: row.path,
+                hash,
+                size,
+                actual: tree.nar_hash,
+                actual_size: tree.nar_size,
+            }));
+        }
+        let signatures = row.without_false(&self.trust);
+        let ValidPath { path, nar, deriver, ca, .. } = row;
+        let facts = PathFacts { path, root: tree.closure.root().clone(), nar, deriver, ca };
+        Ok(self.added(facts, signatures, &tree))
+    }
+
+    fn read_tree(
+        &self,
+        path: &Path,
+        progress: Option<&(dyn Fn(AddProgress) + Sync)>,
+    ) -> Result<AddedTree, Failure> {
+        let path = if self.is_in_place { &canonical(path)? } else { path };
+        let jobs = self.jobs.unwrap_or_else(cores);
+        let options =
+            AddOptions { in_place: self.is_in_place, rehash: self.rehash, jobs, now: now(), progress };
+        add_tree(&*self.store, path, &options).map_err(|error| match &error {
+            AddError::Io { path: at, source } if at == path && source.kind() == io::ErrorKind::NotFound => {
+                Failure::missing(error)
+            }
+            _ => Failure::advised(error),
+        })
+    }
+
+    fn added(&self, facts: PathFacts, signatures: Vec<Signature>, tree: &AddedTree) -> Added {
+        let path = TrustedPath::added_here(facts, signatures, &self.keys);
+        let size = Size::of(&tree.closure);
+        Added { path, is_shared: self.is_shared, was_known: tree.was_known, size }
+    }
+}
+
+fn cores() -> NonZeroUsize {
+    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+/// Where a tree is that is to be read there again: no symlink leads to it, though it may be one.
+fn canonical(path: &Path) -> Result<PathBuf, Failure> {
+    let failed = |source: io::Error| {
+        let kind = if source.kind() == io::ErrorKind::NotFound { Kind::Missing } else { Kind::Failed };
+        Failure::new(kind, AddPathError::Place { path: path.into(), source })
+    };
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => Ok(parent.canonicalize().map_err(failed)?.join(name)),
+        _ => path.canonicalize().map_err(failed),
+    }
+}
+
+/// A clock before 1970 makes all files look young, so that nothing is remembered of them.
+fn now() -> UnixSeconds {
+    UnixSeconds(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
+}
+
+/// Paths that are read by several threads.
+struct Reading {
+    work: Mutex<Work>,
+    /// Set by the first failure: what is not begun yet need not be.
+    failed: AtomicBool,
+}
+
+struct Work {
+    rows: std::iter::Enumerate<std::vec::IntoIter<ValidPath>>,
+    results: BTreeMap<usize, Result<Added, Failure>>,
+    progress: Progress,
+}
+
+impl Reading {
+    fn new(rows: Vec<ValidPath>) -> Self {
         let total_bytes = rows.iter().map(|row| row.nar.nar_size).fold(0, u64::saturating_add);
-        let mut progress = Progress {
+        let progress = Progress {
             phase: Phase::Reading.into(),
             total_items: rows.len() as u64,
             total_bytes,
             ..Progress::default()
         };
-        let mut added = Vec::with_capacity(rows.len());
-        for row in rows {
-            progress.subject = row.path.to_absolute();
-            self.report.send_replace(progress.clone());
-            let nar_size = row.nar.nar_size;
-            added.push(self.read_one_registered(row)?);
-            progress.done_items += 1;
-            progress.done_bytes = progress.done_bytes.saturating_add(nar_size);
+        let work = Work { rows: rows.into_iter().enumerate(), results: BTreeMap::new(), progress };
+        Self { work: Mutex::new(work), failed: AtomicBool::new(false) }
+    }
+
+    fn next(&self, report: &Report) -> Option<(usize, ValidPath)> {
+        if self.failed.load(Ordering::Relaxed) {
+            return None;
         }
-        Ok(added)
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        let (index, row) = work.rows.next()?;
+        work.progress.subject = row.path.to_absolute();
+        report.send_replace(work.progress.clone());
+        Some((index, row))
     }
 
-    fn read_one_registered(&self, row: ValidPath) -> Result<Added, Failure> {
-        let (closure, layout) = self.read_tree(&self.nix.on_disk(&row.path))?;
-        let (actual, actual_size) = (self.nar_hash(&layout)?, layout.nar_size());
-        let NarFacts { nar_hash: hash, nar_size: size, .. } = row.nar;
-        if (actual, actual_size) != (hash, size) {
-            let path = row.path;
-            return Err(Failure::failed(AddPathError::NotAsRegistered {
-                path,
-                hash,
-                size,
-                actual,
-                actual_size,
-            }));
+    fn finish(&self, index: usize, result: Result<Added, Failure>, nar_size: u64, report: &Report) {
+        if result.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
         }
-        let signatures = self.without_false(&row);
-        let ValidPath { path, nar, deriver, ca, .. } = row;
-        let facts = PathFacts { path, root: closure.root().clone(), nar, deriver, ca };
-        Ok(self.added(facts, signatures, &closure))
+        let mut work = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        work.results.insert(index, result);
+        work.progress.done_items += 1;
+        work.progress.done_bytes = work.progress.done_bytes.saturating_add(nar_size);
+        report.send_replace(work.progress.clone());
     }
 
-    /// Nix keeps signatures unchecked. One that is false under a trusted key would make us a liar before our peers.
-    fn without_false(&self, row: &ValidPath) -> Vec<Signature> {
-        let text = fingerprint(&row.path, &row.nar);
-        let is_false = |signature: &Signature| {
-            let mut namesakes = self.trust.iter().filter(|key| key.name() == signature.key_name()).peekable();
-            namesakes.peek().is_some() && namesakes.all(|key| key.verify(text.as_bytes(), signature).is_err())
-        };
-        row.signatures.iter().filter(|signature| !is_false(signature)).cloned().collect()
-    }
-
-    fn read_tree(&self, path: &Path) -> Result<(Arc<Closure>, NarLayout), Failure> {
-        let closure = add_tree(&*self.store, path).map_err(|error| match &error {
-            AddError::Io { path: at, source } if at == path && source.kind() == io::ErrorKind::NotFound => {
-                Failure::missing(error)
-            }
-            _ => Failure::failed(error),
-        })?;
-        let closure = Arc::new(closure);
-        let layout = NarLayout::new(closure.clone()).map_err(Failure::failed)?;
-        Ok((closure, layout))
-    }
-
-    /// The hash of the NAR of what was read, out of the store: this is what peers will get.
-    fn nar_hash(&self, layout: &NarLayout) -> Result<NarHash, StoreError> {
-        let mut hasher = Sha256Writer::new();
-        for segment in layout.segments(0..layout.nar_size()) {
-            match segment {
-                Segment::Literal(bytes) => hasher.update(&bytes),
-                Segment::Blob { blob, .. } => {
-                    for span in Span::whole(blob.size).pieces(READ_GROUPS) {
-                        let read = self.store.read_span(&blob, span)?;
-                        let read = read.ok_or(StoreError::Missing(Item::Blob(blob.digest)))?;
-                        hasher.update(read.bytes());
-                    }
-                }
-            }
-        }
-        Ok(hasher.finish().0)
-    }
-
-    fn added(&self, facts: PathFacts, signatures: Vec<Signature>, closure: &Closure) -> Added {
-        let path = TrustedPath::added_here(facts, signatures, &self.keys);
-        Added { path, is_shared: self.is_shared, size: Size::of(closure) }
-    }
-
-    /// What was signed, and who may have it, stays from an earlier time if the contents are the same.
-    fn keep_earlier(&self, added: &mut Added, known: Option<&TrustedPath>) -> Result<(), StoreError> {
-        let facts = added.path.facts();
-        let stored = self.store.path(facts.path.hash())?;
-        added.is_shared |= stored.is_some_and(|stored| stored.shared() && *stored.root() == facts.root);
-        if let Some(known) = known {
-            added.path.keep_signatures_of(known);
-        }
-        Ok(())
-    }
-
-    fn tell(&self, phase: Phase, subject: String) {
-        self.report.send_replace(Progress { phase: phase.into(), subject, ..Progress::default() });
+    fn end(self) -> Result<Vec<Added>, Failure> {
+        let work = self.work.into_inner().unwrap_or_else(PoisonError::into_inner);
+        work.results.into_values().collect()
     }
 }
 
@@ -255,34 +394,5 @@ impl From<NixDatabaseError> for Failure {
             NixDatabaseError::Invalid(_) => Self::missing(error),
             _ => Self::failed(error),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use firn_store::MemoryStore;
-    use tokio::sync::watch;
-
-    use super::*;
-
-    #[test]
-    fn a_signature_that_is_false_under_a_trusted_key_is_not_passed_on() {
-        let key = |name: &str, seed| SigningKey::generate(name.parse().unwrap(), [seed; 32]);
-        let (trusted, unknown) = (key("trusted-1", 1), key("unknown-1", 2));
-        let path: StorePath = "00000000000000000000000000000001-app".parse().unwrap();
-        let nar = NarFacts { nar_hash: NarHash::of(b""), nar_size: 1, references: Default::default() };
-        let text = fingerprint(&path, &nar);
-        let (good, other) = (trusted.sign(text.as_bytes()), unknown.sign(b"anything"));
-        let signatures = vec![trusted.sign(b"something else"), good.clone(), other.clone()];
-        let adding = Adding {
-            store: Arc::new(MemoryStore::new()),
-            nix: NixStore::at(Path::new("/nowhere"), None),
-            trust: vec![key("trusted-1", 3).public(), trusted.public()],
-            keys: Vec::new(),
-            is_shared: false,
-            report: watch::Sender::default(),
-        };
-        let row = ValidPath { path, nar, deriver: None, signatures, ca: None };
-        assert_eq!(adding.without_false(&row), [good, other]);
     }
 }

@@ -13,16 +13,18 @@ use firn_engine::{Engine, EngineError, LedgerEntry};
 use firn_exchange::{PeerId, Rejection};
 use firn_net::{Net, NetStatus};
 use firn_proto::control::{
-    AddReply, AddRequest, GetReply, GetRequest, PeerStatus, StatusReply, StoreStatus, VerifyReply,
-    VerifyRequest,
+    AddReply, AddRequest, AdoptReply, AdoptRequest, CollectReply, CollectRequest, GetReply, GetRequest,
+    PeerStatus, PinReply, PinRequest, PinsReply, StatsReply, StatusReply, StoreStatus, UnpinReply,
+    UnpinRequest, VerifyReply, VerifyRequest,
 };
 use firn_store::StoreError;
 
-use super::{Operations, Report, add, get, verify};
+use super::{Adopting, Operations, Report, add, adopt, collect, get, pins, stats, verify};
 use crate::{
     answerer::{Given, Served},
     config::{Config, Role},
     failure::{Failure, Kind},
+    housekeeping::Trouble,
 };
 
 /// An engine and what is around it.
@@ -39,6 +41,10 @@ pub struct Ops {
     pub http: Option<SocketAddr>,
     /// When it began.
     pub started: Instant,
+    /// The Nix store that is being adopted, if any.
+    pub adopting: Adopting,
+    /// What the node's housekeeping could not do.
+    pub trouble: Arc<Trouble>,
 }
 
 impl Ops {
@@ -54,8 +60,8 @@ impl Ops {
 
     async fn store_status(&self) -> Result<StoreStatus, Failure> {
         let store = self.engine.store().clone();
-        let read = move || Ok::<_, StoreError>((store.paths()?, store.roots()?));
-        let (stored, trees) = self.engine.run_blocking(read).await??;
+        let read = move || Ok::<_, StoreError>((store.paths()?, store.roots()?, store.usage()?));
+        let (stored, trees, usage) = self.engine.run_blocking(read).await??;
         let paths = self.engine.paths();
         let in_view: BTreeSet<_> = paths.iter().map(|path| path.facts().path.hash()).collect();
         let shared = stored.iter().filter(|path| path.shared() && in_view.contains(&path.path_hash()));
@@ -66,6 +72,10 @@ impl Ops {
             trees: trees.len() as u64,
             trees_shared: trees.iter().filter(|(_, shared)| *shared).count() as u64,
             nar_bytes: paths.iter().map(|path| path.facts().nar.nar_size).fold(0, u64::saturating_add),
+            disk_bytes: usage.disk_bytes,
+            disk_bytes_max: self.config.store_bytes_max.map(|limit| limit.0),
+            adopted_bytes: usage.adopted_bytes,
+            trouble: self.trouble.text(),
         })
     }
 
@@ -116,6 +126,7 @@ impl Operations for Ops {
             store: Some(self.store_status().await?),
             peers: self.peers(net.as_ref()),
             provider_records: net.as_ref().map_or(0, |net| net.provider_records as u64),
+            adopt: self.adopting.status().await,
         })
     }
 
@@ -129,6 +140,30 @@ impl Operations for Ops {
 
     async fn verify(&self, request: VerifyRequest, report: Report) -> Result<VerifyReply, Failure> {
         verify::verify(self, request, report).await
+    }
+
+    async fn adopt(&self, request: AdoptRequest, report: Report) -> Result<AdoptReply, Failure> {
+        adopt::adopt(self, request, report).await
+    }
+
+    async fn collect(&self, request: CollectRequest, report: Report) -> Result<CollectReply, Failure> {
+        collect::collect(self, request, report).await
+    }
+
+    async fn stats(&self) -> Result<StatsReply, Failure> {
+        stats::stats(self).await
+    }
+
+    async fn pin(&self, request: PinRequest) -> Result<PinReply, Failure> {
+        pins::pin(self, request).await
+    }
+
+    async fn unpin(&self, request: UnpinRequest) -> Result<UnpinReply, Failure> {
+        pins::unpin(self, request).await
+    }
+
+    async fn pins(&self) -> Result<PinsReply, Failure> {
+        pins::pins(self).await
     }
 }
 
@@ -144,12 +179,15 @@ pub(super) fn kind(error: &EngineError) -> Kind {
 
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
-        Self::new(kind(&error), error)
+        match kind(&error) {
+            Kind::Failed => Self::advised(error),
+            kind => Self::new(kind, error),
+        }
     }
 }
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Self::failed(error)
+        Self::advised(error)
     }
 }

@@ -46,7 +46,7 @@ impl Size {
 
 #[cfg(test)]
 mod tests {
-    use firn_store::{MemoryStore, add_tree};
+    use firn_store::{AddOptions, MemoryStore, add_tree};
 
     use super::*;
 
@@ -58,7 +58,7 @@ mod tests {
             std::fs::write(temp.path().join(directory).join("file"), "four").unwrap();
         }
         std::os::unix::fs::symlink("file", temp.path().join("two/link")).unwrap();
-        let closure = add_tree(&MemoryStore::new(), temp.path()).unwrap();
-        assert_eq!(Size::of(&closure), Size { files: 3, bytes: 12 });
+        let added = add_tree(&MemoryStore::new(), temp.path(), &AddOptions::default()).unwrap();
+        assert_eq!(Size::of(&added.closure), Size { files: 3, bytes: 12 });
     }
 }

@@ -3,7 +3,8 @@
 use std::{fmt, str::FromStr};
 
 use firn_castore::{Root, RootError};
-use firn_nix::{StorePath, StorePathError};
+use firn_nix::{STORE_DIR, StorePath, StorePathError};
+use firn_store::Visible;
 
 /// A store path or a root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,25 @@ impl FromStr for Subject {
         }
         let path = if text.starts_with('/') { StorePath::from_absolute(text) } else { text.parse() };
         path.map(Subject::Path).map_err(|source| SubjectError::Path { text: text.into(), source })
+    }
+}
+
+impl Subject {
+    /// Under which name it is visible in a store.
+    pub(super) fn visible(&self) -> Visible {
+        match self {
+            Subject::Path(path) => Visible::Path(*path.hash()),
+            Subject::Tree(root) => Visible::Root(root.clone()),
+        }
+    }
+}
+
+/// What is visible, as a person reads it. Of a path that is not in the store any more only the hash is known.
+pub(super) fn named(what: &Visible, path: Option<&StorePath>) -> String {
+    match (what, path) {
+        (Visible::Path(_), Some(path)) => path.to_absolute(),
+        (Visible::Path(hash), None) => format!("{STORE_DIR}/{hash}"),
+        (Visible::Root(root), _) => root.to_string(),
     }
 }
 

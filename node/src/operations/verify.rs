@@ -1,10 +1,23 @@
 //! Reading what the store holds, and checking every byte.
 
-use firn_castore::Root;
-use firn_proto::control::{Damage, Progress, VerifyReply, VerifyRequest, progress::Phase};
-use firn_store::{Holder, Store, StoreError, verify_some};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    path::PathBuf,
+};
 
-use super::{Ops, Report, subject::Subject};
+use firn_castore::{Node, PathComponent, Root};
+use firn_proto::control::{Damage, Progress, VerifyReply, VerifyRequest, progress::Phase};
+use firn_store::{Finding, Holder, Item, Reason, Store, StoreError, Visible, verify_some};
+
+use super::{
+    Ops, Report,
+    pins::subject_in,
+    repair::{self, Records},
+    subject::Subject,
+};
 use crate::failure::Failure;
 
 /// The store does not have it.
@@ -12,7 +25,26 @@ use crate::failure::Failure;
 #[error("{0} is not in the store")]
 struct NotHere(Box<str>);
 
-/// Reads what is asked for, or all.
+/// Why something is damaged though nothing of it was found: it is not visible any more.
+const WITHDRAWN: &str = "it was added here and has been withdrawn, since something of it was damaged or gone";
+
+/// Something visible, or that should be, and what is wrong with it.
+pub(super) struct Damaged {
+    /// None where the store itself is damaged.
+    pub(super) what: Option<Visible>,
+    pub(super) subject: String,
+    pub(super) text: String,
+}
+
+/// What was found.
+pub(super) struct Found {
+    checked: u64,
+    bytes: u64,
+    pub(super) findings: Vec<Finding>,
+    pub(super) damaged: Vec<Damaged>,
+}
+
+/// Reads what is asked for, or all, and gets again what is damaged where that is asked for.
 pub(super) async fn verify(
     ops: &Ops,
     request: VerifyRequest,
@@ -26,34 +58,113 @@ pub(super) async fn verify(
     };
     report.send_replace(Progress { phase: Phase::Checking.into(), subject, ..Progress::default() });
     let store = ops.engine.store().clone();
-    ops.engine.run_blocking(move || read(&*store, &subjects)).await?
+    // Before anything is read: what is found damaged may be withdrawn at once, and its record with it.
+    let records = if request.repair { Some(Records::read(ops).await?) } else { None };
+    let found = ops.engine.run_blocking(move || read(&*store, &subjects)).await??;
+    let (checked, bytes) = (found.checked, found.bytes);
+    let told = |damaged: &Damaged| Damage {
+        subject: damaged.subject.clone(),
+        what: damaged.text.clone(),
+        ..Damage::default()
+    };
+    let damages: Vec<Damage> = found.damaged.iter().map(told).collect();
+    let reply = VerifyReply { checked, bytes, damages, fetched_bytes: 0 };
+    match records {
+        Some(records) if !reply.damages.is_empty() => {
+            repair::repair(ops, &records, found, reply, &report).await
+        }
+        _ => Ok(reply),
+    }
 }
 
-fn read(store: &dyn Store, subjects: &[Subject]) -> Result<VerifyReply, Failure> {
+fn read(store: &dyn Store, subjects: &[Subject]) -> Result<Found, Failure> {
+    let mut damaged = withdrawn(store, subjects)?;
     for subject in subjects {
-        if !is_here(store, subject)? {
+        let is_damaged = damaged.iter().any(|damaged| damaged.what == Some(subject.visible()));
+        if !is_damaged && !is_here(store, subject)? {
             return Err(Failure::missing(NotHere(subject.to_string().into())));
         }
     }
+    let roots = RefCell::new(BTreeMap::new());
     let is_wanted = |holder: &Holder, root: &Root| {
+        roots.borrow_mut().insert(visible(holder), root.clone());
         subjects.is_empty() || subjects.iter().any(|subject| is_part(subject, holder, root))
     };
-    let mut damages = Vec::new();
-    let verified = verify_some(store, is_wanted, &mut |finding| {
-        let what = finding.error.to_string();
+    let mut findings = Vec::new();
+    let verified = verify_some(store, is_wanted, &mut |finding| findings.push(finding));
+    let roots = roots.into_inner();
+    for Finding { error, item, holders } in &findings {
+        let text = error.to_string();
         // A damage that nothing visible has is the store's own.
-        if finding.holders.is_empty() {
-            damages.push(Damage { subject: "the store".into(), what: what.clone() });
+        if holders.is_empty() {
+            damaged.push(Damaged { what: None, subject: "the store".into(), text: text.clone() });
         }
-        damages.extend(finding.holders.iter().map(|holder| {
-            let subject = match holder {
-                Holder::Path(path) => path.to_absolute(),
-                Holder::Root(root) => root.to_string(),
-            };
-            Damage { subject, what: what.clone() }
-        }));
-    });
-    Ok(VerifyReply { checked: verified.holders, bytes: verified.blob_bytes, damages })
+        for holder in holders {
+            let (what, subject) = (visible(holder), subject_of(holder));
+            let place = item.as_ref().zip(roots.get(&what)).and_then(|(item, root)| find(store, root, item));
+            let text = place.map_or(text.clone(), |place| format!("{place}: {text}"));
+            damaged.push(Damaged { what: Some(what), subject, text });
+        }
+    }
+    Ok(Found { checked: verified.holders, bytes: verified.blob_bytes, findings, damaged })
+}
+
+/// What was added here and is no longer visible: its damage was found earlier.
+fn withdrawn(store: &dyn Store, subjects: &[Subject]) -> Result<Vec<Damaged>, StoreError> {
+    let mut damaged = Vec::new();
+    for (what, reason) in store.pins()? {
+        let is_wanted = subjects.is_empty() || subjects.iter().any(|subject| subject.visible() == what);
+        if reason != Reason::added() || !is_wanted {
+            continue;
+        }
+        let is_visible = match &what {
+            Visible::Path(hash) => store.path(hash)?.is_some(),
+            Visible::Root(wanted) => store.roots()?.iter().any(|(root, _)| root == wanted),
+        };
+        if !is_visible {
+            let subject = subject_in(store, &what)?;
+            damaged.push(Damaged { what: Some(what), subject, text: WITHDRAWN.into() });
+        }
+    }
+    Ok(damaged)
+}
+
+fn visible(holder: &Holder) -> Visible {
+    match holder {
+        Holder::Path(path) => Visible::Path(*path.hash()),
+        Holder::Root(root) => Visible::Root(root.clone()),
+    }
+}
+
+fn subject_of(holder: &Holder) -> String {
+    match holder {
+        Holder::Path(path) => path.to_absolute(),
+        Holder::Root(root) => root.to_string(),
+    }
+}
+
+/// Where in a tree something stands first, as far as its Directories can be read: the file that a person knows.
+fn find(store: &dyn Store, root: &Root, item: &Item) -> Option<String> {
+    let mut open = vec![(PathBuf::new(), root.node().clone())];
+    let mut seen = BTreeSet::new();
+    while let Some((path, node)) = open.pop() {
+        let is_it = match &node {
+            Node::Symlink { .. } => false,
+            Node::File { blob, .. } => *item == Item::Blob(blob.digest),
+            Node::Directory { digest, .. } => *item == Item::Directory(*digest),
+        };
+        if is_it {
+            return Some(path.display().to_string()).filter(|path| !path.is_empty());
+        }
+        let Node::Directory { digest, .. } = node else { continue };
+        if seen.insert(digest)
+            && let Ok(Some(directory)) = store.directory(&digest)
+        {
+            let child = |name: &PathComponent| path.join(OsStr::from_bytes(name.as_bytes()));
+            open.extend(directory.iter().map(|(name, node)| (child(name), node.clone())));
+        }
+    }
+    None
 }
 
 fn is_part(subject: &Subject, holder: &Holder, root: &Root) -> bool {

@@ -1,6 +1,9 @@
 use std::path::Path;
 
-use firn_proto::control::{Damage, GotPath};
+use firn_proto::control::{
+    AddReply, AddedPath, AdoptReply, AdoptStatus, CollectReply, Damage, Evicted, GotPath, StatsReply,
+    VerifyReply,
+};
 
 use super::*;
 
@@ -39,10 +42,11 @@ fn status_names_peers_and_liars() {
     let answer = status(&reply);
     assert_eq!(
         shape(&answer.json),
-        "{data_dir,http,iroh,multiaddrs,network,peer_id,\
+        "{adopt,data_dir,http,iroh,multiaddrs,network,peer_id,\
          peers[{answered,asked,connected,id,lies[],received_bytes,sent_bytes,shared[],via}],provider_records,role,\
          running,\
-         store{nar_bytes,paths,paths_shared,paths_untrusted,trees,trees_shared},trusted_keys,uptime_seconds,version}"
+         store{adopted_bytes,disk_bytes,disk_bytes_max,nar_bytes,paths,paths_shared,paths_untrusted,trees,trees_shared,\
+         trouble},trusted_keys,uptime_seconds,version}"
     );
     assert_eq!(answer.json["peers"][0]["via"], "dht");
     assert_eq!(answer.json["http"], Value::Null);
@@ -68,7 +72,8 @@ fn add_prints_the_store_path_and_the_root_for_scripts() {
     assert!(answer.remarks.contains("shared with nobody"), "{}", answer.remarks);
     assert_eq!(
         shape(&answer.json),
-        "{announced,bytes,files,paths[{nar_hash,nar_size,root,shared,signed_by,store_path}],root,store_path}"
+        "{announced,bytes,files,in_place,\
+         paths[{nar_hash,nar_size,root,shared,signed_by,store_path,was_known}],root,store_path}"
     );
     let answer = add(&AddReply { paths: vec![path("app", true)], ..reply });
     assert!(answer.remarks.contains("will be announced when a node runs"), "{}", answer.remarks);
@@ -95,12 +100,99 @@ fn get_tells_who_gave_what() {
 }
 
 #[test]
+fn what_was_known_and_what_stays_in_place_is_told() {
+    let path = AddedPath { was_known: true, ..AddedPath::default() };
+    let known = add(&AddReply { paths: vec![path.clone()], ..AddReply::default() });
+    assert!(known.remarks.contains("known already"), "{}", known.remarks);
+    let paths = vec![path.clone(), AddedPath::default(), path];
+    let in_place = add(&AddReply { paths, in_place: true, ..AddReply::default() });
+    assert!(in_place.remarks.contains("2 of 3 paths known already"), "{}", in_place.remarks);
+    assert!(in_place.remarks.contains("they must stay there"), "{}", in_place.remarks);
+}
+
+#[test]
 fn verify_names_what_is_damaged() {
-    let damage = Damage { subject: "/nix/store/x".into(), what: "a flipped byte".into() };
-    let answer = verify(&VerifyReply { checked: 2, bytes: 3, damages: vec![damage] });
+    let damage =
+        Damage { subject: "/nix/store/x".into(), what: "a flipped byte".into(), ..Damage::default() };
+    let reply = VerifyReply { checked: 2, bytes: 3, damages: vec![damage.clone()], fetched_bytes: 0 };
+    let answer = verify(&reply);
     assert_eq!(answer.text, "/nix/store/x: a flipped byte\n");
     assert_eq!(answer.remarks, "read 2 paths and trees, 3 B; 1 damage\n");
-    assert_eq!(shape(&answer.json), "{bytes,checked,damages[{subject,what}]}");
+    assert_eq!(
+        shape(&answer.json),
+        "{bytes,checked,damages[{repaired,subject,unrepaired_because,what}],fetched_bytes}"
+    );
+    let repaired = Damage { repaired: true, ..damage.clone() };
+    let stays = Damage { unrepaired_because: "nobody has it".into(), ..damage };
+    let answer = verify(&VerifyReply { damages: vec![repaired, stays], fetched_bytes: 9, ..reply });
+    assert_eq!(
+        answer.text,
+        "/nix/store/x: a flipped byte; repaired\n\
+         /nix/store/x: a flipped byte; not repaired: nobody has it\n"
+    );
+    assert!(answer.remarks.ends_with("2 damages, 1 repaired with 9 B from peers\n"), "{}", answer.remarks);
+}
+
+#[test]
+fn gc_tells_what_went_and_what_is_left() {
+    let evicted = Evicted { subject: "/nix/store/x".into(), used_at: 0 };
+    let reply = CollectReply {
+        evicted: vec![evicted],
+        blobs: 1,
+        directories: 2,
+        bytes: 2048,
+        disk_bytes: 3000,
+        disk_bytes_max: Some(1024),
+        ..CollectReply::default()
+    };
+    let answer = collect(&reply);
+    assert_eq!(answer.text, "/nix/store/x\n");
+    assert_eq!(answer.json["evicted"][0]["used_at"], Value::Null);
+    assert!(
+        answer.remarks.contains("1 path or tree evicted\ndeleted 1 blob, 2 directories"),
+        "{}",
+        answer.remarks
+    );
+    assert!(answer.remarks.contains("more than 1.00 KiB: the rest is pinned"), "{}", answer.remarks);
+    let answer = collect(&CollectReply { dry_run: true, ..reply });
+    assert!(answer.remarks.contains("1 path or tree would be evicted\nwould go: "), "{}", answer.remarks);
+    assert!(!answer.remarks.contains("pinned"), "{}", answer.remarks);
+}
+
+#[test]
+fn stats_tell_what_is_saved_and_what_it_costs() {
+    let reply = StatsReply {
+        total_bytes: 30,
+        unique_bytes: 20,
+        blob_bytes: 25,
+        adopted_bytes: 5,
+        disk_bytes: 26,
+        ..StatsReply::default()
+    };
+    let answer = stats(&reply);
+    assert_eq!((&answer.json["dedup_ratio"], &answer.json["overhead_bytes"]), (&1.5.into(), &6.into()));
+    assert!(answer.text.contains("1.50 times"), "{}", answer.text);
+    let empty = stats(&StatsReply::default());
+    assert_eq!(empty.json["dedup_ratio"], 1.0);
+}
+
+#[test]
+fn adopting_tells_how_far_it_is_and_what_is_left_out() {
+    let status = AdoptStatus {
+        store_dir: "/nix/store".into(),
+        total_paths: 9,
+        adopted_paths: 3,
+        waiting_paths: 4,
+        untrusted_paths: 1,
+        failed_paths: 1,
+        last_failure: "no".into(),
+        ..AdoptStatus::default()
+    };
+    let answer = adopt(&AdoptReply { status: Some(status), goes_on: true, paths: Vec::new() });
+    let told = "/nix/store: 3 of 9 paths adopted, 0 B, 4 to go, 1 without a trusted signature, 1 failed, lastly: no\n";
+    assert!(answer.remarks.starts_with(told), "{}", answer.remarks);
+    assert!(answer.remarks.contains("goes on"), "{}", answer.remarks);
+    assert_eq!(answer.json["store"]["total_paths"], 9);
 }
 
 #[test]

@@ -1,0 +1,96 @@
+//! What a user can do about an error of the file system or of the store.
+
+use std::{error::Error, io};
+
+use firn_store::{FORMAT_VERSION, OpenError};
+
+use crate::failure::Failure;
+
+/// An error, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}; {advice}")]
+struct Advised {
+    source: Box<dyn Error + Send + Sync>,
+    advice: String,
+}
+
+impl Failure {
+    /// [`Kind::Failed`](crate::failure::Kind::Failed), with advice where there is some.
+    pub fn advised(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        let source = source.into();
+        match advice(source.as_ref()) {
+            Some(advice) => Self::failed(Advised { source, advice }),
+            None => Self::failed(source),
+        }
+    }
+}
+
+/// What to do about an error, by the first of its causes that tells.
+fn advice(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let known = match error.downcast_ref::<OpenError>() {
+            Some(error) => about_opening(error),
+            None => error.downcast_ref::<io::Error>().and_then(about_io),
+        };
+        if known.is_some() {
+            return known;
+        }
+        cause = error.source();
+    }
+    None
+}
+
+fn about_opening(error: &OpenError) -> Option<String> {
+    match error {
+        OpenError::Version { path, found } if *found < FORMAT_VERSION => Some(format!(
+            "it was made by an older firn: move {} away, then add and get anew what it had",
+            path.display()
+        )),
+        OpenError::Version { .. } => Some("it was made by a newer firn: use that one".into()),
+        OpenError::Locked { .. } => {
+            Some("one process at a time uses a store: end that one, or give another --data-dir".into())
+        }
+        OpenError::Io { path, source } if source.kind() == io::ErrorKind::PermissionDenied => Some(format!(
+            "{} must belong to the user who runs firn; another place is given by --data-dir",
+            path.display()
+        )),
+        _ => None,
+    }
+}
+
+fn about_io(error: &io::Error) -> Option<String> {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(
+            "the disk is full: `firn gc` deletes what is not needed, --max-bytes makes it evict more".into(),
+        ),
+        io::ErrorKind::ReadOnlyFilesystem => Some(
+            "a store must be on a disk that can be written to; another place is given by --data-dir".into(),
+        ),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use firn_store::StoreError;
+
+    use super::*;
+
+    #[test]
+    fn what_can_be_done_is_said_once_behind_the_error() {
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let error = StoreError::Io { path: PathBuf::from("/s/packs"), source: full() };
+        let text = Failure::advised(error).to_string();
+        assert!(text.starts_with("/s/packs: ") && text.contains("firn gc"), "{text}");
+        assert_eq!(text.matches(&full().to_string()).count(), 1, "{text}");
+        let older = OpenError::Version { path: "/s".into(), found: FORMAT_VERSION - 1 };
+        let newer = OpenError::Version { path: "/s".into(), found: FORMAT_VERSION + 1 };
+        assert!(Failure::advised(older).to_string().contains("move /s away"));
+        assert!(Failure::advised(newer).to_string().contains("newer firn"));
+        let text = Failure::advised(io::Error::other("something else")).to_string();
+        assert_eq!(text, "something else");
+    }
+}

@@ -1,0 +1,173 @@
+//! Putting aside what is damaged, and getting it again.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use firn_castore::Root;
+use firn_engine::Progress as Flown;
+use firn_nix::StorePathHash;
+use firn_proto::control::{Damage, Progress, VerifyReply, progress::Phase};
+use firn_store::{Finding, Item, Reason, StoreError, Visible};
+use firn_trust::{StoredPath, TrustedPath};
+
+use super::{
+    Ops, Report,
+    verify::{Damaged, Found},
+};
+use crate::failure::Failure;
+
+/// Why a damage stays that nothing visible has, such as that of a record.
+const NOT_BY_ITSELF: &str = "what it was cannot be read any more: add or get it anew";
+
+/// What was visible before anything was read.
+pub(super) struct Records {
+    paths: BTreeMap<StorePathHash, (StoredPath, Option<Arc<TrustedPath>>)>,
+    roots: BTreeMap<Root, bool>,
+    pins: BTreeMap<Visible, Reason>,
+}
+
+impl Records {
+    /// Those of the store. What cannot be read is left out: it is found to be damaged soon.
+    pub(super) async fn read(ops: &Ops) -> Result<Self, Failure> {
+        let (store, engine) = (ops.engine.store().clone(), ops.engine.clone());
+        let read = move || {
+            let pins = store.pins()?;
+            let paths = store.paths().unwrap_or_default().into_iter();
+            let paths = paths.map(|stored| {
+                let hash = stored.path_hash();
+                (hash, (stored, engine.path(&hash)))
+            });
+            let roots = store.roots().unwrap_or_default().into_iter().collect();
+            Ok::<_, StoreError>(Self { paths: paths.collect(), roots, pins })
+        };
+        Ok(ops.engine.run_blocking(read).await??)
+    }
+}
+
+/// Puts aside all that was found, then gets again what it is part of, one after the other.
+pub(super) async fn repair(
+    ops: &Ops,
+    records: &Records,
+    found: Found,
+    mut reply: VerifyReply,
+    report: &Report,
+) -> Result<VerifyReply, Failure> {
+    // What has come again is not collected before it is visible again.
+    let _hold = ops.engine.store().hold();
+    let Found { findings, damaged, .. } = found;
+    put_aside(ops, &findings).await?;
+    let repair = Repair { ops, records, report, fetched: Mutex::default() };
+    let mut results: BTreeMap<Visible, Result<(), String>> = BTreeMap::new();
+    for (damage, Damaged { what, .. }) in reply.damages.iter_mut().zip(damaged) {
+        let result = match what {
+            None => Err(NOT_BY_ITSELF.to_owned()),
+            Some(what) => match results.get(&what) {
+                Some(result) => result.clone(),
+                None => {
+                    let result = repair.get_again(&what, &damage.subject).await;
+                    results.entry(what).or_insert(result).clone()
+                }
+            },
+        };
+        note(damage, result);
+    }
+    reply.fetched_bytes = repair.fetched().values().sum();
+    Ok(reply)
+}
+
+fn note(damage: &mut Damage, result: Result<(), String>) {
+    damage.repaired = result.is_ok();
+    damage.unrepaired_because = result.err().unwrap_or_default();
+}
+
+/// Makes everything that was found damaged absent.
+async fn put_aside(ops: &Ops, findings: &[Finding]) -> Result<(), Failure> {
+    let items: Vec<Item> = findings.iter().filter_map(|finding| finding.item.clone()).collect();
+    let store = ops.engine.store().clone();
+    let quarantine = move || items.iter().try_for_each(|item| store.quarantine(item));
+    Ok(ops.engine.run_blocking(quarantine).await??)
+}
+
+struct Repair<'a> {
+    ops: &'a Ops,
+    records: &'a Records,
+    report: &'a Report,
+    /// How many bytes have come for what.
+    fetched: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Repair<'_> {
+    /// Gets it from peers as far as it is not whole here, and makes it visible as it was. Why not, in words.
+    async fn get_again(&self, what: &Visible, subject: &str) -> Result<(), String> {
+        self.tell(subject, &Flown::default());
+        let got = match what {
+            Visible::Path(hash) => match self.records.paths.get(hash) {
+                Some((stored, trusted)) => self.path_again(stored, trusted.as_deref(), subject).await,
+                None => self.withdrawn_again(hash, subject).await,
+            },
+            Visible::Root(root) => self.tree_again(root, subject).await,
+        };
+        got.map_err(|failure| failure.to_string())
+    }
+
+    /// A path whose record is known. It stays private if it was.
+    async fn path_again(
+        &self,
+        stored: &StoredPath,
+        trusted: Option<&TrustedPath>,
+        subject: &str,
+    ) -> Result<(), Failure> {
+        self.tree_again(stored.root(), subject).await?;
+        let pin = self.records.pins.get(&Visible::Path(stored.path_hash())).cloned();
+        match trusted {
+            Some(trusted) => self.ops.engine.commit(trusted.clone(), stored.shared(), pin).await?,
+            // Out of view it was, and out of view it stays.
+            None => {
+                let (store, stored) = (self.ops.engine.store().clone(), stored.clone());
+                self.ops.engine.run_blocking(move || store.commit(stored, pin.as_ref())).await??;
+            }
+        }
+        if !self.records.roots.contains_key(stored.root()) {
+            self.ops.engine.remove(&Visible::Root(stored.root().clone())).await?;
+        }
+        Ok(())
+    }
+
+    /// A path that was withdrawn earlier: its root is not known any more, so somebody trusted must vouch for one.
+    async fn withdrawn_again(&self, hash: &StorePathHash, subject: &str) -> Result<(), Failure> {
+        self.ops.engine.get_path(*hash, &|flown| self.tell(subject, flown)).await?;
+        Ok(())
+    }
+
+    /// A tree, which its root proves. It stays private if it was.
+    async fn tree_again(&self, root: &Root, subject: &str) -> Result<(), Failure> {
+        self.ops.engine.get_root(root.clone(), &|flown| self.tell(subject, flown)).await?;
+        let Some(shared) = self.records.roots.get(root) else { return Ok(()) };
+        let what = Visible::Root(root.clone());
+        if !shared {
+            self.ops.engine.remove(&what).await?;
+        }
+        let pin = self.records.pins.get(&what).cloned();
+        self.ops.engine.commit_root(root.clone(), *shared, pin).await?;
+        Ok(())
+    }
+
+    fn tell(&self, subject: &str, flown: &Flown) {
+        let bytes = flown.givers.iter().map(|(_, bytes)| bytes).sum();
+        self.fetched().insert(subject.to_owned(), bytes);
+        self.report.send_replace(Progress {
+            phase: Phase::Repairing.into(),
+            subject: subject.to_owned(),
+            done_bytes: flown.bytes_done,
+            total_bytes: flown.bytes_total,
+            peers: flown.givers.len() as u32,
+            ..Progress::default()
+        });
+    }
+
+    fn fetched(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, u64>> {
+        self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,289 @@
+//! What the commands print that are about the store.
+
+use firn_proto::control::{
+    AddReply, AddedPath, AdoptReply, AdoptStatus, CollectReply, Damage, PinReply, PinnedItem, PinsReply,
+    StatsReply, UnpinReply, VerifyReply,
+};
+use indicatif::HumanBytes;
+use serde_json::{Value, json};
+
+use super::{Answer, counted, lossy, or_null};
+
+/// What `firn add` prints.
+pub fn add(reply: &AddReply) -> Answer {
+    let added = reply.paths.last().cloned().unwrap_or_default();
+    let json = json!({
+        "store_path": added.store_path,
+        "root": added.root,
+        "files": reply.files,
+        "bytes": reply.bytes,
+        "announced": reply.announced,
+        "in_place": reply.in_place,
+        "paths": reply.paths.iter().map(added_path_json).collect::<Vec<_>>(),
+    });
+    let sharing = match (reply.paths.iter().any(|path| path.shared), reply.announced) {
+        (false, _) => "shared with nobody: neither --sign-key nor --share was given",
+        (true, true) => "shared, as far as the node's role allows",
+        (true, false) => "shared; it will be announced when a node runs with the role lan or seed",
+    };
+    let what = match reply.paths.len() as u64 {
+        1 => String::new(),
+        paths => format!("{}, ", counted(paths, "path")),
+    };
+    let size = format!("{}, {}", counted(reply.files, "file"), HumanBytes(reply.bytes));
+    let mut remarks = format!("added {what}{size}; {sharing}\n");
+    remarks += &known_text(&reply.paths);
+    if reply.in_place {
+        remarks += "the files are read where they are: they must stay there, and as they are\n";
+    }
+    Answer { json, text: format!("{}\n{}\n", added.store_path, added.root), remarks }
+}
+
+/// What looks as it did before was not read again.
+fn known_text(paths: &[AddedPath]) -> String {
+    match (paths.iter().filter(|path| path.was_known).count(), paths.len()) {
+        (0, _) => String::new(),
+        (1, 1) => {
+            "known already: its files look as they did, and were not read again (--rehash reads them)\n"
+                .into()
+        }
+        (known, all) => format!("{known} of {all} paths known already, and not read again\n"),
+    }
+}
+
+fn added_path_json(path: &AddedPath) -> Value {
+    json!({
+        "store_path": path.store_path,
+        "root": path.root,
+        "nar_hash": path.nar_hash,
+        "nar_size": path.nar_size,
+        "shared": path.shared,
+        "was_known": path.was_known,
+        "signed_by": path.signed_by,
+    })
+}
+
+/// What `firn adopt` prints.
+pub fn adopt(reply: &AdoptReply) -> Answer {
+    let json = json!({
+        "goes_on": reply.goes_on,
+        "store": reply.status.as_ref().map(adopt_json),
+        "paths": reply.paths.iter().map(added_path_json).collect::<Vec<_>>(),
+    });
+    let text = reply.paths.iter().map(|path| format!("{}\n", path.store_path)).collect();
+    let mut remarks = known_text(&reply.paths);
+    if let Some(status) = &reply.status {
+        remarks += &format!("{}: {}\n", lossy(&status.store_dir), adopt_text(status));
+        remarks += match (reply.goes_on, status.complete) {
+            (true, true) => "the node follows it from now on, as long as it runs\n",
+            (true, false) => {
+                "the node goes on with it as long as it runs; `firn status` tells how far it is\n"
+            }
+            (false, _) => "",
+        };
+        if status.untrusted_paths > 0 {
+            remarks += "what nobody has signed whom you --trust is left out; `firn adopt PATH` takes it\n";
+        }
+    }
+    Answer { json, text, remarks }
+}
+
+pub(super) fn adopt_json(status: &AdoptStatus) -> Value {
+    json!({
+        "store_dir": lossy(&status.store_dir),
+        "total_paths": status.total_paths,
+        "adopted_paths": status.adopted_paths,
+        "adopted_bytes": status.adopted_bytes,
+        "waiting_paths": status.waiting_paths,
+        "withdrawn_paths": status.withdrawn_paths,
+        "untrusted_paths": status.untrusted_paths,
+        "failed_paths": status.failed_paths,
+        "last_failure": or_null(&status.last_failure),
+        "complete": status.complete,
+    })
+}
+
+pub(super) fn adopt_text(status: &AdoptStatus) -> String {
+    let mut text = format!(
+        "{} of {} adopted, {}",
+        status.adopted_paths,
+        counted(status.total_paths, "path"),
+        HumanBytes(status.adopted_bytes),
+    );
+    let mut more = |count: u64, what: &str| {
+        if count > 0 {
+            text += &format!(", {count} {what}");
+        }
+    };
+    more(status.waiting_paths, "to go");
+    more(status.withdrawn_paths, "withdrawn");
+    more(status.untrusted_paths, "without a trusted signature");
+    more(status.failed_paths, "failed");
+    if !status.last_failure.is_empty() {
+        text += &format!(", lastly: {}", status.last_failure);
+    }
+    text
+}
+
+fn pin_json(pin: &PinnedItem) -> Value {
+    json!({ "subject": pin.subject, "reason": pin.reason })
+}
+
+/// What `firn pin add` prints.
+pub fn pin(reply: &PinReply) -> Answer {
+    let pin = reply.pin.clone().unwrap_or_default();
+    let remarks = match reply.is_here {
+        true => format!("pinned: {}\n", pin.reason),
+        false => format!("pinned: {}; it is not here, `firn get` brings it\n", pin.reason),
+    };
+    let json = json!({ "subject": pin.subject, "reason": pin.reason, "is_here": reply.is_here });
+    Answer { json, text: format!("{}\n", pin.subject), remarks }
+}
+
+/// What `firn pin rm` prints.
+pub fn unpin(reply: &UnpinReply) -> Answer {
+    let remarks = "no longer pinned: it stays until room is wanted\n".to_owned();
+    Answer { json: json!({ "subject": reply.subject }), text: format!("{}\n", reply.subject), remarks }
+}
+
+/// What `firn pin list` prints.
+pub fn pins(reply: &PinsReply) -> Answer {
+    let text = reply.pins.iter().map(|pin| format!("{} {}\n", pin.subject, pin.reason)).collect();
+    let pins: Vec<Value> = reply.pins.iter().map(pin_json).collect();
+    Answer { json: json!({ "pins": pins }), text, remarks: String::new() }
+}
+
+/// What `firn gc` prints.
+pub fn collect(reply: &CollectReply) -> Answer {
+    let evicted = reply.evicted.iter().map(|evicted| {
+        let used_at = (evicted.used_at > 0).then_some(evicted.used_at);
+        json!({ "subject": evicted.subject, "used_at": used_at })
+    });
+    let json = json!({
+        "dry_run": reply.dry_run,
+        "evicted": evicted.collect::<Vec<_>>(),
+        "blobs": reply.blobs,
+        "directories": reply.directories,
+        "partials": reply.partials,
+        "bytes": reply.bytes,
+        "disk_bytes": reply.disk_bytes,
+        "disk_bytes_max": reply.disk_bytes_max,
+    });
+    let text = reply.evicted.iter().map(|evicted| format!("{}\n", evicted.subject)).collect();
+    Answer { json, text, remarks: collect_remarks(reply) }
+}
+
+fn collect_remarks(reply: &CollectReply) -> String {
+    let (would_be, would_go) = if reply.dry_run { ("would be ", "would go: ") } else { ("", "deleted ") };
+    let mut remarks = String::new();
+    if !reply.evicted.is_empty() {
+        remarks += &format!("{} {would_be}evicted\n", counted(reply.evicted.len() as u64, "path or tree"));
+    }
+    let besides = if reply.dry_run && !reply.evicted.is_empty() { ", besides what is evicted" } else { "" };
+    remarks += &format!(
+        "{would_go}{}, {}, {} that came in part; about {}{besides}\n",
+        counted(reply.blobs, "blob"),
+        directories(reply.directories),
+        reply.partials,
+        HumanBytes(reply.bytes),
+    );
+    remarks += &format!("the store takes {}", HumanBytes(reply.disk_bytes));
+    remarks += &match reply.disk_bytes_max {
+        Some(max) if reply.disk_bytes > max && !reply.dry_run => {
+            format!(", more than {}: the rest is pinned, or needed by the store itself\n", HumanBytes(max))
+        }
+        Some(max) => format!(" of {}\n", HumanBytes(max)),
+        None => "\n".to_owned(),
+    };
+    remarks
+}
+
+fn directories(count: u64) -> String {
+    if count == 1 { "1 directory".to_owned() } else { format!("{count} directories") }
+}
+
+/// What `firn store stats` prints.
+pub fn stats(reply: &StatsReply) -> Answer {
+    let ratio = match reply.unique_bytes {
+        0 => 1.0,
+        unique => reply.total_bytes as f64 / unique as f64,
+    };
+    let kept = reply.blob_bytes.saturating_sub(reply.adopted_bytes);
+    let overhead = reply.disk_bytes.saturating_sub(kept);
+    let json = json!({
+        "paths": reply.paths,
+        "trees": reply.trees,
+        "blobs": reply.blobs,
+        "directories": reply.directories,
+        "partials": reply.partials,
+        "pinned": reply.pinned,
+        "total_bytes": reply.total_bytes,
+        "unique_bytes": reply.unique_bytes,
+        "dedup_ratio": ratio,
+        "adopted_blobs": reply.adopted_blobs,
+        "adopted_bytes": reply.adopted_bytes,
+        "disk_bytes": reply.disk_bytes,
+        "disk_bytes_max": reply.disk_bytes_max,
+        "overhead_bytes": overhead,
+    });
+    let limit = reply.disk_bytes_max.map_or(String::new(), |max| format!(" of {}", HumanBytes(max)));
+    let rows = [
+        ("paths", reply.paths.to_string()),
+        ("trees", reply.trees.to_string()),
+        ("pinned", reply.pinned.to_string()),
+        ("blobs", format!("{}, and {} in part", reply.blobs, reply.partials)),
+        ("directories", reply.directories.to_string()),
+        ("total", HumanBytes(reply.total_bytes).to_string()),
+        ("unique", format!("{}, {ratio:.2} times less", HumanBytes(reply.unique_bytes))),
+        (
+            "adopted",
+            format!("{} in {}", HumanBytes(reply.adopted_bytes), counted(reply.adopted_blobs, "blob")),
+        ),
+        ("on disk", format!("{}{limit}", HumanBytes(reply.disk_bytes))),
+        ("overhead", HumanBytes(overhead).to_string()),
+    ];
+    let text = rows.iter().map(|(name, value)| format!("{name:<12} {value}\n")).collect();
+    Answer { json, text, remarks: String::new() }
+}
+
+/// What `firn verify` prints.
+pub fn verify(reply: &VerifyReply) -> Answer {
+    let json = json!({
+        "checked": reply.checked,
+        "bytes": reply.bytes,
+        "fetched_bytes": reply.fetched_bytes,
+        "damages": reply.damages.iter().map(damage_json).collect::<Vec<_>>(),
+    });
+    let repaired = reply.damages.iter().filter(|damage| damage.repaired).count() as u64;
+    let mut result = match reply.damages.len() as u64 {
+        0 => "all is as it should be".to_owned(),
+        damages => counted(damages, "damage"),
+    };
+    if repaired > 0 {
+        result += &format!(", {repaired} repaired with {} from peers", HumanBytes(reply.fetched_bytes));
+    }
+    let checked = match reply.checked {
+        1 => "1 path or tree".to_owned(),
+        checked => format!("{checked} paths and trees"),
+    };
+    let remarks = format!("read {checked}, {}; {result}\n", HumanBytes(reply.bytes));
+    Answer { json, text: reply.damages.iter().map(damage_line).collect(), remarks }
+}
+
+fn damage_json(damage: &Damage) -> Value {
+    json!({
+        "subject": damage.subject,
+        "what": damage.what,
+        "repaired": damage.repaired,
+        "unrepaired_because": or_null(&damage.unrepaired_because),
+    })
+}
+
+fn damage_line(damage: &Damage) -> String {
+    let outcome = match (damage.repaired, damage.unrepaired_because.as_str()) {
+        (true, _) => "; repaired".to_owned(),
+        (false, "") => String::new(),
+        (false, because) => format!("; not repaired: {because}"),
+    };
+    format!("{}: {}{outcome}\n", damage.subject, damage.what)
+}
