@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod bad_input;
+mod in_place;
 mod nix_store;
 mod offline;
 mod peers;
+mod room;
 mod world;

@@ -9,8 +9,10 @@ use crate::world::{Firn, lines, nix_store_add, text, write_tree};
 #[test]
 fn every_command_has_help_that_shows_its_json() {
     let firn = Firn::new();
-    for command in ["node", "add", "get", "status", "verify", "demo"] {
-        let output = firn.run(&[command, "--help"], &[]);
+    let commands = ["node", "add", "adopt", "get", "status", "verify", "gc", "pin add", "pin rm", "pin list"];
+    for command in commands.iter().chain(&["store stats", "key generate", "demo"]) {
+        let words: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        let output = firn.run(&words, &[]);
         assert!(output.status.success());
         assert!(text(&output.stdout).contains("json"), "{command}: {}", text(&output.stdout));
     }

@@ -3,13 +3,19 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::{
+        fs::{PermissionsExt, symlink},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
+
+/// The user and the group of nobody.
+const NOBODY: u32 = 65534;
 
 /// A home directory of its own.
 pub(crate) struct Firn(tempfile::TempDir);
@@ -26,6 +32,24 @@ impl Firn {
 
     pub(crate) fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
         self.command(arguments).envs(variables.iter().copied()).output().unwrap()
+    }
+
+    /// Runs a command as a user for whom permissions count.
+    pub(crate) fn run_unprivileged(&self, arguments: &[&str]) -> (i32, Value) {
+        let mut command = self.command(&[arguments, &["--json"]].concat());
+        if rustix::process::geteuid().is_root() {
+            for entry in walkdir::WalkDir::new(self.0.path()) {
+                std::os::unix::fs::lchown(entry.unwrap().path(), Some(NOBODY), Some(NOBODY)).unwrap();
+            }
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        let output = command.output().unwrap();
+        (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap())
+    }
+
+    /// A directory or file of the store.
+    pub(crate) fn store(&self, name: &str) -> PathBuf {
+        self.path(".local/share/firn/store").join(name)
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -79,20 +103,42 @@ pub(crate) fn write_tree(to: &Path) {
     symlink("sub/file", to.join("link")).unwrap();
 }
 
+/// Bytes that are like no others, the same for the same seed.
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(2).wrapping_add(1);
+    let mut next = || {
+        // Numbers of Steele and Vigna's SplitMix64.
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed ^ (mixed >> 27)
+    };
+    std::iter::repeat_with(|| next().to_le_bytes()).flatten().take(length).collect()
+}
+
 /// The store path that Nix gives a tree, in a store of its own.
 pub(crate) fn nix_store_add(home: &Path, path: &Path) -> String {
-    let nix = |arguments: &[&str]| {
-        let output = Command::new("nix-store")
-            .args(arguments)
-            .env("HOME", home)
-            .env("NIX_CONF_DIR", home)
-            .env("NIX_STORE_DIR", "/nix/store")
-            .env("NIX_REMOTE", format!("local?root={}", home.join("nix-root").display()))
-            .output()
-            .expect("nix-bin is installed");
-        line(&output)
-    };
-    nix(&["--add", path.to_str().unwrap()])
+    line(&nix(home, "nix-store", &["--add", path.to_str().unwrap()]))
+}
+
+/// Signs a path of that store with a new key; gives the public one.
+pub(crate) fn nix_sign(home: &Path, path: &str) -> String {
+    let (secret, public) = (home.join("nix.sec"), home.join("nix.pub"));
+    let (secret, public) = (secret.to_str().unwrap(), public.to_str().unwrap());
+    line(&nix(home, "nix-store", &["--generate-binary-cache-key", "nix-1", secret, public]));
+    let sign = ["--extra-experimental-features", "nix-command", "store", "sign", "--key-file", secret, path];
+    line(&nix(home, "nix", &sign));
+    fs::read_to_string(public).unwrap().trim_end().to_owned()
+}
+
+fn nix(home: &Path, program: &str, arguments: &[&str]) -> Output {
+    Command::new(program)
+        .args(arguments)
+        .env("HOME", home)
+        .env("NIX_CONF_DIR", home)
+        .env("NIX_STORE_DIR", "/nix/store")
+        .env("NIX_REMOTE", format!("local?root={}", home.join("nix-root").display()))
+        .output()
+        .expect("nix-bin is installed")
 }
 
 /// A running node; it is killed where a test fails.
