@@ -9,17 +9,20 @@
 //! `ValidPaths(id, path, hash, deriver, narSize, sigs, ca, ..)` and `Refs(referrer, reference)`, where `hash` is
 //! `sha256:<hex>` and `sigs` are separated by spaces.
 
+mod listing;
+
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     error::Error,
     ffi::OsString,
-    fs, io,
+    io,
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use firn_nix::{ContentAddress, NarFacts, STORE_DIR, Signature, StorePath};
+use firn_nix::{ContentAddress, NarFacts, PublicKey, STORE_DIR, Signature, StorePath, fingerprint};
+pub use listing::{DatabaseState, Registration, RegistrationId, RowDigest};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
 
 /// How long a writer is waited for.
@@ -44,6 +47,28 @@ pub struct ValidPath {
     pub signatures: Vec<Signature>,
     /// Present if the path is named by its contents.
     pub ca: Option<ContentAddress>,
+}
+
+impl ValidPath {
+    /// The signatures without those that are false under a trusted key: Nix keeps them unchecked, and such a one would
+    /// make us a liar before our peers.
+    pub fn without_false(&self, trust: &[PublicKey]) -> Vec<Signature> {
+        let is_false = |signature: &&Signature| {
+            let mut namesakes = trust.iter().filter(|key| key.name() == signature.key_name()).peekable();
+            namesakes.peek().is_some() && !self.is_true(signature, namesakes)
+        };
+        self.signatures.iter().filter(|signature| !is_false(signature)).cloned().collect()
+    }
+
+    /// The signatures by trusted keys that are true.
+    pub fn vouched_for(&self, trust: &[PublicKey]) -> Vec<Signature> {
+        self.signatures.iter().filter(|signature| self.is_true(signature, trust.iter())).cloned().collect()
+    }
+
+    fn is_true<'k>(&self, signature: &Signature, mut keys: impl Iterator<Item = &'k PublicKey>) -> bool {
+        let text = fingerprint(&self.path, &self.nar);
+        keys.any(|key| key.verify(text.as_bytes(), signature).is_ok())
+    }
 }
 
 /// Why Nix's database gave no answer.
@@ -177,16 +202,15 @@ impl NixStore {
         &self,
         query: impl Fn(&Transaction<'_>) -> Result<T, NixDatabaseError>,
     ) -> Result<Option<Result<T, NixDatabaseError>>, NixDatabaseError> {
-        let before = self.file_state()?;
-        if self.has_wal() {
+        let before = self.state()?;
+        if before.has_wal() {
             return Ok(None);
         }
         let result =
             self.open("immutable=1").map_err(|source| self.sqlite(source)).and_then(|mut connection| {
                 query(&connection.transaction().map_err(|source| self.sqlite(source))?)
             });
-        let as_before = !self.has_wal() && self.file_state()? == before;
-        Ok(as_before.then_some(result))
+        Ok((self.state()? == before).then_some(result))
     }
 
     /// Opens the database and reads one word of it, since SQLite opens lazily.
@@ -199,27 +223,16 @@ impl NixStore {
         Ok(connection)
     }
 
-    fn has_wal(&self) -> bool {
-        let mut wal = self.database.clone().into_os_string();
-        wal.push("-wal");
-        fs::symlink_metadata(wal).is_ok()
-    }
-
-    fn file_state(&self) -> Result<(u64, SystemTime), NixDatabaseError> {
-        let failed = |source| NixDatabaseError::File { database: self.database.clone(), source };
-        let metadata = fs::metadata(&self.database).map_err(failed)?;
-        Ok((metadata.len(), metadata.modified().map_err(failed)?))
-    }
-
     fn sqlite(&self, source: rusqlite::Error) -> NixDatabaseError {
         NixDatabaseError::Sqlite { database: self.database.clone(), source }
     }
 
     fn row(&self, transaction: &Transaction<'_>, path: &StorePath) -> Result<ValidPath, NixDatabaseError> {
-        let columns =
-            Columns::select(transaction, &path.to_absolute()).map_err(|source| self.sqlite(source))?;
-        let Some(columns) = columns else { return Err(NixDatabaseError::Invalid(path.clone())) };
-        columns.parse(path)
+        let columns = Columns::select(transaction, "path = ?1", params![path.to_absolute()]);
+        match columns.map_err(|source| self.sqlite(source))? {
+            Some((_, columns)) => columns.parse(path),
+            None => Err(NixDatabaseError::Invalid(path.clone())),
+        }
     }
 }
 
@@ -280,10 +293,16 @@ struct Columns {
 }
 
 impl Columns {
-    fn select(transaction: &Transaction<'_>, path: &str) -> Result<Option<Self>, rusqlite::Error> {
-        let mut select = transaction
-            .prepare_cached("select id, hash, narSize, deriver, sigs, ca from ValidPaths where path = ?1")?;
-        let row = select.query_row(params![path], |row| {
+    /// The row for which the condition holds, and the path in it.
+    fn select(
+        transaction: &Transaction<'_>,
+        condition: &str,
+        parameters: impl rusqlite::Params,
+    ) -> Result<Option<(String, Self)>, rusqlite::Error> {
+        let mut select = transaction.prepare_cached(&format!(
+            "select id, hash, narSize, deriver, sigs, ca, path from ValidPaths where {condition}"
+        ))?;
+        let row = select.query_row(parameters, |row| {
             let columns = Self {
                 hash: row.get(1)?,
                 nar_size: row.get(2)?,
@@ -292,14 +311,14 @@ impl Columns {
                 ca: row.get(5)?,
                 references: Vec::new(),
             };
-            Ok((row.get::<_, i64>(0)?, columns))
+            Ok((row.get::<_, i64>(0)?, row.get(6)?, columns))
         });
-        let Some((id, mut columns)) = row.optional()? else { return Ok(None) };
+        let Some((id, path, mut columns)) = row.optional()? else { return Ok(None) };
         let mut select = transaction.prepare_cached(
             "select path from Refs join ValidPaths on reference = id where referrer = ?1 order by path",
         )?;
         columns.references = select.query_map(params![id], |row| row.get(0))?.collect::<Result<_, _>>()?;
-        Ok(Some(columns))
+        Ok(Some((path, columns)))
     }
 
     fn parse(self, path: &StorePath) -> Result<ValidPath, NixDatabaseError> {

@@ -2,13 +2,17 @@
 
 use std::{
     ffi::OsStr,
-    fs::Permissions,
+    fs::{self, Permissions},
     io::{Read, Write},
+    ops::ControlFlow,
     os::unix::fs::PermissionsExt,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::SystemTime,
 };
+
+use firn_nix::{NarHash, SigningKey};
 
 use super::*;
 
@@ -275,7 +279,7 @@ fn an_ordinary_user_reads_it_beside_a_live_writer() {
     writer.execute(&set_deriver(&b));
     root.only_readable();
     let store = root.store();
-    assert!(store.has_wal());
+    assert!(store.state().unwrap().has_wal());
     let deriver = || as_ordinary_user(|| store.path(&a).unwrap().deriver);
     assert_eq!(deriver(), Some(b.clone()), "what is only in the -wal counts");
 
@@ -341,4 +345,108 @@ fn a_store_path_is_known_by_where_it_stands() {
     let machine = NixStore::at(Path::new("/"), Some(Path::new("/elsewhere")));
     assert_eq!(machine.database, Path::new("/elsewhere/db/db.sqlite"));
     assert_eq!(machine.on_disk(&name.parse().unwrap()), Path::new("/nix/store").join(name));
+}
+
+fn listing(store: &NixStore) -> Vec<Registration> {
+    let visit = |listing: &mut Vec<_>, row: Result<Registration, _>| {
+        listing.push(row.unwrap());
+        ControlFlow::Continue(())
+    };
+    store.fold_paths(Vec::new, visit).unwrap()
+}
+
+#[test]
+fn all_paths_are_listed_as_they_are_registered() {
+    let root = Root::new();
+    let texts = root.texts();
+    let store = root.store();
+    let listed = listing(&store);
+    assert_eq!(listed.len(), 3);
+    assert!(listed.is_sorted_by_key(|registration| registration.id));
+    for registration in &listed {
+        let row = store.registered(registration.id).unwrap().unwrap();
+        assert!(texts.contains(&row.path));
+        assert_eq!(row.path, registration.path);
+        assert_eq!((row.nar.nar_hash, row.nar.nar_size), (registration.nar_hash, registration.nar_size));
+        assert_eq!(row.nar.references, store.path(&row.path).unwrap().nar.references);
+    }
+
+    // Whatever Nix changes shows, in this row and in no other.
+    root.edit("update ValidPaths set sigs = 'k-1:AA==' where path = ?1", [listed[1].path.to_absolute()]);
+    let changed: Vec<bool> =
+        listing(&store).iter().zip(&listed).map(|(after, before)| after.row != before.row).collect();
+    assert_eq!(changed, [false, true, false]);
+
+    // A path that comes back is another registration.
+    let (last, path) = (listed[2].id, listed[2].path.to_absolute());
+    root.nix(&["nix-store", "--delete", &path]);
+    assert!(store.registered(last).unwrap().is_none());
+    assert_eq!(listing(&store).len(), 2);
+    root.texts();
+    let again = listing(&store);
+    assert!(again[2].id > last && again[2].path.to_absolute() == path);
+}
+
+#[test]
+fn a_listing_goes_on_after_a_row_that_nix_did_not_write_and_ends_where_it_is_told() {
+    let root = Root::new();
+    root.texts();
+    let store = root.store();
+    let second = listing(&store)[1].path.to_absolute();
+    root.edit("update ValidPaths set hash = 'sha256:00' where path = ?1", [&second]);
+    let all = store.fold_paths(Vec::new, |rows, row| {
+        rows.push(row.map_err(|error| error.to_string()));
+        ControlFlow::Continue(())
+    });
+    let [Ok(_), Err(error), Ok(_)] = &all.unwrap()[..] else { panic!("the second of three is odd") };
+    assert!(error.contains(&second) && error.contains("hash"), "{error}");
+    let one = store.fold_paths(
+        || 0,
+        |count, _| {
+            *count += 1;
+            ControlFlow::Break(())
+        },
+    );
+    assert_eq!(one.unwrap(), 1);
+    root.edit("alter table ValidPaths rename to Others", []);
+    let error = store.fold_paths(|| (), |(), _| ControlFlow::Continue(())).unwrap_err();
+    assert!(error.to_string().contains("ValidPaths"), "{error}");
+}
+
+#[test]
+fn whatever_is_committed_changes_the_state() {
+    let root = Root::new();
+    assert!(matches!(root.store().state(), Err(NixDatabaseError::Absent(_))));
+    root.texts();
+    let (store, mut writer) = (root.store(), Writer::new(&root));
+    let mut before = store.state().unwrap();
+    assert_eq!(store.state().unwrap(), before);
+    for number in 0..5 {
+        writer.execute(&format!("update ValidPaths set narSize = {}", number + 1));
+        let after = store.state().unwrap();
+        assert_ne!(after, before);
+        let written = after.clone();
+        assert!(!written.is_settled(SystemTime::now()), "it was written to just now");
+        assert!(written.is_settled(SystemTime::now() + Duration::from_secs(60)));
+        before = after;
+    }
+    drop(writer);
+    assert_ne!(store.state().unwrap(), before);
+    assert_eq!(listing(&store)[0].nar_size, 5);
+}
+
+#[test]
+fn a_signature_that_is_false_under_a_trusted_key_is_not_passed_on() {
+    let key = |name: &str, seed| SigningKey::generate(name.parse().unwrap(), [seed; 32]);
+    let (trusted, unknown) = (key("trusted-1", 1), key("unknown-1", 2));
+    let path: StorePath = "00000000000000000000000000000001-app".parse().unwrap();
+    let nar = NarFacts { nar_hash: NarHash::of(b""), nar_size: 1, references: Default::default() };
+    let text = fingerprint(&path, &nar);
+    let (good, other) = (trusted.sign(text.as_bytes()), unknown.sign(b"anything"));
+    let signatures = vec![trusted.sign(b"something else"), good.clone(), other.clone()];
+    let row = ValidPath { path, nar, deriver: None, signatures, ca: None };
+    let trust = [key("trusted-1", 3).public(), trusted.public()];
+    assert_eq!(row.without_false(&trust), [good.clone(), other]);
+    assert_eq!(row.vouched_for(&trust), [good]);
+    assert!(row.vouched_for(&[]).is_empty());
 }

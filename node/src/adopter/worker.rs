@@ -1,0 +1,260 @@
+//! Adopts one path after another.
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use firn_bao::Span;
+use firn_castore::{Closure, Root};
+use firn_engine::EngineError;
+use firn_nix::{NarHash, Signature, StorePath};
+use firn_store::{AddError, AddOptions, Blobs, Reason, StoreError, UnixSeconds, add_tree, closure, hash_nar};
+use firn_trust::{
+    Admitted, Claim, Ground, NarMatch, NarMismatch, PathFacts, REFERENCES_MAX, Refusal, TrustedPath,
+};
+
+use super::{
+    Shared,
+    book::{Job, Outcome, Suspects, Task},
+    interruptible::Interruptible,
+    lock,
+};
+use crate::nixdb::{NixDatabaseError, ValidPath};
+
+/// Why a path was not adopted.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Database(#[from] NixDatabaseError),
+    #[error("{path}: {source}")]
+    Add { path: StorePath, source: Box<AddError> },
+    #[error("{path}: {source}")]
+    Store { path: StorePath, source: Box<StoreError> },
+    #[error("{path}: {source}")]
+    Engine { path: StorePath, source: EngineError },
+    #[error(
+        "{path} is not what Nix's database says: its NAR has {} bytes and the hash {}, the database says {} and {}; \
+         `nix-store --verify --check-contents` finds such paths",
+        actual.1, actual.0, says.1, says.0
+    )]
+    NotAsRegistered { path: StorePath, says: (NarHash, u64), actual: (NarHash, u64) },
+    #[error("{path}: {source}")]
+    Mismatch { path: StorePath, source: NarMismatch },
+    #[error("{path}: {source}")]
+    Refused { path: StorePath, source: Refusal },
+    #[error("{0} has more than {REFERENCES_MAX} references")]
+    References(StorePath),
+}
+
+impl Failure {
+    fn add(path: &StorePath, source: AddError) -> Self {
+        Failure::Add { path: path.clone(), source: Box::new(source) }
+    }
+
+    fn store(path: &StorePath, source: StoreError) -> Self {
+        Failure::Store { path: path.clone(), source: Box::new(source) }
+    }
+
+    /// Whether the same may go well a while later, with the path as it is.
+    fn passes(&self) -> bool {
+        match self {
+            // What is missing or damaged is read anew from its own place the next time.
+            Failure::Store { .. } | Failure::Engine { .. } => true,
+            Failure::Add { source, .. } => matches!(**source, AddError::Store(_)),
+            Failure::Database(error) => !matches!(error, NixDatabaseError::Row { .. }),
+            _ => false,
+        }
+    }
+}
+
+/// On what ground a path is to be adopted.
+enum Grounds {
+    /// These signatures of trusted keys.
+    Signed(Vec<Signature>),
+    /// The user has named it, and it is here.
+    Named { shared: bool },
+}
+
+/// A path that is believed and in the store.
+struct Known {
+    path: TrustedPath,
+    shared: bool,
+}
+
+/// Does whatever is next until the end.
+pub(super) fn run(shared: &Shared) {
+    while let Some(job) = next_job(shared) {
+        let outcome = shared.run(&job);
+        let is_adopted = matches!(outcome, Outcome::Adopted);
+        let is_valid = shared.update(|book| book.finish(&job, outcome));
+        // The watcher withdraws what it finds adopted and no longer valid; this became so after it had looked.
+        if is_adopted && !is_valid {
+            shared.withdraw(&[job.hash]);
+        }
+    }
+}
+
+fn next_job(shared: &Shared) -> Option<Job> {
+    let mut book = lock(&shared.book);
+    loop {
+        if shared.ends() {
+            return None;
+        }
+        if let Some(job) = book.next_job() {
+            return Some(job);
+        }
+        // A round of checks may have come to its end.
+        shared.tell(&book);
+        book = shared.changed.wait(book).unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+impl Shared {
+    fn run(&self, job: &Job) -> Outcome {
+        let row = match self.nix.registered(job.id) {
+            Ok(Some(row)) => row,
+            Ok(None) => return Outcome::Gone,
+            Err(error) => return self.failed(job, error.into()),
+        };
+        let result = match &job.task {
+            Task::Adopt => self.adopt_if_trusted(job, row),
+            Task::Check(suspects) => self.check(job, &row, suspects),
+        };
+        result.unwrap_or_else(|failure| self.failed(job, failure))
+    }
+
+    /// What vanishes while it is adopted is no failure.
+    fn failed(&self, job: &Job, failure: Failure) -> Outcome {
+        if self.ends() {
+            return Outcome::Later;
+        }
+        if matches!(self.nix.registered(job.id), Ok(None)) {
+            return Outcome::Gone;
+        }
+        self.note_error(&failure);
+        if failure.passes() { Outcome::Later } else { Outcome::Failed }
+    }
+
+    fn adopt_if_trusted(&self, job: &Job, row: ValidPath) -> Result<Outcome, Failure> {
+        let known = self.known(&row.path)?;
+        let named = known.as_ref().filter(|known| known.path.ground() == Ground::AddedHere);
+        let vouched_for = row.vouched_for(&self.trust);
+        let grounds = match (vouched_for.is_empty(), named) {
+            (false, _) => Grounds::Signed(vouched_for),
+            (true, Some(known)) => Grounds::Named { shared: known.shared },
+            (true, None) => return Ok(Outcome::Untrusted),
+        };
+        if row.nar.references.len() > REFERENCES_MAX {
+            return Err(Failure::References(row.path));
+        }
+        self.adopt(job, row, grounds, known)
+    }
+
+    fn adopt(
+        &self,
+        job: &Job,
+        row: ValidPath,
+        grounds: Grounds,
+        known: Option<Known>,
+    ) -> Result<Outcome, Failure> {
+        self.update(|book| book.reads(job, &row.path));
+        let _hold = self.engine.store().hold();
+        let closure = self.read(&row)?;
+        // A path of this root that is here already keeps its ground, its signatures, and who may have it.
+        if let Some(known) = known.filter(|known| known.path.facts().root == *closure.root()) {
+            return self.commit(known.path, known.shared);
+        }
+        let ValidPath { path, nar, deriver, ca, .. } = row.clone();
+        let facts = PathFacts { path, root: closure.root().clone(), nar, deriver, ca };
+        let (path, shared) = match grounds {
+            Grounds::Signed(signatures) => {
+                let claim = Claim { facts, signatures, attestations: Vec::new() };
+                (TrustedPath::nar_match(self.prove(claim, closure)?), true)
+            }
+            Grounds::Named { shared } => {
+                (TrustedPath::added_here(facts, row.without_false(&self.trust), &[]), shared)
+            }
+        };
+        self.commit(path, shared)
+    }
+
+    /// Takes a tree in where it stands, if it is what is registered.
+    fn read(&self, row: &ValidPath) -> Result<Arc<Closure>, Failure> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let options = AddOptions { in_place: true, now: UnixSeconds(now), ..AddOptions::default() };
+        let added = add_tree(&self.interruptible(), &self.nix.on_disk(&row.path), &options);
+        let added = added.map_err(|source| Failure::add(&row.path, source))?;
+        let (says, actual) = ((row.nar.nar_hash, row.nar.nar_size), (added.nar_hash, added.nar_size));
+        if says == actual {
+            Ok(added.closure)
+        } else {
+            Err(Failure::NotAsRegistered { path: row.path.clone(), says, actual })
+        }
+    }
+
+    fn known(&self, path: &StorePath) -> Result<Option<Known>, Failure> {
+        let Some(known) = self.engine.path(path.hash()) else { return Ok(None) };
+        let stored = self.engine.store().path(path.hash()).map_err(|source| Failure::store(path, source))?;
+        Ok(stored.map(|stored| Known { path: TrustedPath::clone(&known), shared: stored.shared() }))
+    }
+
+    /// Reads the tree once more, out of the store: what peers will get is what the signature must be true of.
+    fn prove(&self, claim: Claim, closure: Arc<Closure>) -> Result<NarMatch, Failure> {
+        let path = claim.facts.path.clone();
+        let refused = |source| Failure::Refused { path: path.clone(), source };
+        let signed = match self.policy.admit(claim).map_err(refused)? {
+            Admitted::Signed(signed) => signed,
+            Admitted::Attested(_) => return Err(refused(Refusal::NoTrustedKey)),
+        };
+        let hashed = hash_nar(&self.interruptible(), signed, closure);
+        let hashed = hashed.map_err(|source| Failure::store(&path, source))?;
+        hashed.map_err(|source| Failure::Mismatch { path, source })
+    }
+
+    fn commit(&self, path: TrustedPath, shared: bool) -> Result<Outcome, Failure> {
+        let store_path = path.facts().path.clone();
+        let commit = self.engine.commit(path, shared, Some(Reason::adopted()));
+        match self.runtime.block_on(commit) {
+            Ok(()) => {
+                tracing::debug!(path = %store_path, "adopted");
+                Ok(Outcome::Adopted)
+            }
+            Err(source) => Err(Failure::Engine { path: store_path, source }),
+        }
+    }
+
+    /// Looks whether a path still has what went with another one.
+    fn check(&self, job: &Job, row: &ValidPath, suspects: &Suspects) -> Result<Outcome, Failure> {
+        let Some(known) = self.engine.path(&job.hash) else { return Ok(Outcome::Broken) };
+        let is_whole = self.has(&known.facts().root, suspects);
+        let is_whole = is_whole.map_err(|source| Failure::store(&row.path, source))?;
+        Ok(if is_whole { Outcome::Adopted } else { Outcome::Broken })
+    }
+
+    /// Whether the first group of each suspicious blob can be read: the file is there.
+    fn has(&self, root: &Root, suspects: &Suspects) -> Result<bool, StoreError> {
+        let store = self.interruptible();
+        let closure = match closure(&store, root) {
+            Ok(Some(closure)) => closure,
+            Ok(None) | Err(StoreError::Damaged { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        for blob in closure.blobs() {
+            let first = Span::whole(blob.size).split(1).0;
+            if !suspects.contains(&blob.digest) {
+                continue;
+            }
+            match store.read_span(&blob, first) {
+                Ok(Some(_)) => {}
+                Ok(None) | Err(StoreError::Damaged { .. }) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    fn interruptible(&self) -> Interruptible<'_> {
+        Interruptible { store: &**self.engine.store(), ends: &self.ends }
+    }
+}
