@@ -23,6 +23,8 @@ const JOB_ENTRIES_MAX: usize = 256;
 pub(super) struct Job<'a> {
     /// Jobs are counted in the order of a NAR.
     pub(super) number: u64,
+    /// How many bytes of contents it reads, at most a piece.
+    pub(super) bytes: u64,
     pub(super) part: Part<'a>,
 }
 
@@ -55,15 +57,16 @@ impl<'a> Cursor<'a> {
 
     /// The next job.
     pub(super) fn take(&mut self) -> Option<Job<'a>> {
-        let part = match self.large.take() {
+        let (part, bytes) = match self.large.take() {
             Some((large, piece)) => self.cut(large, piece),
             None => self.begin_unit()?,
         };
         self.jobs += 1;
-        Some(Job { number: self.jobs - 1, part })
+        Some(Job { number: self.jobs - 1, bytes, part })
     }
 
-    fn begin_unit(&mut self) -> Option<Part<'a>> {
+    /// What comes next, and how many bytes of contents that is.
+    fn begin_unit(&mut self) -> Option<(Part<'a>, u64)> {
         let (begin, unit) = (self.next, self.units);
         let first = self.entries.list().get(begin)?;
         self.units += 1;
@@ -73,28 +76,24 @@ impl<'a> Cursor<'a> {
             self.next += 1;
             return Some(self.cut(Arc::new(Large::new(begin, unit, stamp)), 0));
         }
-        self.next += self.run_length(begin);
-        Some(Part::Entries(unit, begin..self.next))
-    }
-
-    /// How many entries from here on make a job.
-    fn run_length(&self, begin: usize) -> usize {
         let mut bytes = 0;
-        let sizes =
-            self.entries.list()[begin..].iter().map(|entry| entry.stamp().map_or(0, |stamp| stamp.size));
-        let fitting = sizes.take(JOB_ENTRIES_MAX).take_while(|size| {
-            let is_next = bytes < JOB_BYTES && size.saturating_add(bytes) <= PIECE_BYTES;
-            bytes = bytes.saturating_add(*size);
-            is_next
-        });
-        fitting.count()
+        for entry in self.entries.list()[begin..].iter().take(JOB_ENTRIES_MAX) {
+            let size = entry.stamp().map_or(0, |stamp| stamp.size);
+            if bytes >= JOB_BYTES || size > PIECE_BYTES - bytes {
+                break;
+            }
+            bytes += size;
+            self.next += 1;
+        }
+        Some((Part::Entries(unit, begin..self.next), bytes))
     }
 
-    fn cut(&mut self, large: Arc<Large<'a>>, piece: u64) -> Part<'a> {
+    fn cut(&mut self, large: Arc<Large<'a>>, piece: u64) -> (Part<'a>, u64) {
         if piece + 1 < large.pieces() {
             self.large = Some((large.clone(), piece + 1));
         }
-        Part::Piece(large, piece)
+        let range = large.piece(piece);
+        (Part::Piece(large, piece), range.end - range.start)
     }
 }
 

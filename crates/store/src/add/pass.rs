@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 
 use bytes::Bytes;
-use firn_bao::{HashedBlob, HashedPiece, VerifiedSpan};
+use firn_bao::{HashedBlob, HashedPiece, PIECE_BYTES, VerifiedSpan};
 use firn_castore::BlobRef;
 
 use super::{
@@ -19,9 +19,11 @@ use super::{
 };
 use crate::{Blobs, Directories, Intake};
 
-/// How many jobs, beside those in work, may have been begun before the NAR's hash has come to them. Each has at most a
-/// piece of contents in memory.
-const AHEAD: u64 = 16;
+/// How many bytes of contents may be in memory before the NAR's hash has come to them, beside a piece a thread: enough to
+/// go on with while the thread that hashes has to wait for a processor, little enough for the processor's cache.
+const AHEAD_BYTES: u64 = 16 << 20;
+/// How many jobs may be.
+const AHEAD_JOBS_MAX: u64 = 1024;
 /// From how many bytes on other threads help.
 const MUCH_BYTES: u64 = 1 << 20;
 /// From how many entries on they do.
@@ -32,10 +34,11 @@ pub(super) fn pass<S>(store: &S, entries: &Entries, options: &AddOptions<'_>) ->
 where
     S: Blobs + Intake + Directories + ?Sized,
 {
-    let jobs_ahead_max = AHEAD + 2 * options.jobs.get() as u64;
-    let pass = Pass { store, entries, options, buffers: Buffers::default(), jobs_ahead_max };
+    let bytes_ahead_max = AHEAD_BYTES.saturating_add(PIECE_BYTES.saturating_mul(options.jobs.get() as u64));
+    let pass = Pass { store, entries, options, buffers: Buffers::default(), bytes_ahead_max };
     let state = Progress {
         cursor: Cursor::new(entries),
+        bytes_ahead: 0,
         nar: Stage::new(NarStage::new()),
         build: Stage::new(BuildStage::new()),
         error: None,
@@ -54,12 +57,14 @@ struct Pass<'a, S: ?Sized> {
     entries: &'a Entries,
     options: &'a AddOptions<'a>,
     buffers: Buffers,
-    jobs_ahead_max: u64,
+    bytes_ahead_max: u64,
 }
 
 /// How far it is.
 struct Progress<'a> {
     cursor: Cursor<'a>,
+    /// Of contents that were begun to be read, and not hashed yet.
+    bytes_ahead: u64,
     nar: Stage<NarStage, Contents>,
     build: Stage<BuildStage, Known>,
     /// The one that comes first in the order of a NAR, with the number of its job.
@@ -104,7 +109,8 @@ enum Task<'a> {
 
 enum Outcome {
     Read(Read),
-    Nar(NarStage),
+    /// With how many bytes of contents it has taken.
+    Nar(NarStage, u64),
     Build(BuildStage),
     /// None where another thread tells why.
     Failed(u64, Option<AddError>),
@@ -133,11 +139,16 @@ impl<'a, S: Blobs + Intake + Directories + ?Sized> Work for Pass<'a, S> {
         if let Some((stage, known)) = state.build.begin() {
             return Next::Do(Task::Build(stage, known));
         }
-        if state.cursor.jobs - state.nar.taken >= self.jobs_ahead_max {
+        // What comes next for the hash is in work already, or nothing is ahead of it.
+        let jobs_ahead = state.cursor.jobs - state.nar.taken;
+        if state.bytes_ahead >= self.bytes_ahead_max || jobs_ahead >= AHEAD_JOBS_MAX {
             return Next::Wait;
         }
         match state.cursor.take() {
-            Some(job) => Next::Do(Task::Read(job)),
+            Some(job) => {
+                state.bytes_ahead += job.bytes;
+                Next::Do(Task::Read(job))
+            }
             None if state.nar.taken < state.cursor.jobs || state.build.taken < state.cursor.units => {
                 Next::Wait
             }
@@ -147,7 +158,7 @@ impl<'a, S: Blobs + Intake + Directories + ?Sized> Work for Pass<'a, S> {
 
     fn run(&self, task: Task<'a>) -> Outcome {
         match task {
-            Task::Read(Job { number, part }) => {
+            Task::Read(Job { number, part, .. }) => {
                 let result = match part {
                     Part::Entries(unit, range) => self.read_entries(number, unit, range).map_err(Some),
                     Part::Piece(large, piece) => self.read_piece(number, large, piece),
@@ -158,14 +169,16 @@ impl<'a, S: Blobs + Intake + Directories + ?Sized> Work for Pass<'a, S> {
                 }
             }
             Task::Nar(mut stage, contents) => {
+                let before = stage.content_bytes;
                 stage.take(self.entries, contents);
+                let bytes = stage.content_bytes - before;
                 if let Some(progress) = self.options.progress {
                     progress(AddProgress {
                         done_bytes: stage.content_bytes,
                         total_bytes: self.entries.file_bytes,
                     });
                 }
-                Outcome::Nar(stage)
+                Outcome::Nar(stage, bytes)
             }
             Task::Build(mut stage, known) => {
                 let number = known.number;
@@ -185,7 +198,10 @@ impl<'a, S: Blobs + Intake + Directories + ?Sized> Work for Pass<'a, S> {
                     state.build.ready.insert(unit, known);
                 }
             }
-            Outcome::Nar(stage) => state.nar.finish(stage),
+            Outcome::Nar(stage, bytes) => {
+                state.nar.finish(stage);
+                state.bytes_ahead -= bytes;
+            }
             Outcome::Build(stage) => state.build.finish(stage),
             Outcome::Failed(number, Some(error)) => {
                 if state.error.as_ref().is_none_or(|(first, _)| number < *first) {
