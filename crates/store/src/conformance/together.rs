@@ -65,7 +65,7 @@ fn collecting_beside_writers_loses_nothing(store: &dyn Store) {
 
 /// What lies about unheld may go at any moment before a commit, but not after it.
 fn a_commit_beside_a_collection_is_whole_or_refused(store: &dyn Store) {
-    const ROUNDS: u64 = 40;
+    const ROUNDS: u64 = 20;
     // Something to mark, which takes time.
     for seed in 0..10 {
         store.commit_root(&keep_sample(store, 1000 + seed), true, None).unwrap();
