@@ -13,7 +13,7 @@
 #   build    everything that the next three steps run
 #   test     unit, property, conformance and end-to-end tests
 #   doctest  examples in the documentation
-#   simnet   simulations: a fixed set of seeds and a few fresh ones
+#   simnet   simulations of peers and of the store's disk: a fixed set of seeds and a few fresh ones
 #
 # The end-to-end tests make network namespaces and mounts, which takes root: run by another user, the tests are
 # started through sudo. A step that fails does not keep the others from running; the exit code is 0 if all passed.
@@ -26,6 +26,8 @@ readonly ALL_STEPS=(setup fmt deny clippy doc build test doctest simnet)
 readonly CARGO_DENY_VERSION=0.20.2
 readonly SIMNET_SEEDS_FIXED=200
 readonly SIMNET_SEEDS_FRESH=50
+readonly DISK_SEEDS_FIXED=2000
+readonly DISK_SEEDS_FRESH=100
 # What the steps need: the command and the Debian package that has it.
 readonly COMMANDS=(cc:gcc curl:curl ip:iproute2 nix-store:nix-bin python3:python3 setpriv:util-linux)
 
@@ -110,9 +112,10 @@ step_doctest() { cargo test --locked --workspace --doc --quiet 2>&1 | tee "$logs
 step_simnet() {
     local simnet="$target_dir/debug/firn-simnet" fresh_from
     [ -x "$simnet" ] || step_build || return 1
-    fresh_from=$(($(od -An -N4 -tu4 /dev/urandom) + SIMNET_SEEDS_FIXED))
+    fresh_from=$(($(od -An -N4 -tu4 /dev/urandom) + SIMNET_SEEDS_FIXED + DISK_SEEDS_FIXED))
     say "fixed seeds from 0, then fresh seeds from $fresh_from"
-    "$simnet" --seeds "$SIMNET_SEEDS_FIXED" && "$simnet" --seeds "$SIMNET_SEEDS_FRESH" --from "$fresh_from"
+    "$simnet" --seeds "$SIMNET_SEEDS_FIXED" && "$simnet" --seeds "$SIMNET_SEEDS_FRESH" --from "$fresh_from" &&
+        "$simnet" disk --seeds "$DISK_SEEDS_FIXED" && "$simnet" disk --seeds "$DISK_SEEDS_FRESH" --from "$fresh_from"
 }
 
 # Adds up what nextest and the doc tests counted, as "N passed, N failed".

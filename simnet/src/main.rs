@@ -2,13 +2,31 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use firn_simnet::{Report, Scenario, run};
+use clap::{Args, Parser, Subcommand};
+use firn_simnet::{
+    Report, Scenario,
+    disk::{DiskReport, Pool, run_disk},
+    run,
+};
 
 /// Lets the production machine fetch in made-up worlds full of liars.
 #[derive(Parser)]
-#[command(name = "firn-simnet")]
+#[command(name = "firn-simnet", args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    seeds: Seeds,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Lets the store work on a disk that loses, tears and refuses, and ends its process at any moment.
+    Disk(Seeds),
+}
+
+#[derive(Args)]
+struct Seeds {
     /// How many seeds to run.
     #[arg(long, default_value_t = 300)]
     seeds: u64,
@@ -21,6 +39,15 @@ struct Arguments {
     /// Tell what happens.
     #[arg(long, requires = "seed")]
     trace: bool,
+}
+
+impl Seeds {
+    fn range(&self) -> std::ops::Range<u64> {
+        match self.seed {
+            Some(seed) => seed..seed.saturating_add(1),
+            None => self.from..self.from.saturating_add(self.seeds),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -48,16 +75,20 @@ impl Totals {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let seeds = match arguments.seed {
-        Some(seed) => seed..seed.saturating_add(1),
-        None => arguments.from..arguments.from.saturating_add(arguments.seeds),
+    let is_well = match &arguments.command {
+        Some(Command::Disk(seeds)) => run_disks(seeds),
+        None => run_worlds(&arguments.seeds),
     };
+    if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run_worlds(seeds: &Seeds) -> bool {
     let mut totals = Totals::default();
-    for seed in seeds {
+    for seed in seeds.range() {
         let scenario = Scenario::from_seed(seed);
-        let mut report = run(&scenario, arguments.trace);
+        let mut report = run(&scenario, seeds.trace);
         totals.count(&report);
-        if !report.violations.is_empty() && !arguments.trace {
+        if !report.violations.is_empty() && !seeds.trace {
             // The same again, with words.
             report = run(&scenario, true);
         }
@@ -69,7 +100,7 @@ fn main() -> ExitCode {
          {} MiB kept)",
         kept_bytes >> 20
     );
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    failed == 0
 }
 
 fn tell(scenario: &Scenario, report: &Report) {
@@ -82,5 +113,41 @@ fn tell(scenario: &Scenario, report: &Report) {
     }
     if !report.violations.is_empty() {
         println!("replay it: cargo run -p firn-simnet -- --seed {} --trace", report.seed);
+    }
+}
+
+fn run_disks(seeds: &Seeds) -> bool {
+    let pool = Pool::new();
+    let (mut passed, mut failed) = (0u64, 0u64);
+    let mut sum = DiskReport::default();
+    for seed in seeds.range() {
+        let report = run_disk(&pool, seed, None);
+        match report.violation {
+            None => passed += 1,
+            Some(_) => failed += 1,
+        }
+        sum.crashes += report.crashes;
+        sum.faults += report.faults;
+        sum.commits += report.commits;
+        sum.losses += report.losses;
+        sum.calls += report.calls;
+        tell_disk(&report, seeds.trace);
+    }
+    let DiskReport { crashes, faults, commits, losses, calls, .. } = sum;
+    println!(
+        "{passed} disk seeds passed, {failed} failed ({commits} commits, {crashes} cut off in a call, {faults} calls \
+         that went wrong, {losses} losses told, {calls} calls)"
+    );
+    failed == 0
+}
+
+fn tell_disk(report: &DiskReport, trace: bool) {
+    if trace || report.violation.is_some() {
+        println!("seed {}:", report.seed);
+        report.events.iter().for_each(|event| println!("  {event}"));
+    }
+    if let Some(violation) = &report.violation {
+        println!("seed {} FAILED: {violation}", report.seed);
+        println!("replay it: cargo run -p firn-simnet -- disk --seed {} --trace", report.seed);
     }
 }

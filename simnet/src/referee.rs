@@ -288,7 +288,7 @@ impl Referee {
             Ok(_) => self.object(Violation::FalseRoot(closure.root().clone())),
             Err(error) => self.object(Violation::NotWhole(error)),
         }
-        if let Err(error) = store.commit(path.to_stored(true)) {
+        if let Err(error) = store.commit(path.to_stored(true), None) {
             self.object(Violation::NotWhole(error));
         }
     }
@@ -302,7 +302,7 @@ impl Referee {
             Ok(_) => self.object(Violation::OtherTree(closure.root().clone())),
             Err(error) => self.object(Violation::NotWhole(error)),
         }
-        if let Err(error) = store.commit_root(closure.root(), true) {
+        if let Err(error) = store.commit_root(closure.root(), true, None) {
             self.object(Violation::NotWhole(error));
         }
     }

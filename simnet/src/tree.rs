@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use firn_bao::Span;
+use firn_bao::{Span, VerifiedSpan};
 use firn_castore::{BlobRef, Closure, Directory, Node, PathComponent, Root, SymlinkTarget};
 use firn_nix::{NarHash, NarLayout, Sha256Writer, write_nar};
 use firn_store::{Blobs, Directories, MemoryStore, StoreError, closure};
@@ -92,7 +92,7 @@ impl Tree {
         let read = store.read_span(&blob, Span::whole(blob.size)).expect(EXPECT_MEMORY)?;
         let mut contents = read.bytes().to_vec();
         contents[0] ^= 1;
-        let other = store.add_blob(&mut &contents[..]).expect(EXPECT_MEMORY);
+        let other = keep(&store, contents.into());
         let mut by_size: Vec<&Directory> = self.closure.directories().collect();
         by_size.sort_by_key(|directory| directory.size());
         let mut altered = std::collections::BTreeMap::new();
@@ -131,6 +131,13 @@ pub(crate) fn nar(store: &MemoryStore, closure: &Arc<Closure>) -> Result<(NarHas
     }
 }
 
+/// Keeps a whole blob.
+fn keep(store: &MemoryStore, contents: Bytes) -> BlobRef {
+    let whole = VerifiedSpan::of(contents);
+    store.keep_span(&whole).expect(EXPECT_MEMORY);
+    whole.blob()
+}
+
 struct Maker<'a> {
     store: Arc<MemoryStore>,
     /// Those that may be used again.
@@ -141,7 +148,7 @@ struct Maker<'a> {
 impl Maker<'_> {
     fn blob(&mut self, size: u64) -> BlobRef {
         let contents = Bytes::from(self.dice.bytes(size as usize));
-        self.store.add_blob(&mut &contents[..]).expect(EXPECT_MEMORY)
+        keep(&self.store, contents)
     }
 
     fn file(&mut self, sizes: std::ops::Range<u64>) -> Node {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use firn_bao::Span;
+use firn_bao::{Span, VerifiedSpan};
 use firn_castore::{
     BlobDigest, BlobRef, Closure, ClosureBuilder, Directory, DirectoryDigest, Node, PathComponent, Root,
 };
@@ -84,7 +84,9 @@ impl FalseTree {
         let shared = Shared::default();
         let mut digest = None;
         if let Some(contents) = made {
-            let blob = store.add_blob(&mut &contents[..]).ok()?;
+            let whole = VerifiedSpan::of(contents);
+            store.keep_span(&whole).ok()?;
+            let blob = whole.blob();
             let file = Root::from(Node::File { blob, executable: false });
             shared.add_root(&ClosureBuilder::new(file).ok()?.finish().ok()?);
             digest = Some(blob.digest);

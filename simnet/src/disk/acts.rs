@@ -1,0 +1,365 @@
+//! What is done with the store.
+
+use std::collections::BTreeSet;
+
+use firn_bao::{HashedPiece, PIECE_BYTES, Span, VerifiedSpan};
+use firn_castore::{BlobRef, Directory};
+use firn_nix::{NarFacts, NarHash, StorePath, StorePathHash};
+use firn_store::{
+    Blobs, Directories, DiskStore, Intake, Item, Paths, Pins, Reason, Room, StoreError, UnixSeconds, Visible,
+};
+use firn_trust::{PathFacts, StoredPath, TrustedPath};
+
+use super::{
+    model::Record,
+    story::{Breach, Story, Violation},
+};
+
+const PATHS: u64 = 3;
+
+/// A record of one of the paths.
+pub(super) fn stored_path(path: u64, root: &firn_castore::Root, shared: bool) -> StoredPath {
+    let path = StorePath::new(path_hash(path), "sim").expect("the name is legal");
+    let nar = NarFacts { nar_hash: NarHash::of(b"sim"), nar_size: 1, references: BTreeSet::new() };
+    let facts = PathFacts { path, root: root.clone(), nar, deriver: None, ca: None };
+    TrustedPath::added_here(facts, Vec::new(), &[]).to_stored(shared)
+}
+
+pub(super) fn path_hash(path: u64) -> StorePathHash {
+    StorePathHash::from([path as u8; 20])
+}
+
+impl Story<'_> {
+    pub(super) fn store(&self) -> &DiskStore {
+        self.store.as_ref().expect("it is open while it is used")
+    }
+
+    fn any_tree(&mut self) -> usize {
+        self.dice.between(0..self.trees.len() as u64) as usize
+    }
+
+    /// A name of something that is visible, or may have been.
+    fn any_visible(&mut self) -> Visible {
+        let visible: Vec<_> = self.model.visible.now().map(|(what, _)| what.clone()).collect();
+        if !visible.is_empty() && self.dice.percent(80) {
+            return self.dice.pick(&visible);
+        }
+        match self.dice.percent(50) {
+            true => Visible::Path(path_hash(self.dice.between(0..PATHS))),
+            false => {
+                let tree = self.any_tree();
+                Visible::Root(self.trees[tree].root.clone())
+            }
+        }
+    }
+
+    fn any_reason(&mut self) -> Reason {
+        self.dice.pick(&["added", "adopted", "because"]).parse().expect("the reason is legal")
+    }
+
+    /// Does one thing or another.
+    pub(super) fn act(&mut self) -> Result<(), Violation> {
+        match self.dice.between(0..100) {
+            0..20 => self.keep_some(),
+            20..50 => self.commit(),
+            50..60 => self.read_some(),
+            60..67 => self.remove(),
+            67..75 => self.change_pin(),
+            75..82 => self.use_something(),
+            82..91 => self.collect(),
+            91..95 => self.hold(),
+            95..97 => self.quarantine(),
+            _ => self.look_for_groups(),
+        }
+    }
+
+    /// Keeps parts of a tree.
+    fn keep_some(&mut self) -> Result<(), Violation> {
+        let tree = self.any_tree();
+        let often = self.dice.pick(&[30, 60, 100]);
+        self.note(format!("keeps {often} % of tree {tree}"));
+        self.keep_tree(tree, often)
+    }
+
+    /// Keeps of a tree what the model does not know to be here, or so much of a hundred of it.
+    pub(super) fn keep_tree(&mut self, tree: usize, often: u64) -> Result<(), Violation> {
+        let mut blobs: Vec<BlobRef> = self.trees[tree].blobs.iter().copied().collect();
+        self.shuffle(&mut blobs);
+        for blob in blobs {
+            if !self.disk.has_ended() && !self.model.here.has_blob(&blob) {
+                self.keep_blob(&blob, often)?;
+            }
+        }
+        let mut directories: Vec<Directory> = self.trees[tree].directories.values().cloned().collect();
+        self.shuffle(&mut directories);
+        directories.retain(|directory| !self.model.here.has_directory(&directory.digest()));
+        directories.retain(|_| self.dice.percent(often));
+        let kept = self.store().keep_directories(&directories);
+        if self.excuse("keep_directories", kept)?.is_some() {
+            directories.iter().for_each(|directory| self.model.kept_directory(directory.digest()));
+        }
+        Ok(())
+    }
+
+    fn shuffle<T>(&mut self, items: &mut [T]) {
+        for i in (1..items.len()).rev() {
+            items.swap(i, self.dice.between(0..i as u64 + 1) as usize);
+        }
+    }
+
+    fn keep_blob(&mut self, blob: &BlobRef, often: u64) -> Result<(), Violation> {
+        match self.dice.between(0..10) {
+            0..2 => self.adopt(blob),
+            2..6 if blob.size > PIECE_BYTES => self.copy_in(blob, often),
+            _ => self.keep_spans(blob, often),
+        }
+    }
+
+    fn adopt(&mut self, blob: &BlobRef) -> Result<(), Violation> {
+        let pool = self.pool;
+        let number = pool.samples().iter().position(|sample| sample.blob() == *blob);
+        let number = number.expect("each blob is in the pool");
+        let file = self.source(number);
+        if self.spoilt.contains(&file) {
+            return self.keep_spans(blob, 100);
+        }
+        self.note(format!("adopts {}", file.display()));
+        let adopted = self.store().adopt_blob(&file, &pool.samples()[number].hashed);
+        if self.excuse("adopt_blob", adopted)?.is_some() {
+            self.model.kept_span(*blob, Span::whole(blob.size));
+        }
+        Ok(())
+    }
+
+    fn copy_in(&mut self, blob: &BlobRef, often: u64) -> Result<(), Violation> {
+        let bytes = self.pool.sample(blob).bytes.clone();
+        let mut pieces: Vec<u64> = (0..blob.size.div_ceil(PIECE_BYTES)).collect();
+        self.shuffle(&mut pieces);
+        pieces.retain(|_| self.dice.percent(often));
+        let all = pieces.len() as u64 == blob.size.div_ceil(PIECE_BYTES);
+        let is_dropped = self.dice.percent(10);
+        self.note(format!("copies {} bytes in, pieces {pieces:?}, dropped: {is_dropped}", blob.size));
+        let copied = (|| -> Result<Option<BlobRef>, StoreError> {
+            let incoming = self.store().begin_blob(blob.size)?;
+            for index in pieces {
+                let start = index * PIECE_BYTES;
+                let piece = bytes.slice(start as usize..(start + PIECE_BYTES).min(blob.size) as usize);
+                incoming.write(&HashedPiece::of(index, piece))?;
+            }
+            if is_dropped { Ok(None) } else { incoming.finish().map(Some) }
+        })();
+        if !all && matches!(copied, Err(StoreError::Incomplete { .. })) {
+            return Ok(());
+        }
+        match self.excuse("copying in", copied)? {
+            Some(Some(found)) if found != *blob || !all => {
+                Err(Breach::FalseBytes.of(format!("what was copied in became {found:?}")))
+            }
+            Some(Some(_)) => {
+                self.model.kept_span(*blob, Span::whole(blob.size));
+                Ok(())
+            }
+            Some(None) | None => Ok(()),
+        }
+    }
+
+    fn keep_spans(&mut self, blob: &BlobRef, often: u64) -> Result<(), Violation> {
+        let groups_max = self.dice.pick(&[1, 3, 16, 64]);
+        let mut spans: Vec<Span> =
+            Span::whole(blob.size).pieces(groups_max.max(Span::whole(blob.size).groups().end / 8)).collect();
+        self.shuffle(&mut spans);
+        spans.retain(|_| self.dice.percent(often));
+        self.note(format!("keeps {} spans of {} bytes", spans.len(), blob.size));
+        for span in spans {
+            let span: VerifiedSpan = self.pool.sample(blob).span(span);
+            let kept = self.store().keep_span(&span);
+            if self.excuse("keep_span", kept)?.is_none() {
+                return Ok(());
+            }
+            self.model.kept_span(*blob, span.span());
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), Violation> {
+        let tree = self.any_tree();
+        if self.dice.percent(80) {
+            self.keep_tree(tree, 100)?;
+            if self.disk.has_ended() {
+                return Ok(());
+            }
+        }
+        let root = self.trees[tree].root.clone();
+        let record = Record { tree, shared: self.dice.percent(50) };
+        let pin = self.dice.percent(40).then(|| self.any_reason());
+        let what = match self.dice.percent(60) {
+            true => Visible::Path(path_hash(self.dice.between(0..PATHS))),
+            false => Visible::Root(root.clone()),
+        };
+        self.note(format!("commits tree {tree} as {} with {pin:?}", name(&what)));
+        self.commit_as(&what, record, pin.as_ref())
+    }
+
+    pub(super) fn commit_as(
+        &mut self,
+        what: &Visible,
+        record: Record,
+        pin: Option<&Reason>,
+    ) -> Result<(), Violation> {
+        let root = self.trees[record.tree].root.clone();
+        let result = match what {
+            Visible::Path(hash) => {
+                let path = stored_path(u64::from(hash.as_bytes()[0]), &root, record.shared);
+                self.store().commit(path, pin)
+            }
+            Visible::Root(_) => self.store().commit_root(&root, record.shared, pin),
+        };
+        self.gather_faults();
+        let tree = &self.trees[record.tree];
+        match result {
+            Ok(()) if self.model.is_broken(tree) => Err(Breach::Unproven
+                .of(format!("tree {} was committed, but {:?} are absent", record.tree, self.model.absent))),
+            Ok(()) => {
+                self.report.commits += 1;
+                self.model.committed(what, record, pin, tree);
+                Ok(())
+            }
+            Err(StoreError::Missing(item)) if self.may_miss(&item) => {
+                self.note(format!("   {item} is missing"));
+                Ok(())
+            }
+            Err(error) => {
+                self.model.was_to_commit(what, record, pin);
+                self.excuse("commit", Err::<(), _>(error)).map(|_| ())
+            }
+        }
+    }
+
+    /// Whether this may be missing for all that is known.
+    fn may_miss(&self, item: &Item) -> bool {
+        match item {
+            Item::Blob(digest) => !self.model.here.blobs().any(|blob| blob.digest == *digest),
+            Item::Directory(digest) => !self.model.here.has_directory(digest),
+            Item::Path(_) | Item::Root(_) => false,
+        }
+    }
+
+    fn remove(&mut self) -> Result<(), Violation> {
+        let what = self.any_visible();
+        self.note(format!("removes {}", name(&what)));
+        let was_visible = self.model.visible.now().any(|(visible, _)| *visible == what);
+        let removed = self.store().remove(&what);
+        if removed.is_err() {
+            self.model.was_to_remove(&what);
+        }
+        match self.excuse("remove", removed)? {
+            Some(removed) if removed != was_visible && !self.has_faults => Err(Breach::Forgotten
+                .of(format!("{} was visible: {was_visible}, removed: {removed}", name(&what)))),
+            Some(_) => {
+                self.model.removed(&what);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn change_pin(&mut self) -> Result<(), Violation> {
+        let what = self.any_visible();
+        let reason = self.dice.percent(50).then(|| self.any_reason());
+        self.note(format!("pins {} with {reason:?}", name(&what)));
+        let was_pinned = self.model.pins.now().any(|(pinned, _)| *pinned == what);
+        let done = match &reason {
+            Some(reason) => self.store().pin(&what, reason).map(|()| was_pinned),
+            None => self.store().unpin(&what),
+        };
+        if done.is_err() {
+            self.model.was_to_pin(&what, reason.as_ref());
+        }
+        match self.excuse("pinning", done)? {
+            Some(had_pin) if had_pin != was_pinned && !self.has_faults => Err(Breach::Forgotten
+                .of(format!("{} was pinned: {was_pinned}, unpinned: {had_pin}", name(&what)))),
+            Some(_) => {
+                self.model.pinned(&what, reason.as_ref());
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn use_something(&mut self) -> Result<(), Violation> {
+        let visible: Vec<_> = self.model.visible.now().map(|(what, _)| what.clone()).collect();
+        if visible.is_empty() {
+            return Ok(());
+        }
+        let what = self.dice.pick(&visible);
+        self.clock += self.dice.between(1..10);
+        let at = UnixSeconds(self.clock);
+        self.note(format!("uses {} at {}", name(&what), at.0));
+        let used = self.store().used(&what, at);
+        self.model.used(&what, at);
+        self.excuse("used", used).map(|_| ())
+    }
+
+    fn collect(&mut self) -> Result<(), Violation> {
+        let dry = match self.dice.percent(30) {
+            true => {
+                let counted = self.store().collect(true);
+                self.excuse("collect, dry", counted)?
+            }
+            false => None,
+        };
+        self.note("collects");
+        let collected = self.store().collect(false);
+        self.model.collected(&self.trees);
+        let Some(collected) = self.excuse("collect", collected)? else { return Ok(()) };
+        self.note(format!("   {collected:?}"));
+        let counts =
+            |collected: firn_store::Collected| (collected.blobs, collected.directories, collected.partials);
+        if let Some(dry) = dry
+            && counts(dry) != counts(collected)
+        {
+            return Err(Breach::Garbage.of(format!("{dry:?} was to be collected, {collected:?} was")));
+        }
+        if self.has_faults || self.disk.has_ended() || self.model.is_held() {
+            return Ok(());
+        }
+        self.check_tidy()
+    }
+
+    fn hold(&mut self) -> Result<(), Violation> {
+        self.hold = match self.hold.take() {
+            Some(_) => None,
+            None => Some(self.store().hold()),
+        };
+        self.model.hold(self.hold.is_some());
+        self.note(format!("holds: {}", self.hold.is_some()));
+        Ok(())
+    }
+
+    fn quarantine(&mut self) -> Result<(), Violation> {
+        let tree = self.any_tree();
+        let tree = &self.trees[tree];
+        let mut items: Vec<Item> = tree.blobs.iter().map(|blob| Item::Blob(blob.digest)).collect();
+        items.extend(tree.directories.keys().map(|digest| Item::Directory(*digest)));
+        if items.is_empty() {
+            return Ok(());
+        }
+        let item = self.dice.pick(&items);
+        self.put_aside(&item)
+    }
+
+    pub(super) fn put_aside(&mut self, item: &Item) -> Result<(), Violation> {
+        self.note(format!("puts {item} aside"));
+        let done = self.store().quarantine(item);
+        // Where it fails it may be gone nevertheless, and that is no harm: it was to go.
+        self.model.lost(item.clone(), done.is_ok());
+        self.excuse("quarantine", done).map(|_| ())
+    }
+}
+
+pub(super) fn name(what: &Visible) -> String {
+    match what {
+        Visible::Path(hash) => format!("path {}", hash.as_bytes()[0]),
+        Visible::Root(root) => format!("{root}"),
+    }
+}
