@@ -54,8 +54,8 @@ pub struct AddArgs {
 pub(super) const ADOPT_ABOUT: &str = "\
 Seeds paths of the Nix store from where they are: nothing is copied, the store keeps about one percent beside them.
 
-PATH is the Nix store itself, for all its paths that a key that is trusted (--trust) has signed, or store paths, \
-whoever has signed them. A node goes on adopting in the background as long as it runs, and withdraws what Nix collects; \
+PATH is the Nix store itself, for all its paths that a trusted key has signed (the setting trust), or store \
+paths, whoever has signed them. A node goes on adopting in the background as long as it runs, and withdraws what Nix collects; \
 the setting adopt = [\"/nix/store\"] makes it begin by itself. Where no node runs, this command adopts what is there \
 now, and ends.";
 

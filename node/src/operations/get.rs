@@ -13,9 +13,15 @@ use firn_engine::{EngineError, Fetched, LedgerEntry, Progress as Flown};
 use firn_exchange::PeerId;
 use firn_nix::StorePathHash;
 use firn_proto::control::{GetReply, GetRequest, GotPath, PeerShare, Progress, progress::Phase};
-use firn_store::{StoreError, WriteError, write_tree};
+use firn_store::{StoreError, Visible, WriteError, write_tree};
 
-use super::{Ops, Report, ops::kind, size::Size, subject::Subject};
+use super::{
+    Ops, Report,
+    ops::kind,
+    repair,
+    size::Size,
+    subject::{Subject, named},
+};
 use crate::failure::Failure;
 
 /// Why something could not be got.
@@ -24,6 +30,17 @@ use crate::failure::Failure;
 struct GetError {
     subject: Box<str>,
     source: EngineError,
+}
+
+/// What was here is so no longer.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{subject} is no longer whole here: {damage}, and it could not be got again: {why}; `firn verify` names the file"
+)]
+struct NotWhole {
+    subject: Box<str>,
+    damage: Box<StoreError>,
+    why: Failure,
 }
 
 /// A root has nothing that it references.
@@ -110,11 +127,16 @@ async fn write_out(ops: &Ops, fetched: &Fetched, out: PathBuf, watch: &Watch) ->
         ops.engine.run_blocking(move || write_tree(&*store, &closure, &out)).await
     };
     match write().await? {
-        Err(error @ WriteError::Store(StoreError::Damaged { .. } | StoreError::Missing(_))) => {
-            tracing::warn!(%error, "what is damaged is looked for elsewhere");
-            let root = fetched.closure.root().clone();
-            let again = ops.engine.get_root(root, &|flown| watch.note(hash_of(fetched), flown)).await;
-            again.map_err(|_| Failure::failed(error))?;
+        Err(WriteError::Store(damage @ (StoreError::Damaged { .. } | StoreError::Missing(_)))) => {
+            tracing::warn!(%damage, "what is damaged is looked for elsewhere");
+            let hash = hash_of(fetched);
+            let root = || Visible::Root(fetched.closure.root().clone());
+            let what = hash.map_or_else(root, Visible::Path);
+            let again = repair::get_again(ops, &what, &|flown| watch.note(hash, flown)).await;
+            again.map_err(|why| {
+                let subject = named(&what, fetched.path.as_ref().map(|path| &path.facts().path)).into();
+                Failure::new(why.kind(), NotWhole { subject, damage: Box::new(damage), why })
+            })?;
             write().await?.map_err(Failure::failed)
         }
         written => written.map_err(Failure::failed),

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use firn_castore::Root;
@@ -58,23 +58,53 @@ pub(super) async fn repair(
     let _hold = ops.engine.store().hold();
     let Found { findings, damaged, .. } = found;
     put_aside(ops, &findings).await?;
-    let repair = Repair { ops, records, report, fetched: Mutex::default() };
+    let fetched: Mutex<BTreeMap<String, u64>> = Mutex::default();
     let mut results: BTreeMap<Visible, Result<(), String>> = BTreeMap::new();
     for (damage, Damaged { what, .. }) in reply.damages.iter_mut().zip(damaged) {
-        let result = match what {
-            None => Err(NOT_BY_ITSELF.to_owned()),
-            Some(what) => match results.get(&what) {
-                Some(result) => result.clone(),
-                None => {
-                    let result = repair.get_again(&what, &damage.subject).await;
-                    results.entry(what).or_insert(result).clone()
-                }
-            },
+        let Some(what) = what else {
+            note(damage, Err(NOT_BY_ITSELF.to_owned()));
+            continue;
         };
-        note(damage, result);
+        if !results.contains_key(&what) {
+            let tell = |flown: &Flown| {
+                let bytes = flown.givers.iter().map(|(_, bytes)| bytes).sum();
+                lock(&fetched).insert(damage.subject.clone(), bytes);
+                report.send_replace(progress(&damage.subject, flown));
+            };
+            tell(&Flown::default());
+            let result = Repair { ops, records, tell: &tell }.get_again(&what).await;
+            results.insert(what.clone(), result.map_err(|failure| failure.to_string()));
+        }
+        note(damage, results.get(&what).cloned().unwrap_or(Ok(())));
     }
-    reply.fetched_bytes = repair.fetched().values().sum();
+    reply.fetched_bytes = lock(&fetched).values().sum();
     Ok(reply)
+}
+
+/// Gets one thing again of which something is damaged or missing, and makes it visible as it was.
+pub(super) async fn get_again(
+    ops: &Ops,
+    what: &Visible,
+    tell: &(dyn Fn(&Flown) + Send + Sync),
+) -> Result<(), Failure> {
+    let _hold = ops.engine.store().hold();
+    let records = Records::read(ops).await?;
+    Repair { ops, records: &records, tell }.get_again(what).await
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn progress(subject: &str, flown: &Flown) -> Progress {
+    Progress {
+        phase: Phase::Repairing.into(),
+        subject: subject.to_owned(),
+        done_bytes: flown.bytes_done,
+        total_bytes: flown.bytes_total,
+        peers: flown.givers.len() as u32,
+        ..Progress::default()
+    }
 }
 
 fn note(damage: &mut Damage, result: Result<(), String>) {
@@ -93,33 +123,26 @@ async fn put_aside(ops: &Ops, findings: &[Finding]) -> Result<(), Failure> {
 struct Repair<'a> {
     ops: &'a Ops,
     records: &'a Records,
-    report: &'a Report,
-    /// How many bytes have come for what.
-    fetched: Mutex<BTreeMap<String, u64>>,
+    tell: &'a (dyn Fn(&Flown) + Send + Sync),
 }
 
 impl Repair<'_> {
-    /// Gets it from peers as far as it is not whole here, and makes it visible as it was. Why not, in words.
-    async fn get_again(&self, what: &Visible, subject: &str) -> Result<(), String> {
-        self.tell(subject, &Flown::default());
-        let got = match what {
+    /// Gets it from peers as far as it is not whole here, and makes it visible as it was.
+    async fn get_again(&self, what: &Visible) -> Result<(), Failure> {
+        match what {
             Visible::Path(hash) => match self.records.paths.get(hash) {
-                Some((stored, trusted)) => self.path_again(stored, trusted.as_deref(), subject).await,
-                None => self.withdrawn_again(hash, subject).await,
+                Some((stored, trusted)) => self.path_again(stored, trusted.as_deref()).await,
+                // It was withdrawn earlier, and its root is not known any more: somebody trusted must vouch for one.
+                None => Ok(self.ops.engine.get_path(*hash, self.tell).await.map(drop)?),
             },
-            Visible::Root(root) => self.tree_again(root, subject).await,
-        };
-        got.map_err(|failure| failure.to_string())
+            Visible::Root(root) => self.tree_again(root).await,
+        }
     }
 
-    /// A path whose record is known. It stays private if it was.
-    async fn path_again(
-        &self,
-        stored: &StoredPath,
-        trusted: Option<&TrustedPath>,
-        subject: &str,
-    ) -> Result<(), Failure> {
-        self.tree_again(stored.root(), subject).await?;
+    /// A path whose record is known. Who may have it is as it was, but for the moment in which its tree has come and
+    /// the path has not: whoever knows the root could ask for it then, as they could ask whoever gave it.
+    async fn path_again(&self, stored: &StoredPath, trusted: Option<&TrustedPath>) -> Result<(), Failure> {
+        self.tree_again(stored.root()).await?;
         let pin = self.records.pins.get(&Visible::Path(stored.path_hash())).cloned();
         match trusted {
             Some(trusted) => self.ops.engine.commit(trusted.clone(), stored.shared(), pin).await?,
@@ -135,15 +158,9 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// A path that was withdrawn earlier: its root is not known any more, so somebody trusted must vouch for one.
-    async fn withdrawn_again(&self, hash: &StorePathHash, subject: &str) -> Result<(), Failure> {
-        self.ops.engine.get_path(*hash, &|flown| self.tell(subject, flown)).await?;
-        Ok(())
-    }
-
-    /// A tree, which its root proves. It stays private if it was.
-    async fn tree_again(&self, root: &Root, subject: &str) -> Result<(), Failure> {
-        self.ops.engine.get_root(root.clone(), &|flown| self.tell(subject, flown)).await?;
+    /// A tree, which its root proves. Who may have it is as it was.
+    async fn tree_again(&self, root: &Root) -> Result<(), Failure> {
+        self.ops.engine.get_root(root.clone(), self.tell).await?;
         let Some(shared) = self.records.roots.get(root) else { return Ok(()) };
         let what = Visible::Root(root.clone());
         if !shared {
@@ -152,22 +169,5 @@ impl Repair<'_> {
         let pin = self.records.pins.get(&what).cloned();
         self.ops.engine.commit_root(root.clone(), *shared, pin).await?;
         Ok(())
-    }
-
-    fn tell(&self, subject: &str, flown: &Flown) {
-        let bytes = flown.givers.iter().map(|(_, bytes)| bytes).sum();
-        self.fetched().insert(subject.to_owned(), bytes);
-        self.report.send_replace(Progress {
-            phase: Phase::Repairing.into(),
-            subject: subject.to_owned(),
-            done_bytes: flown.bytes_done,
-            total_bytes: flown.bytes_total,
-            peers: flown.givers.len() as u32,
-            ..Progress::default()
-        });
-    }
-
-    fn fetched(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, u64>> {
-        self.fetched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

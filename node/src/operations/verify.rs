@@ -26,7 +26,8 @@ use crate::failure::Failure;
 struct NotHere(Box<str>);
 
 /// Why something is damaged though nothing of it was found: it is not visible any more.
-const WITHDRAWN: &str = "it was added here and has been withdrawn, since something of it was damaged or gone";
+const WITHDRAWN: &str = "it was added here, and was withdrawn since something of it was damaged or gone \
+    (`firn pin rm` if it is not wanted any more)";
 
 /// Something visible, or that should be, and what is wrong with it.
 pub(super) struct Damaged {

@@ -82,7 +82,7 @@ pub fn adopt(reply: &AdoptReply) -> Answer {
             (false, _) => "",
         };
         if status.untrusted_paths > 0 {
-            remarks += "what nobody has signed whom you --trust is left out; `firn adopt PATH` takes it\n";
+            remarks += "what no trusted key has signed is left out; `firn adopt PATH` takes it even so\n";
         }
     }
     Answer { json, text, remarks }

@@ -68,14 +68,14 @@ fn a_file_that_was_cut_is_named_and_got_again_from_a_peer() {
     assert_eq!((code, &damage["subject"], &damage["repaired"]), (1, &path.into(), &false.into()));
     assert!(damage["what"].as_str().unwrap().starts_with("large: "), "the file is named: {verified}");
 
+    let (code, json) = firn.json(&["get", path, "-o", "out"], &[]);
+    assert_eq!(code, 3, "{json}");
+    assert!(error(&json).contains(path) && error(&json).contains("no longer whole here"), "{json}");
+
     // Nobody is asked, so nobody has it; that it is wanted is remembered.
     let (code, verified) = firn.json(&["verify", "--repair"], &[]);
     assert_eq!((code, &verified["damages"][0]["repaired"]), (1, &false.into()), "{verified}");
     assert!(verified["damages"][0]["unrepaired_because"].is_string(), "{verified}");
-    let (code, json) = firn.json(&["get", path, "-o", "out"], &[]);
-    assert_eq!(code, 3, "{json}");
-    assert!(error(&json).contains(path), "{json}");
-
     let ask = ["verify", "--repair", "--peer", &node.peer(), "--trust", &key];
     let (code, repaired) = firn.json(&ask, &[]);
     assert_eq!((code, &repaired["damages"][0]["repaired"]), (0, &true.into()), "{repaired}");
