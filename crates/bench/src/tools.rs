@@ -1,0 +1,74 @@
+//! The programs that rows compare with.
+
+use std::{env, fmt, path::PathBuf, process::Command};
+
+use crate::error::BenchError;
+
+/// A program that not every machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tool {
+    /// `curl`.
+    Curl,
+    /// `nginx`.
+    Nginx,
+    /// `nix-store`.
+    NixStore,
+    /// `openssl`.
+    OpenSsl,
+    /// `rustc`: its toolchain is one of the trees.
+    Rustc,
+    /// `tar`.
+    Tar,
+}
+
+/// Where servers lie, besides the directories of PATH.
+const SYSTEM_DIRECTORIES: [&str; 2] = ["/usr/sbin", "/sbin"];
+
+impl Tool {
+    /// Debian's package.
+    pub(crate) fn package(self) -> &'static str {
+        match self {
+            Tool::Curl => "curl",
+            Tool::Nginx => "nginx",
+            Tool::NixStore => "nix-bin",
+            Tool::OpenSsl => "openssl",
+            Tool::Rustc => "rustc",
+            Tool::Tar => "tar",
+        }
+    }
+
+    fn program(self) -> &'static str {
+        match self {
+            Tool::Curl => "curl",
+            Tool::Nginx => "nginx",
+            Tool::NixStore => "nix-store",
+            Tool::OpenSsl => "openssl",
+            Tool::Rustc => "rustc",
+            Tool::Tar => "tar",
+        }
+    }
+
+    /// Where it is.
+    pub(crate) fn find(self) -> Result<PathBuf, BenchError> {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let directories = env::split_paths(&path).chain(SYSTEM_DIRECTORIES.map(PathBuf::from));
+        let mut files = directories.map(|directory| directory.join(self.program()));
+        files.find(|file| file.is_file()).ok_or(BenchError::Missing(self))
+    }
+
+    /// A command of it.
+    pub(crate) fn command(self) -> Result<Command, BenchError> {
+        Ok(Command::new(self.find()?))
+    }
+}
+
+impl fmt::Display for Tool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.program())
+    }
+}
+
+/// `openssl dgst -sha256`, of files that are still to be named.
+pub(crate) fn sha256_of_files() -> Result<Vec<PathBuf>, BenchError> {
+    Ok(vec![Tool::OpenSsl.find()?, "dgst".into(), "-sha256".into()])
+}
