@@ -56,12 +56,12 @@ async fn version(State(gateway): Context) -> Response {
 }
 
 /// What a path is, and what is in it: two files at the top, with its hash for their name.
-async fn of_path(State(gateway): Context, name: Name, method: Method) -> Response {
+async fn of_path(State(gateway): Context, name: Name) -> Response {
     let Ok(Path(name)) = name else { return missing() };
     let hash = |suffix| name.strip_suffix(suffix)?.parse::<StorePathHash>().ok();
     let answer = match (hash(".narinfo"), hash(".ls")) {
         (Some(hash), _) => narinfo(&gateway, hash).await,
-        (_, Some(hash)) => listing(&gateway, hash, &method).await,
+        (_, Some(hash)) => listing(&gateway, hash).await,
         (None, None) => Ok(None),
     };
     match answer {
@@ -76,11 +76,7 @@ async fn narinfo(gateway: &Gateway, hash: StorePathHash) -> Result<Option<Respon
 }
 
 /// What is in a path that is proven; of one that waits for its NAR match nothing is told.
-async fn listing(
-    gateway: &Gateway,
-    hash: StorePathHash,
-    method: &Method,
-) -> Result<Option<Response>, EngineError> {
+async fn listing(gateway: &Gateway, hash: StorePathHash) -> Result<Option<Response>, EngineError> {
     let budget = (gateway.config.budget)();
     let Some(resolved) = gateway.engine.resolve(hash, budget).await? else { return Ok(None) };
     let name = NarName::Root(resolved.facts().root.clone());
@@ -90,10 +86,7 @@ async fn listing(
     if !listing::can_be_told(&closure) {
         return Ok(None);
     }
-    let body = match *method == Method::HEAD {
-        true => Body::empty(),
-        false => Body::from_stream(listing::pieces(gateway.engine.clone(), closure)),
-    };
+    let body = Body::from_stream(listing::pieces(gateway.engine.clone(), closure));
     Ok(Some(([(header::CONTENT_TYPE, "application/json")], body).into_response()))
 }
 
