@@ -5,7 +5,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::PoisonError,
+    io,
+    sync::{
+        PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::BytesMut;
@@ -47,7 +51,10 @@ impl DiskStore {
         lock(&self.holds).prune();
         // From here on, whatever is kept or found stays.
         let _hold = lock(&self.holds).take();
+        let _until_the_end = Collecting::begin(&self.is_collecting);
         self.flush()?;
+        // Commits that are under way end, and are seen by the marking; those that come touch what they make visible.
+        drop(lock(&self.changes.writing));
         let live = self.mark()?;
         let mut census = self.census()?;
         let mut collected = self.collect_partials(&live, dry_run)?;
@@ -339,8 +346,12 @@ impl DiskStore {
         for place in adopted {
             let Some(position) = place.position() else { continue };
             let mut head = [0; HEAD_BYTES_MAX];
-            let read = self.packs.read_some(position, &mut head).unwrap_or(0);
-            places.extend(parse_adopted(&head[..read], place.size).map(|head| head.place));
+            match self.packs.read_some(position, &mut head) {
+                Ok(read) => places.extend(parse_adopted(&head[..read], place.size).map(|head| head.place)),
+                // A pack that is gone has no need of places.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(StoreError::io(self.packs.path(position.pack))(error)),
+            }
         }
         Ok(places)
     }
@@ -375,6 +386,22 @@ impl DiskStore {
             .chain([files, self.packs.allocated_bytes()?, self.index.allocated_bytes()?])
             .fold(0, u64::saturating_add);
         Ok(usage)
+    }
+}
+
+/// Tells commits that a collection is under way, as long as it lives.
+struct Collecting<'a>(&'a AtomicBool);
+
+impl<'a> Collecting<'a> {
+    fn begin(flag: &'a AtomicBool) -> Self {
+        flag.store(true, Ordering::SeqCst);
+        Self(flag)
+    }
+}
+
+impl Drop for Collecting<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     io, mem,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
 };
 
 use firn_castore::{Directory, Root};
@@ -139,6 +139,7 @@ impl DiskStore {
                 let (key, what) = (path.path_hash(), Visible::Path(path.path_hash()));
                 let sealed = seal(key.as_bytes(), &path.to_bytes());
                 transaction.open_table(tables::PATHS)?.insert(&key.as_bytes()[..], &sealed[..])?;
+                transaction.open_table(tables::WHOLE)?.insert(&visible_key(&what)[..], ())?;
                 put_pin(transaction, &what, pin.as_ref())?;
             }
             Change::Root(root, shared, pin) => {
@@ -147,8 +148,10 @@ impl DiskStore {
                 }
                 let key = root.to_bytes();
                 let sealed = seal(&key, &[u8::from(*shared)]);
+                let what = Visible::Root(root.clone());
                 transaction.open_table(tables::ROOTS)?.insert(&key[..], &sealed[..])?;
-                put_pin(transaction, &Visible::Root(root.clone()), pin.as_ref())?;
+                transaction.open_table(tables::WHOLE)?.insert(&visible_key(&what)[..], ())?;
+                put_pin(transaction, &what, pin.as_ref())?;
             }
             Change::Pin(what, reason) => put_pin(transaction, what, Some(reason))?,
             Change::Unpin(what) => {
@@ -165,9 +168,16 @@ impl DiskStore {
     fn check(&self, transaction: &WriteTransaction, root: &Root) -> Result<Result<(), StoreError>, Error> {
         let directories = transaction.open_table(tables::DIRECTORIES)?;
         let blobs = transaction.open_table(tables::BLOBS)?;
-        let damaged = self.state().damaged.clone();
+        let is_collecting = self.is_collecting.load(Ordering::SeqCst);
+        // What is damaged, or condemned already, is missing. What is not is not collected from here on.
+        let is_gone = |item: &Item| {
+            if is_collecting {
+                lock(&self.holds).touch(item.clone());
+            }
+            self.state().is_gone(item)
+        };
         let collected = collect(root, |digest| -> Result<Option<Directory>, Error> {
-            if damaged.contains(&Item::Directory(*digest)) {
+            if is_gone(&Item::Directory(*digest)) {
                 return Ok(None);
             }
             let Some(place) = directories.get(digest.as_bytes())? else { return Ok(None) };
@@ -183,7 +193,7 @@ impl DiskStore {
             let item = Item::Blob(blob.digest);
             let place = blobs.get(blob.digest.as_bytes())?;
             let size = place.and_then(|place| BlobPlace::from_bytes(place.value())).map(|place| place.size);
-            if damaged.contains(&item) || size != Some(blob.size) {
+            if is_gone(&item) || size != Some(blob.size) {
                 return Ok(Err(StoreError::Missing(item)));
             }
         }
@@ -232,11 +242,15 @@ fn remove(transaction: &WriteTransaction, what: &Visible) -> Result<bool, Error>
     let key = visible_key(what);
     transaction.open_table(tables::PINS)?.remove(&key[..])?;
     transaction.open_table(tables::USES)?.remove(&key[..])?;
+    transaction.open_table(tables::WHOLE)?.remove(&key[..])?;
     let (table, key) = tables::record_key(what);
     Ok(transaction.open_table(table)?.remove(&key[..])?.is_some())
 }
 
 fn forget(transaction: &WriteTransaction, item: &Item) -> Result<bool, Error> {
+    if matches!(item, Item::Blob(_) | Item::Directory(_)) {
+        transaction.open_table(tables::WHOLE)?.retain(|_, ()| false)?;
+    }
     match item {
         Item::Blob(digest) => Ok(transaction.open_table(tables::BLOBS)?.remove(digest.as_bytes())?.is_some()),
         Item::Directory(digest) => {

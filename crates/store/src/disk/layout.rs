@@ -161,11 +161,6 @@ impl Layout {
         write().map_err(OpenError::io(&version))
     }
 
-    /// Removes the index.
-    pub(super) fn remove_index(&self) -> Result<(), OpenError> {
-        self.disk.remove(&self.index).map_err(OpenError::io(&self.index))
-    }
-
     /// Removes what was being copied in when the store was closed.
     pub(super) fn empty_temp(&self) -> Result<(), OpenError> {
         for name in self.disk.list(&self.temp).map_err(OpenError::io(&self.temp))? {
@@ -205,7 +200,7 @@ pub(super) fn check_version(disk: &dyn Disk, dir: &Path) -> Result<bool, OpenErr
         Err(error) => return Err(OpenError::io(&path)(error)),
     };
     // Its first opening was cut off by a crash.
-    if stamp.is_empty() || stamp.iter().all(|byte| *byte == 0) {
+    if stamp.is_empty() || stamp.contains(&0) {
         return check_fresh(disk, dir).map(|()| true);
     }
     let number = std::str::from_utf8(&stamp).ok().and_then(|text| text.trim_end().parse().ok());

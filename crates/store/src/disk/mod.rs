@@ -26,7 +26,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
     path::Path,
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, atomic::AtomicBool},
 };
 
 use bytes::Bytes;
@@ -66,6 +66,7 @@ pub struct DiskStore {
     changes: Changes,
     /// Held by whoever deletes what is not needed.
     collecting: Mutex<()>,
+    is_collecting: AtomicBool,
     holds: Mutex<Holds>,
     packs: Packs,
     large: Large,
@@ -110,9 +111,8 @@ impl DiskStore {
         let (layout, stamp) = Layout::open(disk.clone(), dir)?;
         let mut index = Index::open(disk.clone(), layout.index.clone());
         if let Some(stamp) = stamp {
-            if matches!(index, Err(OpenError::Index { .. })) {
-                // The first opening was cut off by a crash. Nothing can be in a store that was never stamped.
-                layout.remove_index()?;
+            // The first opening was cut off by a crash. Nothing can be in a store that was never stamped.
+            if index.is_err() && layout.disk.remove(&layout.index).is_ok() {
                 index = Index::open(disk.clone(), layout.index.clone());
             }
             if index.is_ok() {
@@ -136,12 +136,19 @@ impl DiskStore {
         })?;
         let packs = Packs::open(disk, layout.packs.clone(), &ends)?;
         let partials = Partials::open(&layout)?;
+        for blob in partials.all() {
+            // It has become whole, and a crash has undone the removal of its part.
+            if index.blob(&blob.digest)?.is_some() {
+                partials.remove(&blob)?;
+            }
+        }
         let places = Places::open(&index)?;
         Ok(Self {
             state: RwLock::default(),
             keeping: RwLock::new(()),
             changes: Changes::default(),
             collecting: Mutex::new(()),
+            is_collecting: AtomicBool::new(false),
             holds: Mutex::default(),
             packs,
             large,
@@ -263,6 +270,26 @@ impl DiskStore {
     fn is_visible(&self, what: &Visible) -> Result<bool, StoreError> {
         let (table, key) = tables::record_key(what);
         self.index.read(|transaction| Ok(transaction.open_table(table)?.get(&key[..])?.is_some()))
+    }
+
+    /// Whether this very record is there already, with this pin, and nothing of it can have gone since.
+    fn is_committed(&self, what: &Visible, record: &[u8], pin: Option<&Reason>) -> Result<bool, StoreError> {
+        if !self.state().damaged.is_empty() {
+            return Ok(false);
+        }
+        let (table, key) = tables::record_key(what);
+        let name = tables::visible_key(what);
+        self.index.read(|transaction| {
+            let sealed = transaction.open_table(table)?.get(&key[..])?;
+            let is_same =
+                sealed.is_some_and(|sealed| unseal(&key, sealed.value()).is_ok_and(|it| it == record));
+            if !is_same || transaction.open_table(tables::WHOLE)?.get(&name[..])?.is_none() {
+                return Ok(false);
+            }
+            let Some(pin) = pin else { return Ok(true) };
+            let reason = transaction.open_table(tables::PINS)?.get(&name[..])?;
+            Ok(reason.is_some_and(|reason| reason.value() == pin.as_str()))
+        })
     }
 
     /// A key that names nothing can only come of damage, and there is no name to give it.
@@ -417,10 +444,17 @@ impl Directories for DiskStore {
 
 impl Paths for DiskStore {
     fn commit(&self, path: StoredPath, pin: Option<&Reason>) -> Result<(), StoreError> {
+        let what = Visible::Path(path.path_hash());
+        if self.is_committed(&what, &path.to_bytes(), pin)? {
+            return self.flush();
+        }
         self.change(Change::Path(Box::new(path), pin.cloned())).map(|_| ())
     }
 
     fn commit_root(&self, root: &Root, shared: bool, pin: Option<&Reason>) -> Result<(), StoreError> {
+        if self.is_committed(&Visible::Root(root.clone()), &[u8::from(shared)], pin)? {
+            return self.flush();
+        }
         self.change(Change::Root(root.clone(), shared, pin.cloned())).map(|_| ())
     }
 
@@ -520,6 +554,7 @@ impl Room for DiskStore {
             Item::Directory(_) | Item::Path(_) | Item::Root(_) => None,
         };
         self.change(Change::Forget(item.clone()))?;
+        self.state_mut().note_quarantined(item);
         match file {
             Some(digest) => self.put_aside(digest, Large::quarantine),
             None => Ok(()),

@@ -165,20 +165,23 @@ impl Partials {
         let blob = span.blob();
         let partial = self.find_or_begin(&blob)?;
         let path = self.path(&blob);
-        {
+        let is_new = {
             let mut partial = lock(&partial);
             self.recover(&blob, &mut partial)?;
-            if partial.state == Progress::Ended || partial.groups.covers(&span.span().groups()) {
-                return Ok(Kept::Partly);
-            }
+            partial.state == Progress::Partly && !partial.groups.covers(&span.span().groups())
+        };
+        if is_new {
+            let written = self.open_or_create(&path).and_then(|file| write_span(&*file, span));
+            written.map_err(StoreError::io(&path))?;
         }
-        let written = self.open_or_create(&path).and_then(|file| write_span(&*file, span));
-        written.map_err(StoreError::io(&path))?;
         let mut partial = lock(&partial);
         if partial.state == Progress::Ended {
             return Ok(Kept::Partly);
         }
-        self.note_run(&blob, &mut partial, span.span().groups())?;
+        if is_new {
+            self.note_run(&blob, &mut partial, span.span().groups())?;
+        }
+        // All may have come before, and what was to be done then have failed.
         if !partial.groups.covers(&Span::whole(blob.size).groups()) {
             return Ok(Kept::Partly);
         }

@@ -5,6 +5,7 @@ use std::{io, path::PathBuf};
 use bytes::{Bytes, BytesMut};
 use firn_bao::{Span, VerifiedSpan};
 use firn_castore::{BlobDigest, BlobRef, Directory, DirectoryDigest};
+use rustix::io::Errno;
 
 use super::{
     DiskStore,
@@ -36,6 +37,15 @@ impl Fault {
             _ => Fault::Io(path, error),
         }
     }
+}
+
+/// Whether an error says nothing about the file itself.
+fn is_passing(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(
+        errno,
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::IO | Errno::AGAIN | Errno::STALE)
+    )
 }
 
 impl DiskStore {
@@ -178,8 +188,11 @@ impl DiskStore {
         let mut bytes = BytesMut::zeroed((range.end - range.start) as usize);
         let read = self.layout.disk.open(&file, Access::Read);
         let read = read.and_then(|file| file.read_exact_at(&mut bytes, range.start));
-        // Whatever keeps a file that is not ours from being read makes the blob absent.
-        read.map_err(|_| Fault::Damage(file.clone(), Damage::Gone))?;
+        read.map_err(|error| match is_passing(&error) {
+            true => Fault::Io(file.clone(), error),
+            // Whatever else keeps a file that is not ours from being read makes the blob absent.
+            false => Fault::Damage(file.clone(), Damage::Gone),
+        })?;
         VerifiedSpan::check(*blob, span, parents, bytes.freeze())
             .map_err(|error| Fault::Damage(file, error.into()))
     }

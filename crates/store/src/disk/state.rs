@@ -98,6 +98,18 @@ impl State {
             || (!self.condemned.is_empty() && self.condemned.contains(item))
     }
 
+    /// A thing has been taken out of the index since it was damaged; it may have been kept anew.
+    pub(super) fn note_quarantined(&mut self, item: &Item) {
+        let is_anew = match item {
+            Item::Blob(digest) => self.waiting.blobs.contains_key(digest),
+            Item::Directory(digest) => self.waiting.directories.contains_key(digest),
+            Item::Path(_) | Item::Root(_) => true,
+        };
+        if !is_anew {
+            self.damaged.insert(item.clone());
+        }
+    }
+
     /// A blob was found damaged where it was, unless it has been kept anew since.
     pub(super) fn note_damaged_blob(&mut self, digest: BlobDigest, place: BlobPlace) {
         match self.waiting.blobs.get(&digest) {

@@ -22,6 +22,9 @@ pub(super) const PATHS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("pa
 pub(super) const ROOTS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("roots");
 /// By [`visible_key`], the reason.
 pub(super) const PINS: TableDefinition<&[u8], &str> = TableDefinition::new("pins");
+/// By [`visible_key`], what was whole when it was committed; nothing has been taken out of the index since, but what it did
+/// not need.
+pub(super) const WHOLE: TableDefinition<&[u8], ()> = TableDefinition::new("whole");
 /// By [`visible_key`], seconds since 1970.
 pub(super) const USES: TableDefinition<&[u8], u64> = TableDefinition::new("uses");
 /// By listing, a sealed [`KnownTree`]: NAR hash, NAR size (8 bytes, little-endian), canonical Entry of the root.
@@ -36,6 +39,7 @@ pub(super) fn create(transaction: &WriteTransaction) -> Result<(), Error> {
     transaction.open_table(PATHS)?;
     transaction.open_table(ROOTS)?;
     transaction.open_table(PINS)?;
+    transaction.open_table(WHOLE)?;
     transaction.open_table(USES)?;
     transaction.open_table(TREES)?;
     Ok(())
