@@ -3,8 +3,12 @@
 use std::{
     collections::VecDeque,
     io::{self, Write},
+    num::NonZero,
     ops::Range,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc, Mutex,
+        mpsc::{self, SyncSender},
+    },
     thread,
 };
 
@@ -13,7 +17,7 @@ use firn_bao::{GROUP_BYTES, Span};
 use firn_castore::{BlobRef, Closure};
 use firn_nix::{LayoutError, NarLayout, Segment, Segments};
 
-use crate::{Blobs, Item, StoreError};
+use crate::{Blobs, Item, StoreError, lock};
 
 /// How much is read and verified at a time, about.
 pub const NAR_CHUNK_BYTES: u64 = 512 << 10;
@@ -175,31 +179,45 @@ pub enum RenderError {
     Io(#[from] io::Error),
 }
 
-/// Writes the whole NAR of a tree that is here. A thread reads and verifies ahead of the writing.
+/// A chunk, and where to put what is read of it.
+type Job = (NarChunk, SyncSender<Result<Vec<Bytes>, StoreError>>);
+
+/// Writes the whole NAR of a tree that is here. Threads read and verify ahead of the writing.
 pub fn write_nar_to(
     store: &dyn Blobs,
     closure: Arc<Closure>,
     out: &mut dyn Write,
 ) -> Result<(), RenderError> {
     let layout = NarLayout::new(closure)?;
-    let chunks = NarChunks::new(layout.segments(0..layout.nar_size()));
-    thread::scope(|scope| {
-        let (sender, read) = mpsc::sync_channel(AHEAD_MAX);
-        let read_ahead = move || {
-            for chunk in chunks {
-                let read = read_whole(store, chunk);
-                let failed = read.is_err();
-                // Nobody takes any more once writing has failed.
-                if sender.send(read).is_err() || failed {
-                    break;
+    let mut chunks = NarChunks::new(layout.segments(0..layout.nar_size()));
+    let (jobs, queue) = mpsc::channel::<Job>();
+    let queue = &Mutex::new(queue);
+    let next_job = || lock(queue).recv();
+    let read_ahead = || {
+        while let Ok((chunk, done)) = next_job() {
+            // Nobody waits for it once writing has failed.
+            let _ = done.send(read_whole(store, chunk));
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(AHEAD_MAX);
+    thread::scope(move |scope| {
+        for _ in 0..threads {
+            thread::Builder::new().spawn_scoped(scope, read_ahead)?;
+        }
+        let mut reading = VecDeque::new();
+        loop {
+            while reading.len() < AHEAD_MAX
+                && let Some(chunk) = chunks.next()
+            {
+                let (done, read) = mpsc::sync_channel(1);
+                if jobs.send((chunk, done)).is_ok() {
+                    reading.push_back(read);
                 }
             }
-        };
-        thread::Builder::new().spawn_scoped(scope, read_ahead)?;
-        for pieces in read {
+            // Where a thread has panicked the scope does so too.
+            let Some(Ok(pieces)) = reading.pop_front().map(|read| read.recv()) else { return Ok(()) };
             pieces?.iter().try_for_each(|piece| out.write_all(piece))?;
         }
-        Ok(())
     })
 }
 
@@ -208,5 +226,90 @@ fn read_whole(store: &dyn Blobs, mut chunk: NarChunk) -> Result<Vec<Bytes>, Stor
     match chunk.wants() {
         Some(blob) => Err(StoreError::Missing(Item::Blob(blob.digest))),
         None => Ok(pieces),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_castore::{ClosureBuilder, Node, PathComponent};
+    use firn_nix::write_nar;
+
+    use super::*;
+    use crate::{Directories, MemoryStore, conformance};
+
+    /// A tree of small files and large ones, in a store; its NAR, rendered without the store.
+    fn tree(store: &MemoryStore) -> (Arc<Closure>, Vec<u8>) {
+        let sizes = (0..300).map(|number| number * 37).chain([70_000, 3 << 20, 5_000_001]);
+        let blobs: Vec<_> = sizes.zip(0..).map(|(size, seed)| conformance::contents(size, seed)).collect();
+        let entries = blobs.iter().enumerate().map(|(number, bytes)| {
+            let node = Node::File { blob: conformance::add(store, bytes), executable: number % 2 == 0 };
+            (PathComponent::try_from(format!("{number:04}").as_str()).unwrap(), node)
+        });
+        let directory = firn_castore::Directory::build(entries).unwrap();
+        store.keep_directories(std::slice::from_ref(&directory)).unwrap();
+        let mut builder = ClosureBuilder::new(directory.node().into()).unwrap();
+        builder.insert(directory).unwrap();
+        let closure = Arc::new(builder.finish().unwrap());
+        let mut nar = Vec::new();
+        write_nar(&NarLayout::new(closure.clone()).unwrap(), &mut nar, |blob, out| {
+            out.write_all(blobs.iter().find(|bytes| BlobRef::of(bytes) == blob).unwrap())
+        })
+        .unwrap();
+        (closure, nar)
+    }
+
+    #[test]
+    fn a_nar_is_the_same_whole_and_in_parts() {
+        let store = MemoryStore::new();
+        let (closure, nar) = tree(&store);
+        let mut written = Vec::new();
+        write_nar_to(&store, closure.clone(), &mut written).unwrap();
+        assert!(written == nar);
+        let (layout, size) = (NarLayout::new(closure).unwrap(), nar.len() as u64);
+        for range in [0..1, size - 1..size, 999_999..4_000_001, 2_000_000..2_000_000, 70..size] {
+            let mut part = Vec::new();
+            for mut chunk in NarChunks::new(layout.segments(range.clone())) {
+                let pieces = chunk.read(&store).unwrap();
+                assert!(chunk.wants().is_none());
+                let bytes: usize = pieces.iter().map(Bytes::len).sum();
+                assert!(bytes as u64 <= 2 * NAR_CHUNK_BYTES, "{bytes}");
+                part.extend(pieces.concat());
+            }
+            assert!(part == nar[range.start as usize..range.end as usize], "{range:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_here_is_named_and_what_was_read_is_not_read_again() {
+        let store = MemoryStore::new();
+        let (closure, nar) = tree(&store);
+        let empty = MemoryStore::new();
+        let error = write_nar_to(&empty, closure.clone(), &mut io::sink()).unwrap_err();
+        assert!(matches!(error, RenderError::Store(StoreError::Missing(Item::Blob(_)))), "{error}");
+
+        let layout = NarLayout::new(closure).unwrap();
+        let mut chunk = NarChunks::new(layout.segments(0..1_000)).next().unwrap();
+        let before = chunk.read(&empty).unwrap().concat();
+        assert!(!before.is_empty() && chunk.wants().is_some());
+        let after = chunk.read(&store).unwrap().concat();
+        assert_eq!([before, after].concat(), nar[..1_000]);
+    }
+
+    #[test]
+    fn who_takes_no_more_ends_it() {
+        struct Full(usize);
+        impl Write for Full {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0 = self.0.checked_sub(bytes.len()).ok_or(io::ErrorKind::StorageFull)?;
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let store = MemoryStore::new();
+        let (closure, _) = tree(&store);
+        let error = write_nar_to(&store, closure, &mut Full(2_000_000)).unwrap_err();
+        assert!(matches!(error, RenderError::Io(error) if error.kind() == io::ErrorKind::StorageFull));
     }
 }
