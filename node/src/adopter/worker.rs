@@ -8,7 +8,7 @@ use std::{
 use firn_bao::Span;
 use firn_castore::{Closure, Root};
 use firn_engine::EngineError;
-use firn_nix::{NarHash, Signature, StorePath};
+use firn_nix::{NarFacts, NarHash, Signature, StorePath};
 use firn_store::{AddError, AddOptions, Blobs, Reason, StoreError, UnixSeconds, add_tree, closure, hash_nar};
 use firn_trust::{
     Admitted, Claim, Ground, NarMatch, NarMismatch, PathFacts, REFERENCES_MAX, Refusal, TrustedPath,
@@ -22,49 +22,63 @@ use super::{
 };
 use crate::nixdb::{NixDatabaseError, ValidPath};
 
+/// A path that was not adopted.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {source}")]
+struct NotAdopted {
+    path: StorePath,
+    source: Failure,
+}
+
 /// Why a path was not adopted.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
-    Database(#[from] NixDatabaseError),
-    #[error("{path}: {source}")]
-    Add { path: StorePath, source: Box<AddError> },
-    #[error("{path}: {source}")]
-    Store { path: StorePath, source: Box<StoreError> },
-    #[error("{path}: {source}")]
-    Engine { path: StorePath, source: EngineError },
+    Add(Box<AddError>),
+    #[error(transparent)]
+    Store(Box<StoreError>),
+    #[error(transparent)]
+    Engine(Box<EngineError>),
     #[error(
-        "{path} is not what Nix's database says: its NAR has {} bytes and the hash {}, the database says {} and {}; \
-         `nix-store --verify --check-contents` finds such paths",
-        actual.1, actual.0, says.1, says.0
+        "it is not what Nix's database says: its NAR has {actual_size} bytes and the hash {actual}, the database says \
+         {size} and {hash}; `nix-store --verify --check-contents` finds such paths"
     )]
-    NotAsRegistered { path: StorePath, says: (NarHash, u64), actual: (NarHash, u64) },
-    #[error("{path}: {source}")]
-    Mismatch { path: StorePath, source: NarMismatch },
-    #[error("{path}: {source}")]
-    Refused { path: StorePath, source: Refusal },
-    #[error("{0} has more than {REFERENCES_MAX} references")]
-    References(StorePath),
+    NotAsRegistered { hash: NarHash, size: u64, actual: NarHash, actual_size: u64 },
+    #[error(transparent)]
+    Mismatch(Box<NarMismatch>),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("it has more than {REFERENCES_MAX} references")]
+    References,
 }
 
 impl Failure {
-    fn add(path: &StorePath, source: AddError) -> Self {
-        Failure::Add { path: path.clone(), source: Box::new(source) }
-    }
-
-    fn store(path: &StorePath, source: StoreError) -> Self {
-        Failure::Store { path: path.clone(), source: Box::new(source) }
-    }
-
     /// Whether the same may go well a while later, with the path as it is.
     fn passes(&self) -> bool {
         match self {
             // What is missing or damaged is read anew from its own place the next time.
-            Failure::Store { .. } | Failure::Engine { .. } => true,
-            Failure::Add { source, .. } => matches!(**source, AddError::Store(_)),
-            Failure::Database(error) => !matches!(error, NixDatabaseError::Row { .. }),
+            Failure::Store(_) | Failure::Engine(_) => true,
+            Failure::Add(source) => matches!(**source, AddError::Store(_)),
             _ => false,
         }
+    }
+}
+
+impl From<AddError> for Failure {
+    fn from(error: AddError) -> Self {
+        Failure::Add(Box::new(error))
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Failure::Store(Box::new(error))
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        Failure::Engine(Box::new(error))
     }
 }
 
@@ -115,25 +129,30 @@ impl Shared {
         let row = match self.nix.registered(job.id) {
             Ok(Some(row)) => row,
             Ok(None) => return Outcome::Gone,
-            Err(error) => return self.failed(job, error.into()),
+            Err(error) => {
+                self.note_error(&error);
+                let is_odd = matches!(error, NixDatabaseError::Row { .. });
+                return if is_odd { Outcome::Failed } else { Outcome::Later };
+            }
         };
+        let path = row.path.clone();
         let result = match &job.task {
             Task::Adopt => self.adopt_if_trusted(job, row),
-            Task::Check(suspects) => self.check(job, &row, suspects),
+            Task::Check(suspects) => self.check(job, suspects),
         };
-        result.unwrap_or_else(|failure| self.failed(job, failure))
+        result.unwrap_or_else(|source| self.failed(job, NotAdopted { path, source }))
     }
 
     /// What vanishes while it is adopted is no failure.
-    fn failed(&self, job: &Job, failure: Failure) -> Outcome {
+    fn failed(&self, job: &Job, error: NotAdopted) -> Outcome {
         if self.ends() {
             return Outcome::Later;
         }
         if matches!(self.nix.registered(job.id), Ok(None)) {
             return Outcome::Gone;
         }
-        self.note_error(&failure);
-        if failure.passes() { Outcome::Later } else { Outcome::Failed }
+        self.note_error(&error);
+        if error.source.passes() { Outcome::Later } else { Outcome::Failed }
     }
 
     fn adopt_if_trusted(&self, job: &Job, row: ValidPath) -> Result<Outcome, Failure> {
@@ -146,7 +165,7 @@ impl Shared {
             (true, None) => return Ok(Outcome::Untrusted),
         };
         if row.nar.references.len() > REFERENCES_MAX {
-            return Err(Failure::References(row.path));
+            return Err(Failure::References);
         }
         self.adopt(job, row, grounds, known)
     }
@@ -183,52 +202,42 @@ impl Shared {
     fn read(&self, row: &ValidPath) -> Result<Arc<Closure>, Failure> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let options = AddOptions { in_place: true, now: UnixSeconds(now), ..AddOptions::default() };
-        let added = add_tree(&self.interruptible(), &self.nix.on_disk(&row.path), &options);
-        let added = added.map_err(|source| Failure::add(&row.path, source))?;
-        let (says, actual) = ((row.nar.nar_hash, row.nar.nar_size), (added.nar_hash, added.nar_size));
-        if says == actual {
-            Ok(added.closure)
-        } else {
-            Err(Failure::NotAsRegistered { path: row.path.clone(), says, actual })
+        let added = add_tree(&self.interruptible(), &self.nix.on_disk(&row.path), &options)?;
+        let NarFacts { nar_hash: hash, nar_size: size, .. } = row.nar;
+        let (actual, actual_size) = (added.nar_hash, added.nar_size);
+        if (actual, actual_size) != (hash, size) {
+            return Err(Failure::NotAsRegistered { hash, size, actual, actual_size });
         }
+        Ok(added.closure)
     }
 
     fn known(&self, path: &StorePath) -> Result<Option<Known>, Failure> {
         let Some(known) = self.engine.path(path.hash()) else { return Ok(None) };
-        let stored = self.engine.store().path(path.hash()).map_err(|source| Failure::store(path, source))?;
+        let stored = self.engine.store().path(path.hash())?;
         Ok(stored.map(|stored| Known { path: TrustedPath::clone(&known), shared: stored.shared() }))
     }
 
     /// Reads the tree once more, out of the store: what peers will get is what the signature must be true of.
     fn prove(&self, claim: Claim, closure: Arc<Closure>) -> Result<NarMatch, Failure> {
-        let path = claim.facts.path.clone();
-        let refused = |source| Failure::Refused { path: path.clone(), source };
-        let signed = match self.policy.admit(claim).map_err(refused)? {
+        let signed = match self.policy.admit(claim)? {
             Admitted::Signed(signed) => signed,
-            Admitted::Attested(_) => return Err(refused(Refusal::NoTrustedKey)),
+            Admitted::Attested(_) => return Err(Refusal::NoTrustedKey.into()),
         };
-        let hashed = hash_nar(&self.interruptible(), signed, closure);
-        let hashed = hashed.map_err(|source| Failure::store(&path, source))?;
-        hashed.map_err(|source| Failure::Mismatch { path, source })
+        let hashed = hash_nar(&self.interruptible(), signed, closure)?;
+        hashed.map_err(|mismatch| Failure::Mismatch(Box::new(mismatch)))
     }
 
     fn commit(&self, path: TrustedPath, shared: bool) -> Result<Outcome, Failure> {
         let store_path = path.facts().path.clone();
-        let commit = self.engine.commit(path, shared, Some(Reason::adopted()));
-        match self.runtime.block_on(commit) {
-            Ok(()) => {
-                tracing::debug!(path = %store_path, "adopted");
-                Ok(Outcome::Adopted)
-            }
-            Err(source) => Err(Failure::Engine { path: store_path, source }),
-        }
+        self.runtime.block_on(self.engine.commit(path, shared, Some(Reason::adopted())))?;
+        tracing::debug!(path = %store_path, "adopted");
+        Ok(Outcome::Adopted)
     }
 
     /// Looks whether a path still has what went with another one.
-    fn check(&self, job: &Job, row: &ValidPath, suspects: &Suspects) -> Result<Outcome, Failure> {
+    fn check(&self, job: &Job, suspects: &Suspects) -> Result<Outcome, Failure> {
         let Some(known) = self.engine.path(&job.hash) else { return Ok(Outcome::Broken) };
-        let is_whole = self.has(&known.facts().root, suspects);
-        let is_whole = is_whole.map_err(|source| Failure::store(&row.path, source))?;
+        let is_whole = self.has(&known.facts().root, suspects)?;
         Ok(if is_whole { Outcome::Adopted } else { Outcome::Broken })
     }
 
