@@ -70,10 +70,11 @@ impl Places {
         Ok(dir)
     }
 
-    /// Forgets what was remembered, where numbers may have gone from the index.
-    pub(super) fn forget(&self) {
+    /// Forgets what was remembered. Gives the first of the numbers that come from now on.
+    pub(super) fn forget(&self) -> PlaceId {
         let mut inner = lock(&self.0);
         inner.by_path.clear();
         inner.by_id.clear();
+        inner.next
     }
 }

@@ -19,6 +19,7 @@ use redb::{Error, ReadableTable};
 
 use super::{
     DiskStore,
+    commit::is_full,
     large::Large,
     packs::RECORD_BYTES_MAX,
     place::{
@@ -52,7 +53,7 @@ impl DiskStore {
         // From here on, whatever is kept or found stays.
         let _hold = lock(&self.holds).take();
         let _until_the_end = Collecting::begin(&self.is_collecting);
-        self.flush()?;
+        let has_room = self.flush_if_room()?;
         // Commits that are under way end, and are seen by the marking; those that come touch what they make visible.
         drop(lock(&self.changes.writing));
         let live = self.mark()?;
@@ -66,10 +67,47 @@ impl DiskStore {
         collected.bytes = collected.bytes.saturating_add(census.reclaimable(&sparse));
         if !dry_run {
             self.delete(&doomed)?;
-            self.compact(&sparse)?;
-            self.prune()?;
+            if !has_room {
+                // Where nothing can be copied, what is not needed at all is still removed.
+                self.remove_empty(&census, &sparse)?;
+            }
+            if self.flush_if_room()? {
+                self.compact(&sparse)?;
+                self.prune()?;
+            }
         }
         Ok(collected)
+    }
+
+    /// Makes durable what waits; `false` where there is no room for it.
+    fn flush_if_room(&self) -> Result<bool, StoreError> {
+        match self.flush() {
+            Ok(()) => Ok(true),
+            Err(error) if is_full(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes the packs of which nothing is needed, also by what waits.
+    fn remove_empty(&self, census: &Census, sparse: &BTreeSet<u32>) -> Result<(), StoreError> {
+        let empty: Vec<u32> = {
+            let _keeping = self.keeping.write().unwrap_or_else(PoisonError::into_inner);
+            let (tail, state) = (self.packs.tail(), self.state());
+            let waiting = state.waiting.blobs.values().filter_map(BlobPlace::position);
+            let waiting = waiting.chain(state.waiting.directories.values().map(|place| place.position));
+            let used: BTreeSet<u32> = waiting.map(|position| position.pack).chain([tail]).collect();
+            let is_empty = |pack: &&u32| census.needed.get(*pack).is_none_or(|needed| *needed == 0);
+            sparse.iter().filter(is_empty).filter(|pack| !used.contains(*pack)).copied().collect()
+        };
+        {
+            let _writing = lock(&self.changes.writing);
+            self.index.write(|transaction| {
+                let mut packs = transaction.open_table(tables::PACKS)?;
+                empty.iter().try_for_each(|pack| packs.remove(pack).map(|_| ()))?;
+                Ok(())
+            })?;
+        }
+        empty.iter().try_for_each(|pack| self.packs.remove(*pack))
     }
 
     fn mark(&self) -> Result<Live, StoreError> {
@@ -133,14 +171,19 @@ impl DiskStore {
     fn collect_partials(&self, live: &Live, dry_run: bool) -> Result<Collected, StoreError> {
         let mut collected = Collected::default();
         for blob in self.partials.all() {
-            let item = Item::Blob(blob.digest);
-            if live.blobs.contains(&blob.digest) || lock(&self.holds).protects(&item) {
-                continue;
-            }
+            let bytes = self.partials.allocated_bytes(&blob);
+            let taken = {
+                // Whoever finds something touches it first and then looks: either it is spared, or it is not found.
+                let holds = lock(&self.holds);
+                if live.blobs.contains(&blob.digest) || holds.protects(&Item::Blob(blob.digest)) {
+                    continue;
+                }
+                if dry_run { None } else { self.partials.take(&blob) }
+            };
             collected.partials += 1;
-            collected.bytes = collected.bytes.saturating_add(self.partials.allocated_bytes(&blob));
-            if !dry_run {
-                self.partials.remove(&blob)?;
+            collected.bytes = collected.bytes.saturating_add(bytes);
+            if let Some(taken) = taken {
+                self.partials.end(&blob, taken)?;
             }
         }
         Ok(collected)
@@ -211,6 +254,7 @@ impl DiskStore {
         }
         // So the index has all records of these packs now, and no more will come to them.
         self.flush()?;
+        let failures = self.packs.failures();
         let census = self.census()?;
         let mut moves = Moves::default();
         for (digest, place) in &census.blobs {
@@ -237,7 +281,7 @@ impl DiskStore {
                 }
             }
         }
-        self.apply_moves(moves, sparse)
+        self.apply_moves(moves, sparse, failures)
     }
 
     /// `None` where the record cannot be read.
@@ -253,11 +297,16 @@ impl DiskStore {
         }
     }
 
-    fn apply_moves(&self, moves: Moves, sparse: &BTreeSet<u32>) -> Result<(), StoreError> {
+    /// `failures`: as it was before the first record was copied.
+    fn apply_moves(&self, moves: Moves, sparse: &BTreeSet<u32>, failures: u64) -> Result<(), StoreError> {
         let emptied: Vec<u32> = sparse.difference(&moves.kept).copied().collect();
         {
             let _writing = lock(&self.changes.writing);
             let (_, dirty) = self.sync_waiting()?;
+            if self.packs.failures() != failures {
+                // The copies may be gone. What was to be moved stays where it is.
+                return Ok(());
+            }
             self.index.write(|transaction| {
                 let mut blobs = transaction.open_table(tables::BLOBS)?;
                 for (digest, from, to) in &moves.blobs {
@@ -290,9 +339,14 @@ impl DiskStore {
 
     /// Takes out of the index what only served things that are gone.
     fn prune(&self) -> Result<(), StoreError> {
+        // Whoever adopts from here on gets a new number; who has an old one has told what lies there, to the index too.
+        let first_new = {
+            let _keeping = self.keeping.write().unwrap_or_else(PoisonError::into_inner);
+            self.places.forget()
+        };
+        self.flush()?;
         let places = self.places_in_use()?;
         let _writing = lock(&self.changes.writing);
-        let waiting: BTreeSet<u32> = self.state().waiting.places.keys().copied().collect();
         self.index.write(|transaction| {
             let paths = transaction.open_table(tables::PATHS)?;
             let roots = transaction.open_table(tables::ROOTS)?;
@@ -306,7 +360,7 @@ impl DiskStore {
             transaction.open_table(tables::USES)?.retain(|key, _| visible.contains(key))?;
             transaction
                 .open_table(tables::PLACES)?
-                .retain(|id, _| places.contains(&id) || waiting.contains(&id))?;
+                .retain(|id, _| id >= first_new || places.contains(&id))?;
             let directories = transaction.open_table(tables::DIRECTORIES)?;
             let blobs = transaction.open_table(tables::BLOBS)?;
             let mut trees = transaction.open_table(tables::TREES)?;
@@ -328,9 +382,7 @@ impl DiskStore {
                 trees.remove(&listing[..])?;
             }
             Ok(())
-        })?;
-        self.places.forget();
-        Ok(())
+        })
     }
 
     fn places_in_use(&self) -> Result<BTreeSet<u32>, StoreError> {

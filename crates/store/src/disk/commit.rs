@@ -11,6 +11,7 @@ use redb::{Error, ReadableTable, WriteTransaction};
 
 use super::{
     DiskStore,
+    layout::check_room,
     packs::Dirty,
     place::{BlobPlace, DirectoryPlace},
     state::Waiting,
@@ -29,6 +30,17 @@ pub(super) enum Change {
     Remove(Visible),
     /// Takes a thing out of the index that was found damaged.
     Forget(Item),
+}
+
+impl Change {
+    fn gives_room(&self) -> bool {
+        matches!(self, Change::Remove(_) | Change::Unpin(_) | Change::Forget(_))
+    }
+}
+
+/// Whether there is no room on the disk.
+pub(super) fn is_full(error: &StoreError) -> bool {
+    matches!(error, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
 }
 
 /// The changes that are to be made.
@@ -88,7 +100,13 @@ impl DiskStore {
 
     /// For whoever holds `writing`.
     fn write(&self, batch: &[Arc<Request>]) -> Result<(), StoreError> {
-        let (waiting, dirty) = self.sync_waiting()?;
+        let (waiting, dirty) = match self.sync_waiting() {
+            // What gives room back does not need what waits.
+            Err(error) if is_full(&error) && batch.iter().all(|request| request.change.gives_room()) => {
+                Default::default()
+            }
+            synced => synced?,
+        };
         let outcomes = self.index.write(|transaction| {
             insert(transaction, &waiting, &dirty)?;
             batch
@@ -107,7 +125,8 @@ impl DiskStore {
     /// Makes durable what waits, but for the index, for whoever holds `writing`.
     pub(super) fn sync_waiting(&self) -> Result<(Waiting, Dirty), StoreError> {
         let waiting = self.state().waiting.clone();
-        self.layout.check_room(waiting.index_bytes())?;
+        // Pages of the index are half full at worst.
+        check_room(&*self.layout.disk, self.index.path(), 2 * waiting.index_bytes())?;
         // After the look at what waits: its records have come to the packs before.
         let dirty = self.packs.flush()?;
         let synced = match dirty.has_new || waiting.has_files {

@@ -14,7 +14,7 @@ use firn_bao::{HashedPiece, Outboard, PIECE_BYTES, Pieces};
 use firn_castore::{BlobDigest, BlobRef};
 
 use super::{
-    layout::Layout,
+    layout::{Layout, check_room},
     vfs::{Access, Disk, DiskFile},
 };
 use crate::{StoreError, lock};
@@ -145,6 +145,7 @@ impl TempBlob {
     }
 
     pub(super) fn write(&self, piece: &HashedPiece) -> Result<(), StoreError> {
+        check_room(&*self.temp.disk, self.path(), piece.bytes().len() as u64)?;
         lock(&self.pieces).insert(piece)?;
         let offset = piece.index().saturating_mul(PIECE_BYTES);
         self.file.write_all_at(piece.bytes(), offset).map_err(|error| {

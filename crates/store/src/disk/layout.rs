@@ -13,8 +13,8 @@ use crate::StoreError;
 /// The version of the layout and of what is in the index.
 pub const FORMAT_VERSION: u32 = 2;
 
-/// Space on the file system that is never used up. A transaction of the index copies the pages that it changes, and
-/// when it fails for want of space the index has to be opened anew, so it is not begun then.
+/// Space on the file system that only what gives room back may use: a transaction of the index copies the pages that it
+/// changes, and when it fails for want of space the index has to be opened anew.
 const RESERVE_BYTES: u64 = 8 << 20;
 
 const VERSION: &str = "version";
@@ -174,15 +174,14 @@ impl Layout {
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         self.disk.sync().map_err(StoreError::io(&self.dir))
     }
+}
 
-    /// Refuses where so many bytes of index may not fit.
-    pub(super) fn check_room(&self, bytes: u64) -> Result<(), StoreError> {
-        let free = self.disk.free_bytes().map_err(StoreError::io(&self.dir))?;
-        // Pages of the index are half full at worst.
-        if free < bytes.saturating_mul(2).saturating_add(RESERVE_BYTES) {
-            return Err(StoreError::io(&self.dir)(io::ErrorKind::StorageFull.into()));
-        }
-        Ok(())
+/// Refuses to write so many bytes to this file where that would use up the reserve.
+pub(super) fn check_room(disk: &dyn Disk, path: &Path, bytes: u64) -> Result<(), StoreError> {
+    let free = disk.free_bytes().map_err(StoreError::io(path))?;
+    match free < bytes.saturating_add(RESERVE_BYTES) {
+        true => Err(StoreError::io(path)(io::ErrorKind::StorageFull.into())),
+        false => Ok(()),
     }
 }
 

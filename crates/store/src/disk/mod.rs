@@ -361,10 +361,15 @@ impl Intake for DiskStore {
             file.parent().zip(file.file_name()).filter(|_| file.is_absolute()).ok_or_else(illegal)?;
         {
             let _keeping = self.keeping();
-            let (place, is_new) = self.places.number(dir);
-            if is_new {
-                self.state_mut().waiting.places.insert(place, dir.to_path_buf());
-            }
+            let place = {
+                // Who gets a number that is not new finds it where it waits.
+                let mut state = self.state_mut();
+                let (place, is_new) = self.places.number(dir);
+                if is_new {
+                    state.waiting.places.insert(place, dir.to_path_buf());
+                }
+                place
+            };
             let head = adopted_head(size, place, name).ok_or_else(illegal)?;
             let position = self.packs.append(&[&head, outboard])?;
             self.state_mut().keep_blob(digest, BlobPlace { size, kind: BlobKind::Adopted(position) });

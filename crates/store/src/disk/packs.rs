@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::{
+    layout::check_room,
     place::{PACK_HEAD, PACK_HEAD_BYTES, Position},
     vfs::{Access, Disk, DiskFile},
 };
@@ -46,6 +47,8 @@ struct Tail {
     dirty: BTreeMap<u32, u32>,
     /// A pack was made since the last sync: its name is not durable yet.
     is_new: bool,
+    /// How often what was not durable was given up.
+    failures: u64,
 }
 
 #[derive(Default)]
@@ -83,8 +86,7 @@ impl Packs {
             Some((pack, _)) => (pack.saturating_add(1), 0),
             None => (1, 0),
         };
-        let mut tail =
-            Tail { pack, file: None, written, buffer: Vec::new(), dirty: BTreeMap::new(), is_new: false };
+        let mut tail = Tail { pack, written, ..Tail::default() };
         let packs = Self { disk, dir, tail: Mutex::default(), open: Mutex::default() };
         if written > 0 && packs.reopen_tail(&mut tail).is_err() {
             // It is damaged, which whoever reads it will be told. Nothing more is put into it.
@@ -150,6 +152,7 @@ impl Packs {
             return Ok(());
         }
         let path = self.path(tail.pack);
+        check_room(&*self.disk, &path, tail.buffer.len() as u64)?;
         let file = match &tail.file {
             Some(file) => file.clone(),
             None => {
@@ -191,6 +194,12 @@ impl Packs {
         tail.skip();
         tail.dirty.clear();
         tail.is_new = false;
+        tail.failures += 1;
+    }
+
+    /// How often what was not durable was given up. Where this has changed, what was appended before may be gone.
+    pub(super) fn failures(&self) -> u64 {
+        lock(&self.tail).failures
     }
 
     /// Begins the next pack.
@@ -294,7 +303,8 @@ impl Packs {
 
 impl Default for Tail {
     fn default() -> Self {
-        Self { pack: 1, file: None, written: 0, buffer: Vec::new(), dirty: BTreeMap::new(), is_new: false }
+        let (buffer, dirty) = (Vec::new(), BTreeMap::new());
+        Self { pack: 1, file: None, written: 0, buffer, dirty, is_new: false, failures: 0 }
     }
 }
 

@@ -24,7 +24,7 @@ use firn_castore::BlobRef;
 
 use super::{
     large::parse_digest,
-    layout::Layout,
+    layout::{Layout, check_room},
     vfs::{Access, Disk, DiskFile},
 };
 use crate::{StoreError, groups::Groups, lock};
@@ -75,6 +75,9 @@ enum Progress {
     /// It is whole, or was given up: its files are gone.
     Ended,
 }
+
+/// A blob of which a part was here.
+pub(super) struct Taken(Arc<Mutex<Partial>>);
 
 /// What comes of keeping a span.
 pub(super) enum Kept {
@@ -171,12 +174,14 @@ impl Partials {
             partial.state == Progress::Partly && !partial.groups.covers(&span.span().groups())
         };
         if is_new {
+            check_room(&*self.disk, &path, span.bytes().len() as u64)?;
             let written = self.open_or_create(&path).and_then(|file| write_span(&*file, span));
             written.map_err(StoreError::io(&path))?;
         }
         let mut partial = lock(&partial);
         if partial.state == Progress::Ended {
-            return Ok(Kept::Partly);
+            drop(partial);
+            return self.forget_late(&blob);
         }
         if is_new {
             self.note_run(&blob, &mut partial, span.span().groups())?;
@@ -192,15 +197,33 @@ impl Partials {
         Ok(Kept::Whole)
     }
 
-    /// Gives a blob up.
-    pub(super) fn remove(&self, blob: &BlobRef) -> Result<(), StoreError> {
-        let entry = lock(&self.by_blob).entries.remove(blob);
-        if let Some(entry) = entry {
-            let mut partial = lock(&entry.partial);
-            partial.state = Progress::Ended;
+    /// A span has come to a blob that has ended meanwhile, and may have made its file anew.
+    fn forget_late(&self, blob: &BlobRef) -> Result<Kept, StoreError> {
+        // Nobody begins it anew as long as this is held.
+        let by_blob = lock(&self.by_blob);
+        if !by_blob.entries.contains_key(blob) {
             self.remove_files(blob)?;
         }
-        Ok(())
+        Ok(Kept::Partly)
+    }
+
+    /// Gives a blob up.
+    pub(super) fn remove(&self, blob: &BlobRef) -> Result<(), StoreError> {
+        match self.take(blob) {
+            Some(taken) => self.end(blob, taken),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a blob absent that is to be given up.
+    pub(super) fn take(&self, blob: &BlobRef) -> Option<Taken> {
+        lock(&self.by_blob).entries.remove(blob).map(|entry| Taken(entry.partial))
+    }
+
+    /// Removes the files of a blob that was taken.
+    pub(super) fn end(&self, blob: &BlobRef, taken: Taken) -> Result<(), StoreError> {
+        lock(&taken.0).state = Progress::Ended;
+        self.forget_late(blob).map(|_| ())
     }
 
     /// How much of the disk a blob that is partly here takes.

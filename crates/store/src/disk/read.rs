@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::{
     DiskStore,
+    packs::RECORD_BYTES_MAX,
     partials::{read_parents, read_span},
     place::{
         BlobKind, BlobPlace, DirectoryPlace, HEAD_BYTES_MAX, Position, contents_head, directory_head,
@@ -32,7 +33,11 @@ enum Fault {
 impl Fault {
     fn of(path: PathBuf) -> impl FnOnce(io::Error) -> Self {
         move |error| match error.kind() {
-            io::ErrorKind::NotFound => Fault::Damage(path, Damage::Gone),
+            // Something else stands where our file was, or nothing.
+            io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => {
+                Fault::Damage(path, Damage::Gone)
+            }
+            _ if Errno::from_io_error(&error) == Some(Errno::LOOP) => Fault::Damage(path, Damage::Gone),
             io::ErrorKind::UnexpectedEof => Fault::Damage(path, Damage::Short),
             _ => Fault::Io(path, error),
         }
@@ -81,7 +86,7 @@ impl DiskStore {
     }
 
     pub(super) fn read_blob(&self, blob: &BlobRef, span: Span) -> Result<Option<VerifiedSpan>, StoreError> {
-        let mut looked: Option<(BlobPlace, Fault)> = None;
+        let mut wrong: Option<BlobPlace> = None;
         for _ in 0..LOOKS_MAX {
             let Some((place, waits)) = self.blob_place(&blob.digest)? else {
                 return self.partials.read(blob, span);
@@ -89,21 +94,14 @@ impl DiskStore {
             if place.size != blob.size {
                 return Ok(None);
             }
-            // It has not moved meanwhile, so it is this place that is wrong.
-            if let Some((before, fault)) = looked.take()
-                && before == place
-            {
-                return self.faulty(blob, place, fault);
-            }
             match self.read_at(blob, span, place, waits) {
                 Ok(read) => return Ok(Some(read)),
-                Err(fault) => looked = Some((place, fault)),
+                // It was wrong before, and has not moved since.
+                Err(fault) if wrong == Some(place) => return self.faulty(blob, place, fault),
+                Err(_) => wrong = Some(place),
             }
         }
-        match looked {
-            Some((place, fault)) => self.faulty(blob, place, fault),
-            None => Ok(None),
-        }
+        Ok(None)
     }
 
     /// What a blob that is not what it was means: an adopted one is absent, since its file is not ours.
@@ -118,10 +116,8 @@ impl DiskStore {
             Fault::Damage(path, damage) => {
                 self.state_mut().note_damaged_blob(blob.digest, place);
                 match place.kind {
-                    BlobKind::Adopted(_) => Ok(None),
-                    BlobKind::Packed(_) | BlobKind::File => {
-                        Err(StoreError::damaged(Item::Blob(blob.digest), path, damage))
-                    }
+                    BlobKind::Adopted(_) if !path.starts_with(&self.layout.packs) => Ok(None),
+                    _ => Err(StoreError::damaged(Item::Blob(blob.digest), path, damage)),
                 }
             }
         }
@@ -223,23 +219,21 @@ impl DiskStore {
     }
 
     pub(super) fn find_directory(&self, digest: &DirectoryDigest) -> Result<Option<Directory>, StoreError> {
-        let mut looked: Option<(DirectoryPlace, StoreError)> = None;
+        let mut wrong: Option<DirectoryPlace> = None;
         for _ in 0..LOOKS_MAX {
             let Some((place, waits)) = self.directory_place(digest)? else { return Ok(None) };
-            if let Some((before, error)) = looked.take()
-                && before == place
-            {
-                if matches!(error, StoreError::Damaged { .. }) {
-                    self.state_mut().note_damaged_directory(*digest, place);
-                }
-                return Err(error);
-            }
             match self.read_directory(digest, place, waits) {
                 Ok(directory) => return Ok(Some(directory)),
-                Err(error) => looked = Some((place, error)),
+                Err(error) if wrong == Some(place) => {
+                    if matches!(error, StoreError::Damaged { .. }) {
+                        self.state_mut().note_damaged_directory(*digest, place);
+                    }
+                    return Err(error);
+                }
+                Err(_) => wrong = Some(place),
             }
         }
-        looked.map_or(Ok(None), |(_, error)| Err(error))
+        Ok(None)
     }
 
     pub(super) fn read_directory(
@@ -250,6 +244,9 @@ impl DiskStore {
     ) -> Result<Directory, StoreError> {
         let pack = self.packs.path(place.position.pack);
         let item = Item::Directory(*digest);
+        if u64::from(place.bytes) > RECORD_BYTES_MAX {
+            return Err(StoreError::damaged(item, pack, Damage::Record));
+        }
         let mut encoded = BytesMut::zeroed(place.bytes as usize);
         let head = directory_head(place.bytes).len() as u64;
         match self.read_pack(place.position, head, &mut encoded, waits).map_err(Fault::of(pack.clone())) {
