@@ -16,6 +16,8 @@ use super::{
 };
 
 const PATHS: u64 = 3;
+/// So few things are damaged in a run.
+const MENDED_MAX: u64 = 20;
 
 /// A record of one of the paths.
 pub(super) fn stored_path(path: u64, root: &firn_castore::Root, shared: bool) -> StoredPath {
@@ -200,6 +202,24 @@ impl Story<'_> {
         self.commit_as(&what, record, pin.as_ref())
     }
 
+    /// It has been found only now that this is damaged; kept anew, it is there.
+    fn mend(
+        &mut self,
+        what: &Visible,
+        record: Record,
+        pin: Option<&Reason>,
+        item: Item,
+    ) -> Result<(), Violation> {
+        self.note(format!("   {item} is damaged"));
+        self.model.lost(item, false);
+        self.mended += 1;
+        if self.mended > MENDED_MAX {
+            return Err(Breach::Refused.of("what is damaged cannot be kept anew"));
+        }
+        self.keep_tree(record.tree, 100)?;
+        self.commit_as(what, record, pin)
+    }
+
     pub(super) fn commit_as(
         &mut self,
         what: &Visible,
@@ -222,11 +242,17 @@ impl Story<'_> {
             Ok(()) => {
                 self.report.commits += 1;
                 self.model.committed(what, record, pin, tree);
+                if !self.has_faults {
+                    self.model.uses_are_durable();
+                }
                 Ok(())
             }
             Err(StoreError::Missing(item)) if self.may_miss(&item) => {
                 self.note(format!("   {item} is missing"));
                 Ok(())
+            }
+            Err(StoreError::Missing(item)) if self.has_flips && !self.disk.has_ended() => {
+                self.mend(what, record, pin, item)
             }
             Err(error) => {
                 self.model.was_to_commit(what, record, pin);
@@ -316,14 +342,16 @@ impl Story<'_> {
         let counts =
             |collected: firn_store::Collected| (collected.blobs, collected.directories, collected.partials);
         if let Some(dry) = dry
+            && !self.has_faults
             && counts(dry) != counts(collected)
         {
             return Err(Breach::Garbage.of(format!("{dry:?} was to be collected, {collected:?} was")));
         }
-        if self.has_faults || self.disk.has_ended() || self.model.is_held() {
-            return Ok(());
+        match self.model.is_held() {
+            _ if self.has_faults || self.disk.has_ended() => Ok(()),
+            true => self.look_for_groups(),
+            false => self.check_tidy(),
         }
-        self.check_tidy()
     }
 
     fn hold(&mut self) -> Result<(), Violation> {

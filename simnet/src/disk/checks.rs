@@ -206,8 +206,12 @@ impl Story<'_> {
             let is_whole = spans == [Span::whole(blob.size)];
             let has_blob = self.store().has_blob(&blob.digest);
             let Some(has_blob) = self.excuse("has_blob", has_blob)? else { return Ok(()) };
-            if !self.has_faults && has_blob.is_some() != is_whole {
-                return Err(Breach::Vanished.of(format!("{blob:?}: {has_blob:?}, {spans:?}")));
+            match has_blob {
+                Some(_) if !is_whole && !self.has_faults => {
+                    return Err(Breach::Vanished.of(format!("{blob:?} was said to be whole: {spans:?}")));
+                }
+                None if is_whole => self.complete(&blob)?,
+                Some(_) | None => {}
             }
             let mut said = BTreeSet::new();
             for span in spans {
@@ -224,6 +228,20 @@ impl Story<'_> {
             }
         }
         Ok(())
+    }
+
+    /// All of a blob is here, but the process has ended before it could say so. With any span that comes it is whole.
+    fn complete(&mut self, blob: &BlobRef) -> Result<(), Violation> {
+        let span = self.pool.sample(blob).span(Span::last(blob.size));
+        let kept = self.store().keep_span(&span);
+        let kept = self.excuse("keep_span", kept)?;
+        let has_blob = self.store().has_blob(&blob.digest);
+        match self.excuse("has_blob", has_blob)? {
+            Some(None) if kept.is_some() && !self.has_faults => {
+                Err(Breach::Vanished.of(format!("{blob:?} is not whole though all its groups are here")))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_kept(&mut self, blob: &BlobRef, span: Span) -> Result<(), Violation> {

@@ -42,8 +42,6 @@ pub enum Flaw {
     NoDiskSync,
     /// Syncing a file does nothing.
     NoFileSync,
-    /// A file that is renamed has two names, or none, for a while.
-    RenameInTwo,
     /// A block that is read has now and then a flipped bit.
     ReadsWrong,
 }

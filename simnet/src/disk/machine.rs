@@ -268,14 +268,7 @@ impl State {
         if self.names.get(to) == Some(Entry::Dir) {
             return Err(io::ErrorKind::IsADirectory.into());
         }
-        let in_two = self.flaw == Some(Flaw::RenameInTwo);
-        self.change(Call::Grow, to, |names| match in_two {
-            false => names.rename(from, to, file),
-            true => {
-                names.remove(from, file);
-                names.make(to, Entry::File(file));
-            }
-        })
+        self.change(Call::Grow, to, |names| names.rename(from, to, file))
     }
 
     pub(super) fn create_dir(&mut self, dir: &Path) -> io::Result<()> {

@@ -265,10 +265,14 @@ impl Model {
         if let Some(reason) = pin {
             self.pins.known(what).is(Some(reason.clone()));
         }
-        self.uses.0.values_mut().for_each(Known::is_durable);
         let kept_anew = std::mem::take(&mut self.kept_anew);
         self.absent.retain(|item| !kept_anew.contains(item));
         self.here.add_tree(tree);
+    }
+
+    /// After a commit. What was used is a hint: where calls have failed it may be lost.
+    pub(super) fn uses_are_durable(&mut self) {
+        self.uses.0.values_mut().for_each(Known::is_durable);
     }
 
     pub(super) fn was_to_commit(&mut self, what: &Visible, record: Record, pin: Option<&Reason>) {

@@ -125,6 +125,8 @@ pub(super) struct Story<'a> {
     trouble: Trouble,
     /// In seconds.
     pub(super) clock: u64,
+    /// How much was found damaged and kept anew.
+    pub(super) mended: u64,
     /// A call has failed since the store was opened.
     pub(super) has_faults: bool,
     /// Bits have flipped: what is said to be damaged may be so.
@@ -159,6 +161,7 @@ impl<'a> Story<'a> {
             report: DiskReport::default(),
             trouble,
             clock: 0,
+            mended: 0,
             has_faults: false,
             has_flips: false,
             spoilt: BTreeSet::new(),
@@ -180,7 +183,7 @@ impl<'a> Story<'a> {
             self.note(format!("-- life {life}"));
             let plan = self.plan();
             self.set_plan(plan);
-            for _ in 0..self.dice.between(2..15) {
+            for _ in 0..self.dice.between(2..25) {
                 self.act()?;
                 self.gather_faults();
                 if self.disk.has_ended() {
