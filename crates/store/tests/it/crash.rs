@@ -1,16 +1,22 @@
 //! A process that ends at any moment.
 
+mod killed;
+
 use std::{
     fs,
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
 
-use firn_bao::Span;
+use firn_bao::{PIECE_BYTES, Span};
 use firn_castore::BlobRef;
-use firn_store::{Blobs, DiskStore, Paths, closure, conformance, verify_all};
+use firn_store::{
+    Blobs, DiskStore, Paths, Room, closure,
+    conformance::{self, contents},
+};
 
-use crate::{commit, copy, disk::large_files, keep};
+use crate::{commit, copy, copy_in, disk::large_files, findings, keep, span_of};
 
 #[test]
 fn what_was_not_committed_is_garbage_and_is_removed() {
@@ -18,34 +24,44 @@ fn what_was_not_committed_is_garbage_and_is_removed() {
     let (dir, crashed) = (parent.path().join("store"), parent.path().join("crashed"));
     let store = DiskStore::open(&dir).unwrap();
     let root = commit(&store, 0);
+    let committed = copy_in(&store, &contents(2 * PIECE_BYTES, 0));
+    let file = firn_castore::Node::File { blob: committed, executable: false };
+    store.commit_root(&file.into(), true, None).unwrap();
+    let pack = dir.join("packs/00000001");
+    let pack_bytes = fs::metadata(&pack).unwrap().len();
+    // Then whole blobs, a part of one, and one that is being copied in.
     keep(&store, 1);
-    let partial = conformance::contents(100_000, 99);
-    let blob = BlobRef::of(&partial);
-    let whole = firn_bao::VerifiedSpan::whole(blob, partial).unwrap();
-    let proof = {
-        let other = DiskStore::open(&parent.path().join("other")).unwrap();
-        other.keep_span(&whole).unwrap();
-        other.read_span(&blob, Span::from_groups(0..2).unwrap()).unwrap().unwrap()
-    };
-    store.keep_span(&proof).unwrap();
+    let large = copy_in(&store, &contents(2 * PIECE_BYTES, 1));
+    let partial = contents(100_000, 99);
+    store.keep_span(&span_of(&partial, Span::from_groups(0..2).unwrap())).unwrap();
+    std::mem::forget(firn_store::Intake::begin_blob(&store, 2 * PIECE_BYTES).unwrap());
     copy(&dir, &crashed);
     // As a killed process leaves it: nothing is closed.
     std::mem::forget(store);
-    fs::write(crashed.join("blobs/README"), "not ours").unwrap();
-    assert_eq!(large_files(&crashed).len(), 4);
+    assert_eq!(large_files(&crashed).len(), 2);
     assert_eq!(fs::read_dir(crashed.join("temp")).unwrap().count(), 1);
+    // What was written behind the last commit may have come to the disk in part.
+    let pack = crashed.join("packs/00000001");
+    fs::File::options().write(true).open(&pack).unwrap().set_len(pack_bytes + 12_345).unwrap();
+    fs::write(crashed.join("packs/00000002"), "a pack that nobody knows").unwrap();
 
     let store = DiskStore::open(&crashed).unwrap();
     assert_eq!(store.paths().unwrap(), [conformance::stored_path("sample-0", &root, true)]);
-    assert_eq!(verify_all(&store, &mut |finding| panic!("{finding:?}")).blobs, 3);
-    for bytes in conformance::sample(1).2.iter().take(2) {
-        assert_eq!(store.has_blob(&BlobRef::of(bytes).digest).unwrap(), None);
+    assert!(findings(&store).is_empty());
+    let absent = conformance::sample(1).2;
+    for digest in absent.iter().take(2).map(|bytes| BlobRef::of(bytes).digest).chain([large.digest]) {
+        assert_eq!(store.has_blob(&digest).unwrap(), None);
     }
-    assert_eq!(store.has_blob(&blob.digest).unwrap(), None);
-    assert_eq!(large_files(&crashed).len(), 2);
+    assert_eq!(large_files(&crashed).len(), 1);
     assert_eq!(fs::read_dir(crashed.join("temp")).unwrap().count(), 0);
-    assert!(crashed.join("blobs/README").exists(), "what is not ours stays");
+    assert_eq!(fs::metadata(&pack).unwrap().len(), pack_bytes);
+    assert!(!crashed.join("packs/00000002").exists());
+    // What is partly here stays.
+    assert_eq!(store.groups(&BlobRef::of(&partial)).unwrap(), [Span::from_groups(0..2).unwrap()]);
+    assert_eq!(store.usage().unwrap().partials, 1);
     commit(&store, 1);
+    drop(store);
+    assert!(findings(&DiskStore::open(&crashed).unwrap()).is_empty());
 }
 
 #[test]
@@ -59,6 +75,7 @@ fn whenever_it_ends_what_is_visible_is_whole() {
     thread::scope(|scope| {
         scope.spawn(|| {
             for seed in 0..30 {
+                copy_in(&store, &contents(PIECE_BYTES + seed, seed));
                 commit(&store, seed);
             }
             ended.store(true, Ordering::Release);
@@ -75,13 +92,14 @@ fn whenever_it_ends_what_is_visible_is_whole() {
                 assert_eq!(seen, 30);
                 break;
             }
+            fs::remove_dir_all(&crashed).unwrap();
         }
     });
 }
 
 /// Copies the store while it is written to, opens the copy, and counts its paths; all of them must be whole. `None`:
 /// the index was written to while it was copied, so the copy is none of any moment.
-fn look(store: &DiskStore, dir: &std::path::Path, crashed: &std::path::Path) -> Option<usize> {
+fn look(store: &DiskStore, dir: &Path, crashed: &Path) -> Option<usize> {
     fs::create_dir(crashed).unwrap();
     let before = store.paths().unwrap().len();
     fs::copy(dir.join("index.redb"), crashed.join("index.redb")).unwrap();
@@ -89,6 +107,7 @@ fn look(store: &DiskStore, dir: &std::path::Path, crashed: &std::path::Path) -> 
     if before != after {
         return None;
     }
+    copy(&dir.join("packs"), &crashed.join("packs"));
     copy(&dir.join("blobs"), &crashed.join("blobs"));
     for name in ["version", "lock"] {
         fs::copy(dir.join(name), crashed.join(name)).unwrap();
@@ -98,6 +117,6 @@ fn look(store: &DiskStore, dir: &std::path::Path, crashed: &std::path::Path) -> 
     for path in &paths {
         assert!(closure(&copied, path.root()).unwrap().is_some());
     }
-    assert_eq!(verify_all(&copied, &mut |finding| panic!("{finding:?}")).findings, 0);
+    assert!(findings(&copied).is_empty());
     Some(paths.len())
 }

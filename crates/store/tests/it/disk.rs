@@ -7,20 +7,34 @@ use std::{
     process::{Command, Stdio},
 };
 
-use firn_castore::BlobRef;
+use bytes::Bytes;
+use firn_bao::{PIECE_BYTES, PIECE_GROUPS, Span};
+use firn_castore::{BlobRef, Node};
 use firn_store::{
-    Blobs, Directories, DiskStore, FORMAT_VERSION, OpenError, Paths, Store, StoreError, conformance,
+    Blobs, Directories, DiskStore, FORMAT_VERSION, Intake, OpenError, Paths, Pins, Reason, Room, Store,
+    StoreError, UnixSeconds, Visible,
+    conformance::{self, add, contents},
     verify_all,
 };
 
-use crate::{commit, keep};
+use crate::{commit, copy_in, findings, keep, span_of};
 
 #[test]
 fn what_was_committed_is_there_after_reopening() {
     let dir = tempfile::tempdir().unwrap();
-    let root = commit(&DiskStore::open(dir.path()).unwrap(), 0);
+    let path =
+        Visible::Path(conformance::stored_path("sample-0", &conformance::sample(0).0, true).path_hash());
+    let root = {
+        let store = DiskStore::open(dir.path()).unwrap();
+        let root = commit(&store, 0);
+        store.pin(&path, &Reason::added()).unwrap();
+        store.used(&path, UnixSeconds(5)).unwrap();
+        root
+    };
     let store = DiskStore::open(dir.path()).unwrap();
     assert_eq!(store.paths().unwrap(), [conformance::stored_path("sample-0", &root, true)]);
+    assert_eq!(store.pins().unwrap(), [(path.clone(), Reason::added())].into());
+    assert_eq!(store.uses().unwrap(), [(path, UnixSeconds(5))].into());
     let verified = verify_all(&store, &mut |finding| panic!("{finding:?}"));
     assert_eq!((verified.directories, verified.blobs, verified.blob_bytes), (2, 3, 100_100));
 }
@@ -28,19 +42,21 @@ fn what_was_committed_is_there_after_reopening() {
 #[test]
 fn what_was_only_kept_is_there_after_a_clean_end() {
     let dir = tempfile::tempdir().unwrap();
-    let blobs: Vec<_> = (0..3000).map(|seed| conformance::contents(5000, seed)).collect();
+    let blobs: Vec<_> = (0..3000).map(|seed| contents(5000, seed)).collect();
+    let large = contents(PIECE_BYTES + 1, 0);
     {
-        // More than is held in memory at a time, so that some of it is in the index but not durable.
+        // More than is gathered before it is written, so that some of it is in a pack and some in memory.
         let store = DiskStore::open(dir.path()).unwrap();
         keep(&store, 0);
         for bytes in &blobs {
-            store.add_blob(&mut &bytes[..]).unwrap();
+            add(&store, bytes);
         }
+        copy_in(&store, &large);
     }
     let store = DiskStore::open(dir.path()).unwrap();
-    for bytes in blobs.iter().chain(&conformance::sample(0).2) {
+    for bytes in blobs.iter().chain(&conformance::sample(0).2).chain([&large]) {
         let blob = BlobRef::of(bytes);
-        assert_eq!(store.has_blob(&blob.digest).unwrap(), Some(blob.size));
+        assert_eq!(store.read_span(&blob, Span::whole(blob.size)).unwrap().unwrap().bytes(), bytes);
     }
     for directory in conformance::sample(0).1 {
         assert!(store.directory(&directory.digest()).unwrap().is_some());
@@ -68,7 +84,9 @@ const READY: &str = "the store is held";
 fn hold(dir: &Path) -> ! {
     let store = DiskStore::open(dir).unwrap();
     commit(&store, 0);
+    commit_large(&store, 0);
     keep(&store, 1);
+    copy_in(&store, &contents(PIECE_BYTES + 1, 1));
     println!("{READY}");
     let _ = std::io::stdin().read_line(&mut String::new());
     std::process::abort()
@@ -96,10 +114,16 @@ fn another_holder_is_named_and_what_it_committed_survives_its_death() {
 
     let store = DiskStore::open(&dir).unwrap();
     assert_eq!(store.paths().unwrap().len(), 1);
-    assert_eq!(verify_all(&store, &mut |finding| panic!("{finding:?}")).blobs, 3);
+    assert_eq!(verify_all(&store, &mut |finding| panic!("{finding:?}")).blobs, 4);
     let uncommitted = BlobRef::of(&conformance::sample(1).2[0]);
     assert_eq!(store.has_blob(&uncommitted.digest).unwrap(), None);
-    assert_eq!(large_files(&dir).len(), 2, "the file of the committed blob and its outboard");
+    assert_eq!(large_files(&dir).len(), 1, "the file of the committed blob");
+}
+
+/// Makes a blob of more than one piece visible as a tree of its own.
+fn commit_large(store: &dyn Store, seed: u64) {
+    let blob = copy_in(store, &contents(PIECE_BYTES + 1, seed));
+    store.commit_root(&Node::File { blob, executable: false }.into(), true, None).unwrap();
 }
 
 /// The files of large blobs.
@@ -115,10 +139,14 @@ pub(crate) fn large_files(store: &Path) -> Vec<std::path::PathBuf> {
 fn another_version_is_refused_with_both_numbers() {
     let dir = tempfile::tempdir().unwrap();
     commit(&DiskStore::open(dir.path()).unwrap(), 0);
-    fs::write(dir.path().join("version"), "7\n").unwrap();
-    let error = DiskStore::open(dir.path()).unwrap_err();
-    let expected = format!("the store {} has format 7, this program knows format 1", dir.path().display());
-    assert_eq!(error.to_string(), expected);
+    // An older one, and one of the future.
+    for found in [1, 3, 7] {
+        fs::write(dir.path().join("version"), format!("{found}\n")).unwrap();
+        let error = DiskStore::open(dir.path()).unwrap_err();
+        let store = dir.path().display();
+        let expected = format!("the store {store} has format {found}, this program knows format 2: ");
+        assert!(error.to_string().starts_with(&expected), "{error}");
+    }
     fs::write(dir.path().join("version"), "garbage").unwrap();
     assert!(matches!(DiskStore::open(dir.path()), Err(OpenError::Stamp(_))));
     fs::write(dir.path().join("version"), format!("{FORMAT_VERSION}\n")).unwrap();
@@ -197,38 +225,92 @@ fn is_full(error: &StoreError) -> bool {
     matches!(error, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
 }
 
-/// Keeps blobs until the disk is full.
-fn fill(store: &dyn Store, size: u64) -> StoreError {
-    for seed in 1_000_000.. {
-        if let Err(error) = store.add_blob(&mut &conformance::contents(size, seed)[..]) {
-            return error;
-        }
-    }
-    panic!("the disk is never full");
+/// Keeps something, of which there is a different one for each seed.
+type Keep = fn(&DiskStore, u64) -> Result<(), StoreError>;
+
+/// Keeps things until the disk is full.
+fn fill(store: &DiskStore, keep: Keep) -> StoreError {
+    (1_000_000..).find_map(|seed| keep(store, seed).err()).unwrap()
 }
+
+fn keep_whole(store: &DiskStore, bytes: Bytes) -> Result<(), StoreError> {
+    store.keep_span(&firn_bao::VerifiedSpan::of(bytes))
+}
+
+/// What may fill a disk: packs of small and of larger blobs, large files, partial ones, and the index.
+const FILLS: [Keep; 5] = [
+    |store, seed| keep_whole(store, contents(10_000, seed)),
+    |store, seed| keep_whole(store, contents(300_000, seed)),
+    |store, seed| {
+        let bytes = contents(3 * PIECE_BYTES, seed);
+        let incoming = store.begin_blob(3 * PIECE_BYTES)?;
+        for index in 0..3 {
+            let piece = bytes.slice((index * PIECE_BYTES) as usize..((index + 1) * PIECE_BYTES) as usize);
+            incoming.write(&firn_bao::HashedPiece::of(index, piece))?;
+        }
+        incoming.finish().map(drop)
+    },
+    |store, seed| {
+        let span = Span::from_groups(0..PIECE_GROUPS).unwrap();
+        store.keep_span(&span_of(&contents(2 * PIECE_BYTES, seed), span))
+    },
+    |store, seed| {
+        // The longest reasons for things that need not be there.
+        let text = "x".repeat(firn_store::REASON_BYTES_MAX);
+        let reason: Reason = text.parse().unwrap();
+        (0..200).try_for_each(|i| {
+            let blob = BlobRef { digest: BlobRef::of(&(1000 * seed + i).to_le_bytes()).digest, size: 1 };
+            store.pin(&Visible::Root(Node::File { blob, executable: false }.into()), &reason)
+        })
+    },
+];
 
 #[test]
 fn a_full_disk_is_an_error_that_loses_nothing() {
-    for size in [10_000, 300_000] {
+    for (i, keep) in FILLS.into_iter().enumerate() {
+        let disk = SmallDisk::mount(32);
+        let dir = disk.0.path().join("store");
+        let store = DiskStore::open(&dir).unwrap();
+        commit(&store, 0);
+        commit_large(&store, 0);
+        // The index grows slowly.
+        let ballast = if i == 4 { 19 << 20 } else { 0 };
+        fs::write(disk.0.path().join("ballast"), vec![0; ballast]).unwrap();
+        let error = fill(&store, keep);
+        assert!(is_full(&error), "fill {i}: {error}");
+        assert!(error.to_string().starts_with(&dir.display().to_string()), "{error}");
+        let (root, directories, _) = conformance::sample(1);
+        assert!(
+            store.keep_directories(&directories).is_err() || store.commit_root(&root, true, None).is_err()
+        );
+
+        // Reading goes on, also in the next process, and writing once there is room again.
+        assert_eq!(verify_all(&store, &mut |finding| panic!("{finding:?}")).blobs, 4);
+        drop(store);
+        let store = DiskStore::open(&dir).unwrap();
+        assert_eq!(verify_all(&store, &mut |finding| panic!("{finding:?}")).blobs, 4);
+        disk.remount("size=256m");
+        commit(&store, 1);
+        commit_large(&store, 1);
+        assert!(findings(&store).is_empty());
+        assert_eq!(store.paths().unwrap().len(), 2);
+    }
+}
+
+#[test]
+fn a_full_disk_is_made_room_on_by_collecting() {
+    for keep in &FILLS[..4] {
         let disk = SmallDisk::mount(64);
         let dir = disk.0.path().join("store");
         let store = DiskStore::open(&dir).unwrap();
         commit(&store, 0);
-        let error = fill(&store, size);
-        assert!(is_full(&error), "{error}");
-        assert!(error.to_string().starts_with(&dir.display().to_string()), "{error}");
-        let (root, directories, _) = conformance::sample(1);
-        assert!(store.keep_directories(&directories).is_err() || store.commit_root(&root, true).is_err());
-
-        // Reading goes on, also in the next process, and writing once there is room again.
-        assert_eq!(verify_all(&store, &mut |finding| panic!("{finding:?}")).blobs, 3);
-        drop(store);
-        let store = DiskStore::open(&dir).unwrap();
-        assert_eq!(verify_all(&store, &mut |finding| panic!("{finding:?}")).blobs, 3);
-        disk.remount("size=256m");
+        commit_large(&store, 0);
+        fill(&store, *keep);
+        store.collect(false).unwrap();
         commit(&store, 1);
-        assert_eq!(verify_all(&store, &mut |finding| panic!("{finding:?}")).findings, 0);
-        assert_eq!(store.paths().unwrap().len(), 2);
+        commit_large(&store, 1);
+        assert!(findings(&store).is_empty());
+        assert!(store.usage().unwrap().disk_bytes < 16 << 20, "{:?}", store.usage().unwrap());
     }
 }
 
@@ -245,7 +327,7 @@ fn the_index_is_opened_anew_after_it_could_not_be_written() {
         // Leaves less and less beyond the reserve.
         fs::write(&ballast, vec![0; (30 << 20) + (round as usize) * (1 << 20)]).ok();
         for seed in 0..200 {
-            if let Err(error) = store.add_blob(&mut &conformance::contents(16_000, round * 1000 + seed)[..]) {
+            if let Err(error) = keep_whole(&store, contents(16_000, round * 1000 + seed)) {
                 assert!(is_full(&error), "{error}");
                 refused += 1;
             }
