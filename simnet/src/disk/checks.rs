@@ -305,7 +305,9 @@ impl Story<'_> {
 
     /// Right after collecting: there is nothing but what is reachable.
     pub(super) fn check_tidy(&mut self) -> Result<(), Violation> {
-        if !self.model.is_certain() {
+        // What is damaged and was not put aside is counted still.
+        let is_damaged = self.has_flips && !self.model.absent.is_empty();
+        if is_damaged || !self.model.is_certain() {
             return Ok(());
         }
         let reachable = self.model.reachable(&self.trees);
