@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Barrier,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
 };
@@ -31,12 +31,14 @@ use crate::{copy_in, findings, scratch, span_of};
 const READERS: u64 = 64;
 const WRITERS: u64 = 4;
 /// How many trees each writer adds, and how many each reader reads.
-const ADDED: u64 = 24;
-const READ: u64 = 12;
+const ADDED: u64 = 60;
+const READ: u64 = 60;
 /// So many trees are visible all the time.
 const STABLE: u64 = 6;
 /// Those that come and go are of so many kinds, so that what one writer adds another has just removed.
 const KINDS: u64 = 8;
+/// Of so many of them some stay; of the others all go, so that their contents come and go too.
+const STAYING_KINDS: u64 = 2;
 
 /// A tree, and how its blobs come into a store.
 struct Tree {
@@ -89,6 +91,11 @@ impl Tree {
     }
 }
 
+/// Which kind of tree a writer adds.
+fn kind(writer: u64, round: u64) -> u64 {
+    (writer * 3 + round) % KINDS
+}
+
 /// What all threads know.
 struct World {
     store: DiskStore,
@@ -96,6 +103,8 @@ struct World {
     by_digest: BTreeMap<BlobDigest, Bytes>,
     /// Whether writers hold what they keep.
     is_held: bool,
+    /// How far each writer is, so that readers can look at what is changing.
+    rounds: [AtomicU64; WRITERS as usize],
     refused: AtomicUsize,
     read_whole: AtomicUsize,
     read_absent: AtomicUsize,
@@ -110,7 +119,8 @@ impl World {
         let blobs = trees.iter().flat_map(|tree| &tree.blobs);
         let by_digest = blobs.map(|(bytes, _)| (BlobRef::of(bytes).digest, bytes.clone())).collect();
         let [refused, read_whole, read_absent] = [0, 0, 0].map(AtomicUsize::new);
-        Self { store, trees, by_digest, is_held, refused, read_whole, read_absent }
+        let rounds = [0; WRITERS as usize].map(AtomicU64::new);
+        Self { store, trees, rounds, by_digest, is_held, refused, read_whole, read_absent }
     }
 
     fn path(&self, name: &str, tree: u64) -> StoredPath {
@@ -123,7 +133,7 @@ impl World {
 
     /// What a writer adds, and the tree that it is.
     fn coming(&self, writer: u64, round: u64) -> StoredPath {
-        self.path(&format!("coming-{writer}-{round}"), STABLE + (writer * 3 + round) % KINDS)
+        self.path(&format!("coming-{writer}-{round}"), STABLE + kind(writer, round))
     }
 
     /// Adds a tree; whether it was not refused.
@@ -166,22 +176,25 @@ impl World {
         for round in 0..READ {
             let stable = (reader + round) % STABLE;
             assert!(self.read(&self.stable(stable)), "stable-{stable} is visible all the time");
-            let coming = self.coming(reader % WRITERS, (reader / WRITERS + 2 * round) % ADDED);
+            let writer = (reader + round) % WRITERS;
+            let now = self.rounds[writer as usize].load(Ordering::Relaxed);
+            let coming = self.coming(writer, now.saturating_sub(reader % 2));
             let count = if self.read(&coming) { &self.read_whole } else { &self.read_absent };
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Adds tree after tree, and removes two of three again; gives those that stay.
+    /// Adds tree after tree, and removes most of them again; gives those that stay.
     fn write_many(&self, writer: u64) -> Vec<StoredPath> {
         let mut staying = Vec::new();
         for round in 0..ADDED {
             let path = self.coming(writer, round);
+            self.rounds[writer as usize].store(round, Ordering::Relaxed);
             if !self.add(&path) {
                 continue;
             }
             assert!(self.read(&path), "{} was committed, and nobody has removed it", path.path());
-            if round.is_multiple_of(3) {
+            if kind(writer, round) < STAYING_KINDS {
                 staying.push(path);
             } else {
                 assert!(self.store.remove(&Visible::Path(path.path_hash())).unwrap());
@@ -283,7 +296,9 @@ fn readers_writers_and_a_collector_do_not_disturb_each_other() {
     let dir = scratch();
     let world = World::new(dir.path(), true);
     let visible = world.run();
-    assert_eq!(visible.len() as u64, STABLE + WRITERS * ADDED.div_ceil(3));
+    let rounds = (0..WRITERS).flat_map(|writer| (0..ADDED).map(move |round| kind(writer, round)));
+    let staying = rounds.filter(|kind| *kind < STAYING_KINDS).count();
+    assert_eq!(visible.len(), STABLE as usize + staying);
     let [whole, absent] = [&world.read_whole, &world.read_absent].map(|count| count.load(Ordering::Relaxed));
     assert_eq!((whole + absent) as u64, READERS * READ);
     eprintln!("of those that come and go, {whole} were read whole, {absent} were not there");

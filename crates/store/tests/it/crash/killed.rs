@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use firn_bao::{GROUP_BYTES, PIECE_BYTES, Span};
+use firn_bao::{GROUP_BYTES, HashedBlob, PIECE_BYTES, Span, VerifiedSpan};
 use firn_castore::{BlobRef, Node, Root};
 use firn_store::{
     Blobs, Directories, DiskStore, Hold, Paths, Room, Visible, closure,
@@ -19,14 +19,14 @@ use firn_store::{
 };
 use firn_trust::StoredPath;
 
-use crate::{copy_in, findings, span_of};
+use crate::{copy_in, findings};
 
 /// How often it is killed.
 const ROUNDS: u64 = 50;
-/// It is killed after at most so many lines.
+/// It is killed after at most so many lines about commits and removals.
 const LINES_MAX: u64 = 40;
 /// So many paths stay visible, about: what each round verifies.
-const PATHS: usize = 8;
+const PATHS: usize = 12;
 const PARTIAL_GROUPS: u64 = 200;
 /// Where the child process is told which store to work on, and which round it is.
 const WORK: &str = "FIRN_TEST_WORK";
@@ -117,18 +117,25 @@ impl Worker {
 
     fn keep_spans(&self) {
         let bytes = partial(self.round);
+        let hashed = HashedBlob::of(&bytes);
+        let blob = hashed.blob();
         let mut chance = Chance(self.round << 32);
         // It never becomes whole: the last group never comes.
         for _ in 0..1000 {
             let start = chance.below(PARTIAL_GROUPS - 10);
             let end = start + 1 + chance.below(9);
-            self.store.keep_span(&span_of(&bytes, Span::from_groups(start..end).unwrap())).unwrap();
+            let span = Span::from_groups(start..end).unwrap();
+            let range = span.bytes(blob.size);
+            let parents = hashed.outboard().parents_of(blob.size, span).unwrap();
+            let part = bytes.slice(range.start as usize..range.end as usize);
+            self.store.keep_span(&VerifiedSpan::check(blob, span, parents, part).unwrap()).unwrap();
             say(format_args!("kept {start} {end}"));
         }
     }
 
     fn remove_and_collect(&self) {
         let mut chance = Chance(self.round << 33);
+        let partial = BlobRef::of(&partial(self.round));
         loop {
             let paths = self.store.paths().unwrap();
             if paths.len() > PATHS {
@@ -141,7 +148,7 @@ impl Worker {
             // The partial blob is found under a new hold before the old one goes.
             let mut hold = self.hold.lock().unwrap();
             let new = self.store.hold();
-            self.store.groups(&BlobRef::of(&partial(self.round))).unwrap();
+            self.store.groups(&partial).unwrap();
             *hold = Some(new);
             self.store.collect(false).unwrap();
         }
@@ -232,19 +239,21 @@ fn a_process_that_is_killed_loses_nothing_that_it_has_told_of() {
     let dir = parent.path().join("store");
     let mut known = Known::default();
     let mut chance = Chance(7);
-    let (mut lines, mut groups) = (0, 0);
+    let (mut told, mut groups) = ([0; 2], 0);
     for round in 0..ROUNDS {
         let count = 1 + chance.below(LINES_MAX);
         let said = work_until(&dir, round, count);
-        lines += said.len();
+        for (told, what) in told.iter_mut().zip(["committed", "removed"]) {
+            *told += said.iter().filter(|said| said.starts_with(what)).count();
+        }
         said.iter().for_each(|said| known.hear(said));
         groups += known.groups.len();
         known.check(&dir, round);
     }
     assert!(known.visible.len() > PATHS / 2, "much was committed");
-    eprintln!(
-        "killed {ROUNDS} times, after {lines} lines in all; {groups} groups were kept and are still here"
-    );
+    let [committed, removed] = told;
+    eprintln!("killed {ROUNDS} times, after {committed} commits, {removed} removals and {groups} groups");
+    assert!(committed > ROUNDS as usize && removed > ROUNDS as usize / 2);
 }
 
 /// Lets a child process work on the store until it has said so many lines, and kills it; gives all that it has said.
@@ -253,16 +262,17 @@ fn work_until(dir: &Path, round: u64, count: u64) -> Vec<String> {
     let mut child = Command::new(env::current_exe().unwrap());
     child.args(["--nocapture", "--exact", test]).env(WORK, format!("{round} {}", dir.display()));
     let mut child = child.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut said = Vec::new();
+    let (mut said, mut counted) = (Vec::new(), 0);
     for line in BufReader::new(child.stdout.take().unwrap()).lines() {
         let line = line.unwrap();
         let Some((_, text)) = line.split_once(MARK) else { continue };
         said.push(text.to_owned());
-        if said.len() as u64 == count {
+        counted += u64::from(!text.starts_with("kept"));
+        if counted == count {
             child.kill().unwrap();
         }
     }
     assert!(!child.wait().unwrap().success());
-    assert!(said.len() as u64 >= count, "the child of round {round} has ended by itself: {said:?}");
+    assert!(counted >= count, "the child of round {round} has ended by itself: {said:?}");
     said
 }
