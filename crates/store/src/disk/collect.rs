@@ -23,7 +23,7 @@ use super::{
     large::Large,
     packs::RECORD_BYTES_MAX,
     place::{
-        BLOB_PLACE_BYTES, BlobKind, BlobPlace, DirectoryPlace, HEAD_BYTES_MAX, PACK_HEAD_BYTES, Position,
+        BlobKind, BlobPlace, DirectoryPlace, HEAD_BYTES_MAX, PACK_HEAD_BYTES, Position,
         contents_record_bytes, parse_adopted,
     },
     tables,
@@ -69,6 +69,7 @@ impl DiskStore {
             self.delete(&doomed)?;
             if !has_room {
                 // Where nothing can be copied, what is not needed at all is still removed.
+                self.give_up_unneeded(&live, &mut collected)?;
                 self.remove_empty(&census, &sparse)?;
             }
             if self.flush_if_room()? {
@@ -86,6 +87,31 @@ impl DiskStore {
             Err(error) if is_full(&error) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Gives up what waits and nobody needs. Where nothing waits any more, packs are cut to what the index has of them.
+    fn give_up_unneeded(&self, live: &Live, collected: &mut Collected) -> Result<(), StoreError> {
+        // What is durable stays as it is now.
+        let _writing = lock(&self.changes.writing);
+        let _keeping = self.keeping.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state_mut();
+        let holds = lock(&self.holds);
+        let waiting = &mut state.waiting;
+        let before = (waiting.blobs.len(), waiting.directories.len());
+        waiting.blobs.retain(|digest, _| live.blobs.contains(digest) || holds.protects(&Item::Blob(*digest)));
+        waiting.directories.retain(|digest, _| {
+            live.directories.contains(digest) || holds.protects(&Item::Directory(*digest))
+        });
+        collected.blobs += (before.0 - waiting.blobs.len()) as u64;
+        collected.directories += (before.1 - waiting.directories.len()) as u64;
+        if !waiting.blobs.is_empty() || !waiting.directories.is_empty() {
+            return Ok(());
+        }
+        waiting.places.clear();
+        self.places.forget();
+        self.packs.give_up();
+        collected.bytes = collected.bytes.saturating_add(self.packs.cut(&self.index.ends()?)?);
+        Ok(())
     }
 
     /// Removes the packs of which nothing is needed, also by what waits.
@@ -131,12 +157,9 @@ impl DiskStore {
                 let place = DirectoryPlace::from_bytes(place.value());
                 census.directories.insert(DirectoryDigest::from(*digest.value()), place);
             }
-            for entry in transaction.open_table(tables::PACKS)?.iter()? {
-                let (pack, end) = entry?;
-                census.ends.insert(pack.value(), end.value());
-            }
             Ok(census)
         })?;
+        census.ends = self.index.ends()?;
         let mut needed: BTreeMap<u32, u64> = BTreeMap::new();
         let mut add = |pack: u32, bytes: u64| {
             let sum = needed.entry(pack).or_default();
@@ -414,8 +437,7 @@ impl DiskStore {
             let (mut usage, mut files) = (Usage::default(), 0u64);
             let add = |sum: &mut u64, bytes: u64| *sum = sum.saturating_add(bytes);
             for entry in transaction.open_table(tables::BLOBS)?.iter()? {
-                let place: &[u8; BLOB_PLACE_BYTES] = &entry?.1.value().to_owned();
-                let Some(place) = BlobPlace::from_bytes(place) else { continue };
+                let Some(place) = BlobPlace::from_bytes(entry?.1.value()) else { continue };
                 usage.blobs += 1;
                 add(&mut usage.blob_bytes, place.size);
                 match place.kind {

@@ -137,7 +137,8 @@ impl DiskStore {
             // The system tells of a failure once and then takes everything for written, so nothing counts that may not
             // be. What is kept anew from here on is synced anew.
             let _keeping = self.keeping.write().unwrap_or_else(PoisonError::into_inner);
-            self.state_mut().waiting = Waiting::default();
+            let waiting = &mut self.state_mut().waiting;
+            *waiting = Waiting { uses: mem::take(&mut waiting.uses), ..Waiting::default() };
             self.packs.give_up();
             self.places.forget();
         }

@@ -1,6 +1,7 @@
 //! What is looked up: a redb database.
 
 use std::{
+    collections::BTreeMap,
     io,
     panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
@@ -8,7 +9,7 @@ use std::{
 };
 
 use redb::{
-    Builder, Database, Error, ReadOnlyTable, ReadTransaction, ReadableDatabase, StorageError,
+    Builder, Database, Error, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, StorageError,
     WriteTransaction,
 };
 
@@ -165,6 +166,18 @@ impl Index {
             *place = Some(snapshot.clone());
             drop(place);
             Ok(look(&snapshot)?)
+        })
+    }
+
+    /// Where the packs end.
+    pub(super) fn ends(&self) -> Result<BTreeMap<u32, u32>, StoreError> {
+        self.read(|transaction| {
+            let mut ends = BTreeMap::new();
+            for entry in transaction.open_table(tables::PACKS)?.iter()? {
+                let (pack, end) = entry?;
+                ends.insert(pack.value(), end.value());
+            }
+            Ok(ends)
         })
     }
 

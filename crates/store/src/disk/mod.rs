@@ -78,6 +78,9 @@ pub struct DiskStore {
     lock: Option<Lock>,
 }
 
+/// A record as it stands in the index.
+type KeyAndSeal = (Vec<u8>, Vec<u8>);
+
 impl fmt::Debug for DiskStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("DiskStore").field(&self.layout.dir).finish()
@@ -126,14 +129,7 @@ impl DiskStore {
             large
                 .sweep(|digest| Ok(index.blob(digest)?.is_some_and(|place| place.kind == BlobKind::File)))?;
         }
-        let ends = index.read(|transaction| {
-            let mut ends = BTreeMap::new();
-            for entry in transaction.open_table(tables::PACKS)?.iter()? {
-                let (pack, end) = entry?;
-                ends.insert(pack.value(), end.value());
-            }
-            Ok(ends)
-        })?;
+        let ends = index.ends()?;
         let packs = Packs::open(disk, layout.packs.clone(), &ends)?;
         let partials = Partials::open(&layout)?;
         for blob in partials.all() {
@@ -256,7 +252,7 @@ impl DiskStore {
     fn records(
         &self,
         table: redb::TableDefinition<'static, &'static [u8], &'static [u8]>,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    ) -> Result<Vec<KeyAndSeal>, StoreError> {
         self.index.read(|transaction| {
             let mut records = Vec::new();
             for record in transaction.open_table(table)?.iter()? {
@@ -511,8 +507,9 @@ impl Pins for DiskStore {
 
 impl Room for DiskStore {
     fn remove(&self, what: &Visible) -> Result<bool, StoreError> {
+        let was_visible = self.change(Change::Remove(what.clone()))?;
         self.state_mut().waiting.uses.remove(what);
-        self.change(Change::Remove(what.clone()))
+        Ok(was_visible)
     }
 
     fn used(&self, what: &Visible, at: UnixSeconds) -> Result<(), StoreError> {

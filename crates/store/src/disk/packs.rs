@@ -98,13 +98,10 @@ impl Packs {
 
     fn reopen_tail(&self, tail: &mut Tail) -> io::Result<()> {
         let file = self.disk.open(&self.path(tail.pack), Access::Write)?;
-        let size = file.size()?;
-        if size < u64::from(tail.written) {
+        if file.size()? < u64::from(tail.written) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if size > u64::from(tail.written) {
-            file.set_size(u64::from(tail.written))?;
-        }
+        cut(&*file, tail.written)?;
         tail.file = Some(file);
         Ok(())
     }
@@ -195,6 +192,25 @@ impl Packs {
         tail.dirty.clear();
         tail.is_new = false;
         tail.failures += 1;
+    }
+
+    /// Cuts off what lies behind these ends, and removes packs that have none, but for the one that is written to. Gives
+    /// how many bytes went. To be called where nothing refers to anything else.
+    pub(super) fn cut(&self, ends: &BTreeMap<u32, u32>) -> Result<u64, StoreError> {
+        let tail = lock(&self.tail);
+        let mut sum = 0u64;
+        for name in self.disk.list(&self.dir).map_err(StoreError::io(&self.dir))? {
+            let Some(pack) = parse_name(&name).filter(|pack| *pack < tail.pack) else { continue };
+            let path = self.path(pack);
+            let end = ends.get(&pack).copied();
+            let file = self.disk.open(&path, Access::Write).map_err(StoreError::io(&path))?;
+            let bytes = cut(&*file, end.unwrap_or(0)).map_err(StoreError::io(&path))?;
+            sum = sum.saturating_add(bytes);
+            if end.is_none() {
+                self.disk.remove(&path).map_err(StoreError::io(&path))?;
+            }
+        }
+        Ok(sum)
     }
 
     /// How often what was not durable was given up. Where this has changed, what was appended before may be gone.
@@ -322,6 +338,15 @@ impl Tail {
         self.written = 0;
         self.buffer.clear();
     }
+}
+
+/// Cuts a file to this length; gives how much it was longer.
+fn cut(file: &dyn DiskFile, end: u32) -> io::Result<u64> {
+    let more = file.size()?.saturating_sub(u64::from(end));
+    if more > 0 {
+        file.set_size(u64::from(end))?;
+    }
+    Ok(more)
 }
 
 fn name(pack: u32) -> String {

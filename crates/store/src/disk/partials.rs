@@ -14,7 +14,7 @@ use std::{
     collections::BTreeMap,
     io,
     ops::Range,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
@@ -163,7 +163,7 @@ impl Partials {
     pub(super) fn keep(
         &self,
         span: &VerifiedSpan,
-        publish: impl FnOnce(&PathBuf) -> Result<(), StoreError>,
+        publish: impl FnOnce(&Path) -> Result<(), StoreError>,
     ) -> Result<Kept, StoreError> {
         let blob = span.blob();
         let partial = self.find_or_begin(&blob)?;
@@ -275,7 +275,7 @@ impl Partials {
         Ok(partial)
     }
 
-    fn open_or_create(&self, path: &PathBuf) -> io::Result<Arc<dyn DiskFile>> {
+    fn open_or_create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         for _ in 0..2 {
             match self.disk.open(path, Access::Write) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
