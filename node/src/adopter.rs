@@ -12,7 +12,6 @@
 //! - `worker`: adopts one path.
 
 mod book;
-mod interruptible;
 mod watcher;
 mod worker;
 

@@ -1,6 +1,7 @@
 //! Adopts one path after another.
 
 use std::{
+    ops::ControlFlow,
     sync::{Arc, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -9,7 +10,9 @@ use firn_bao::Span;
 use firn_castore::{Closure, Root};
 use firn_engine::EngineError;
 use firn_nix::{NarFacts, NarHash, Signature, StorePath};
-use firn_store::{AddError, AddOptions, Blobs, Reason, StoreError, UnixSeconds, add_tree, closure, hash_nar};
+use firn_store::{
+    AddError, AddOptions, AddProgress, Reason, StoreError, UnixSeconds, add_tree, closure, hash_nar,
+};
 use firn_trust::{
     Admitted, Claim, Ground, NarMatch, NarMismatch, PathFacts, REFERENCES_MAX, Refusal, TrustedPath,
 };
@@ -17,7 +20,6 @@ use firn_trust::{
 use super::{
     Shared,
     book::{Job, Outcome, Suspects, Task},
-    interruptible::Interruptible,
     lock,
 };
 use crate::nixdb::{NixDatabaseError, ValidPath};
@@ -201,8 +203,12 @@ impl Shared {
     /// Takes a tree in where it stands, if it is what is registered.
     fn read(&self, row: &ValidPath) -> Result<Arc<Closure>, Failure> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let options = AddOptions { in_place: true, now: UnixSeconds(now), ..AddOptions::default() };
-        let added = add_tree(&self.interruptible(), &self.nix.on_disk(&row.path), &options)?;
+        // Nobody waits for a large tree when the node ends.
+        let go_on =
+            |_: AddProgress| if self.ends() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        let (now, progress) = (UnixSeconds(now), Some(&go_on as _));
+        let options = AddOptions { in_place: true, now, progress, ..AddOptions::default() };
+        let added = add_tree(&**self.engine.store(), &self.nix.on_disk(&row.path), &options)?;
         let NarFacts { nar_hash: hash, nar_size: size, .. } = row.nar;
         let (actual, actual_size) = (added.nar_hash, added.nar_size);
         if (actual, actual_size) != (hash, size) {
@@ -223,7 +229,7 @@ impl Shared {
             Admitted::Signed(signed) => signed,
             Admitted::Attested(_) => return Err(Refusal::NoTrustedKey.into()),
         };
-        let hashed = hash_nar(&self.interruptible(), signed, closure)?;
+        let hashed = hash_nar(&**self.engine.store(), signed, closure)?;
         hashed.map_err(|mismatch| Failure::Mismatch(Box::new(mismatch)))
     }
 
@@ -238,13 +244,16 @@ impl Shared {
     fn check(&self, job: &Job, suspects: &Suspects) -> Result<Outcome, Failure> {
         let Some(known) = self.engine.path(&job.hash) else { return Ok(Outcome::Broken) };
         let is_whole = self.has(&known.facts().root, suspects)?;
+        if self.ends() {
+            return Ok(Outcome::Later);
+        }
         Ok(if is_whole { Outcome::Adopted } else { Outcome::Broken })
     }
 
-    /// Whether the first group of each suspicious blob can be read: the file is there.
+    /// Whether the first group of each suspicious blob can be read: the file is there. At the end of all it is left off.
     fn has(&self, root: &Root, suspects: &Suspects) -> Result<bool, StoreError> {
-        let store = self.interruptible();
-        let closure = match closure(&store, root) {
+        let store = &**self.engine.store();
+        let closure = match closure(store, root) {
             Ok(Some(closure)) => closure,
             Ok(None) | Err(StoreError::Damaged { .. }) => return Ok(false),
             Err(error) => return Err(error),
@@ -254,6 +263,9 @@ impl Shared {
             if !suspects.contains(&blob.digest) {
                 continue;
             }
+            if self.ends() {
+                break;
+            }
             match store.read_span(&blob, first) {
                 Ok(Some(_)) => {}
                 Ok(None) | Err(StoreError::Damaged { .. }) => return Ok(false),
@@ -261,9 +273,5 @@ impl Shared {
             }
         }
         Ok(true)
-    }
-
-    fn interruptible(&self) -> Interruptible<'_> {
-        Interruptible { store: &**self.engine.store(), ends: &self.ends }
     }
 }

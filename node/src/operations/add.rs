@@ -5,6 +5,7 @@ use std::{
     ffi::OsStr,
     io,
     num::NonZeroUsize,
+    ops::ControlFlow,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::{
@@ -239,6 +240,7 @@ impl Adding {
         let tell = |read: AddProgress| {
             let (done_bytes, total_bytes) = (read.done_bytes, read.total_bytes);
             self.report.send_modify(|told| *told = Progress { done_bytes, total_bytes, ..told.clone() });
+            ControlFlow::Continue(())
         };
         let tree = self.read_tree(path, Some(&tell))?;
         let nar =
@@ -292,7 +294,7 @@ impl Adding {
     fn read_tree(
         &self,
         path: &Path,
-        progress: Option<&(dyn Fn(AddProgress) + Sync)>,
+        progress: Option<&(dyn Fn(AddProgress) -> ControlFlow<()> + Sync)>,
     ) -> Result<AddedTree, Failure> {
         let path = if self.is_in_place { &canonical(path)? } else { path };
         let jobs = self.jobs.unwrap_or_else(cores);

@@ -61,6 +61,9 @@ pub enum AddError {
         /// What is wrong with it.
         source: ClosureError,
     },
+    /// Whoever is told of the progress wanted no more.
+    #[error("{} was not read to its end: that was stopped", .0.display())]
+    Stopped(PathBuf),
     /// The store would not.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -8,11 +8,12 @@ use std::{
 use firn_castore::{BlobRef, Directory, DirectoryDigest, Node, Root};
 
 use super::{
-    AddedTree,
+    AddError, AddOptions, AddedTree,
     crew::{self, Next, Work},
+    entries::Entries,
 };
 use crate::{
-    Blobs, Directories, Intake, KnownTree, Listing, StoreError,
+    Blobs, Directories, Intake, KnownTree, StoreError,
     tree::{Collected, collect},
 };
 
@@ -20,12 +21,18 @@ use crate::{
 const BATCH: usize = 16;
 
 /// The tree that a walk has come to before, if all of it is still here.
-pub(super) fn find<S>(store: &S, listing: &Listing, threads: usize) -> Result<Option<AddedTree>, StoreError>
+pub(super) fn find<S>(
+    store: &S,
+    entries: &Entries,
+    options: &AddOptions<'_>,
+) -> Result<Option<AddedTree>, AddError>
 where
     S: Blobs + Intake + Directories + ?Sized,
 {
-    let Some(KnownTree { root, nar_hash, nar_size }) = store.known_tree(listing)? else { return Ok(None) };
-    let Some(mut directories) = whole(store, &root, threads)? else { return Ok(None) };
+    let known = store.known_tree(&entries.listing)?;
+    let Some(KnownTree { root, nar_hash, nar_size }) = known else { return Ok(None) };
+    let searching = Searching { store, go_on: &|| options.tell(entries, 0) };
+    let Some(mut directories) = searching.whole(&root, options.jobs.get())? else { return Ok(None) };
     let closure = collect(&root, |digest| Ok::<_, StoreError>(directories.remove(digest)))?;
     // Where the Directories make no tree, adding it anew makes one.
     let Collected::Whole(closure) = closure else { return Ok(None) };
@@ -34,31 +41,14 @@ where
 
 type Found = BTreeMap<DirectoryDigest, Directory>;
 
-/// All Directories beneath a root, if they are here and all blobs too.
-fn whole<S>(store: &S, root: &Root, threads: usize) -> Result<Option<Found>, StoreError>
-where
-    S: Blobs + Directories + ?Sized,
-{
-    let mut search = Search::default();
-    match root.node() {
-        Node::Directory { digest, .. } => search.want(*digest),
-        Node::File { blob, .. } if !is_here(store, blob)? => return Ok(None),
-        Node::File { .. } | Node::Symlink { .. } => {}
-    }
-    let search = crew::work(&Searching { store }, search, threads);
-    match search.end {
-        None => Ok(Some(search.found)),
-        Some(None) => Ok(None),
-        Some(Some(error)) => Err(error),
-    }
-}
-
 fn is_here(store: &(impl Blobs + ?Sized), blob: &BlobRef) -> Result<bool, StoreError> {
     Ok(store.has_blob(&blob.digest)? == Some(blob.size))
 }
 
 struct Searching<'a, S: ?Sized> {
     store: &'a S,
+    /// Is asked before each task.
+    go_on: &'a (dyn Fn() -> Result<(), AddError> + Sync),
 }
 
 #[derive(Default)]
@@ -70,7 +60,7 @@ struct Search {
     /// How many threads are looking.
     looking: usize,
     /// Why it is given up: an error, or just that something is not here.
-    end: Option<Option<StoreError>>,
+    end: Option<Option<AddError>>,
 }
 
 impl Search {
@@ -82,6 +72,22 @@ impl Search {
 }
 
 impl<S: Blobs + Directories + ?Sized> Searching<'_, S> {
+    /// All Directories beneath a root, if they are here and all blobs too.
+    fn whole(&self, root: &Root, threads: usize) -> Result<Option<Found>, AddError> {
+        let mut search = Search::default();
+        match root.node() {
+            Node::Directory { digest, .. } => search.want(*digest),
+            Node::File { blob, .. } if !is_here(self.store, blob)? => return Ok(None),
+            Node::File { .. } | Node::Symlink { .. } => {}
+        }
+        let search = crew::work(self, search, threads);
+        match search.end {
+            None => Ok(Some(search.found)),
+            Some(None) => Ok(None),
+            Some(Some(error)) => Err(error),
+        }
+    }
+
     /// A Directory, if it is here and all blobs that it names are.
     fn look(&self, digest: &DirectoryDigest) -> Result<Option<Directory>, StoreError> {
         let directory = match self.store.directory(digest) {
@@ -104,7 +110,7 @@ impl<S: Blobs + Directories + ?Sized> Searching<'_, S> {
 impl<S: Blobs + Directories + ?Sized> Work for Searching<'_, S> {
     type State = Search;
     type Task = Vec<DirectoryDigest>;
-    type Outcome = Result<Option<Vec<Directory>>, StoreError>;
+    type Outcome = Result<Option<Vec<Directory>>, AddError>;
 
     fn next(&self, state: &mut Search) -> Next<Self::Task> {
         if state.end.is_some() {
@@ -120,6 +126,7 @@ impl<S: Blobs + Directories + ?Sized> Work for Searching<'_, S> {
     }
 
     fn run(&self, task: Self::Task) -> Self::Outcome {
+        (self.go_on)()?;
         let mut directories = Vec::with_capacity(task.len());
         for digest in &task {
             let Some(directory) = self.look(digest)? else { return Ok(None) };

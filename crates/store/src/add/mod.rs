@@ -24,7 +24,7 @@ mod read;
 mod tests;
 mod walk;
 
-use std::{num::NonZeroUsize, path::Path, sync::Arc};
+use std::{num::NonZeroUsize, ops::ControlFlow, path::Path, sync::Arc};
 
 use firn_castore::Closure;
 use firn_nix::NarHash;
@@ -46,8 +46,9 @@ pub struct AddOptions<'a> {
     /// What time it is. A tree of which something is younger than two seconds, or from the future, is added but not
     /// remembered; so at the time 0 none is.
     pub now: UnixSeconds,
-    /// Is told how far it is, in order, from whichever thread. It should be quick.
-    pub progress: Option<&'a (dyn Fn(AddProgress) + Sync)>,
+    /// Is told how far it is, in order, from whichever thread, at least once a piece. It should be quick. With
+    /// [`ControlFlow::Break`] no more is read, and it ends with [`AddError::Stopped`].
+    pub progress: Option<&'a (dyn Fn(AddProgress) -> ControlFlow<()> + Sync)>,
 }
 
 impl Default for AddOptions<'_> {
@@ -55,6 +56,17 @@ impl Default for AddOptions<'_> {
     fn default() -> Self {
         let jobs = NonZeroUsize::MIN;
         Self { in_place: false, rehash: false, jobs, now: UnixSeconds(0), progress: None }
+    }
+}
+
+impl AddOptions<'_> {
+    /// Tells how far it is, and whether it goes on.
+    fn tell(&self, entries: &Entries, done_bytes: u64) -> Result<(), AddError> {
+        let Some(progress) = self.progress else { return Ok(()) };
+        match progress(AddProgress { done_bytes, total_bytes: entries.file_bytes }) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(AddError::Stopped(entries.path(0))),
+        }
     }
 }
 
@@ -96,8 +108,9 @@ where
     let path = absolute.as_deref().unwrap_or(path);
     let jobs = options.jobs.get();
     let entries = Entries::new(path, walk::walk(path, jobs)?);
+    options.tell(&entries, 0)?;
     if !options.rehash
-        && let Some(tree) = known::find(store, &entries.listing, jobs)?
+        && let Some(tree) = known::find(store, &entries, options)?
     {
         return Ok(tree);
     }

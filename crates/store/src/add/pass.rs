@@ -8,7 +8,7 @@ use firn_bao::{HashedBlob, HashedPiece, PIECE_BYTES, VerifiedSpan};
 use firn_castore::BlobRef;
 
 use super::{
-    AddError, AddOptions, AddProgress,
+    AddError, AddOptions,
     buffers::Buffers,
     build::{BuildStage, Built, Known},
     crew::{self, Next, Work},
@@ -103,7 +103,7 @@ impl<W, T> Stage<W, T> {
 
 enum Task<'a> {
     Read(Job<'a>),
-    Nar(NarStage, Contents),
+    Nar(u64, NarStage, Contents),
     Build(BuildStage, Known),
 }
 
@@ -134,7 +134,7 @@ impl<'a, S: Blobs + Intake + Directories + ?Sized> Work for Pass<'a, S> {
             return Next::End;
         }
         if let Some((stage, contents)) = state.nar.begin() {
-            return Next::Do(Task::Nar(stage, contents));
+            return Next::Do(Task::Nar(state.nar.taken, stage, contents));
         }
         if let Some((stage, known)) = state.build.begin() {
             return Next::Do(Task::Build(stage, known));
@@ -168,17 +168,16 @@ impl<'a, S: Blobs + Intake + Directories + ?Sized> Work for Pass<'a, S> {
                     Err(error) => Outcome::Failed(number, error),
                 }
             }
-            Task::Nar(mut stage, contents) => {
+            Task::Nar(number, mut stage, contents) => {
                 let before = stage.content_bytes;
                 stage.take(self.entries, contents);
-                let bytes = stage.content_bytes - before;
-                if let Some(progress) = self.options.progress {
-                    progress(AddProgress {
-                        done_bytes: stage.content_bytes,
-                        total_bytes: self.entries.file_bytes,
-                    });
+                match self.options.tell(self.entries, stage.content_bytes) {
+                    Ok(()) => {
+                        let bytes = stage.content_bytes - before;
+                        Outcome::Nar(stage, bytes)
+                    }
+                    Err(stopped) => Outcome::Failed(number, Some(stopped)),
                 }
-                Outcome::Nar(stage, bytes)
             }
             Task::Build(mut stage, known) => {
                 let number = known.number;

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    ops::ControlFlow,
     os::unix::{
         fs::{FileExt, PermissionsExt},
         net::UnixListener,
@@ -100,9 +101,12 @@ fn a_large_file_that_changes_while_it_is_read_is_named() {
         fs::write(&path, contents(3 * PIECE_BYTES, 0)).unwrap();
         make_old(&path);
         // It is told of each piece, with which one thread then goes on.
-        let change = |_: AddProgress| {
-            let file = fs::File::options().write(true).open(&path).unwrap();
-            file.write_at(b"changed", 2 * PIECE_BYTES).unwrap();
+        let change = |progress: AddProgress| {
+            if progress.done_bytes > 0 {
+                let file = fs::File::options().write(true).open(&path).unwrap();
+                file.write_at(b"changed", 2 * PIECE_BYTES).unwrap();
+            }
+            ControlFlow::Continue(())
         };
         let options = AddOptions { progress: Some(&change), ..options(1, in_place) };
         let store = MemoryStore::new();

@@ -14,7 +14,10 @@ use std::{
         fs::{PermissionsExt, symlink},
     },
     path::PathBuf,
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use firn_bao::PIECE_BYTES;
@@ -202,11 +205,62 @@ fn progress_is_told_in_order() {
     let dir = tempfile::tempdir().unwrap();
     let path = much(dir.path());
     let told = Mutex::new(Vec::new());
-    let tell = |progress| lock(&told).push(progress);
+    let tell = |progress| {
+        lock(&told).push(progress);
+        ControlFlow::Continue(())
+    };
     let options = AddOptions { progress: Some(&tell), ..options(3, false) };
     add_tree(&MemoryStore::new(), &path, &options).unwrap();
     let told = lock(&told);
     assert!(told.is_sorted_by_key(|progress| progress.done_bytes));
     let total_bytes = (0..40).map(|number| 100_000 * (number % 15)).sum();
     assert_eq!(told.last(), Some(&AddProgress { done_bytes: total_bytes, total_bytes }));
+}
+
+#[test]
+fn whoever_is_told_may_stop_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = much(dir.path());
+    let file = dir.path().join("file");
+    fs::write(&file, contents(40 * PIECE_BYTES, 0)).unwrap();
+    for (path, jobs) in [(&path, 1), (&path, 3), (&file, 1), (&file, 3)] {
+        for after in [0, 1, 5 * PIECE_BYTES] {
+            let store = watched::Watched::default();
+            let told = Mutex::new(0);
+            let stop = |progress: AddProgress| {
+                let mut told = lock(&told);
+                assert!(*told <= after, "it is not told any more once it has stopped");
+                *told = progress.done_bytes;
+                if *told >= after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let error = add_tree(&store, path, &AddOptions { progress: Some(&stop), ..options(jobs, false) });
+            assert!(matches!(&error, Err(AddError::Stopped(at)) if at == path), "{error:?}");
+            // What other threads have begun they end.
+            let bytes_max = (after + (2 * jobs as u64 + 1) * PIECE_BYTES).max(1);
+            assert!(*lock(&told) <= bytes_max, "{after}");
+            assert_eq!(store.keeps.take() == 0, after == 0);
+        }
+    }
+}
+
+#[test]
+fn the_search_for_a_known_tree_may_be_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("inner")).unwrap();
+    let now = crate::UnixSeconds(u64::MAX);
+    let store = MemoryStore::new();
+    add_tree(&store, dir.path(), &AddOptions { now, ..options(1, false) }).unwrap();
+    // After the walk, and before each level.
+    for calls_max in 0..4 {
+        let calls = AtomicUsize::new(0);
+        let stop = |_: AddProgress| match calls.fetch_add(1, Ordering::Relaxed) < calls_max {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        };
+        let added = add_tree(&store, dir.path(), &AddOptions { progress: Some(&stop), ..options(1, false) });
+        match added {
+            Ok(added) => assert!(added.was_known && calls_max == 3),
+            Err(error) => assert!(matches!(error, AddError::Stopped(_)) && calls_max < 3),
+        }
+    }
 }
