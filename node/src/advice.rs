@@ -1,8 +1,8 @@
 //! What a user can do about an error of the file system or of the store.
 
-use std::{error::Error, io};
+use std::{error::Error, io, path::Path};
 
-use firn_store::{FORMAT_VERSION, OpenError};
+use firn_store::OpenError;
 
 use crate::failure::Failure;
 
@@ -43,26 +43,42 @@ fn advice(error: &(dyn Error + 'static)) -> Option<String> {
 
 fn about_opening(error: &OpenError) -> Option<String> {
     match error {
-        OpenError::Version { path, found } if *found < FORMAT_VERSION => Some(format!(
-            "it was made by an older firn: move {} away, then add and get anew what it had",
-            path.display()
-        )),
-        OpenError::Version { .. } => Some("it was made by a newer firn: use that one".into()),
         OpenError::Locked { .. } => {
             Some("one process at a time uses a store: end that one, or give another --data-dir".into())
         }
-        OpenError::Io { path, source } if source.kind() == io::ErrorKind::PermissionDenied => Some(format!(
+        OpenError::NoIndex(index) | OpenError::Index { path: index, .. } => Some(format!(
+            "nothing in the store can be found without it: move {} away, then add and get anew what it had",
+            index.parent().unwrap_or(index).display()
+        )),
+        OpenError::NotAStore { .. } => Some("another place is given by --data-dir".into()),
+        OpenError::Io { path, source } => about_a_file(path, source),
+        _ => None,
+    }
+}
+
+/// A file of the store that cannot be used when the store is opened.
+fn about_a_file(path: &Path, error: &io::Error) -> Option<String> {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Some(format!(
             "{} must belong to the user who runs firn; another place is given by --data-dir",
             path.display()
         )),
-        _ => None,
+        io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            Some(format!("firn has not put {} there: move it away", path.display()))
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(
+            "the disk is full to its last byte: make some room by other means, then use `firn gc`".into(),
+        ),
+        _ => about_io(error),
     }
 }
 
 fn about_io(error: &io::Error) -> Option<String> {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(
-            "the disk is full: `firn gc` deletes what is not needed, --max-bytes makes it evict more".into(),
+            "the disk is full, but for what is left free so that `firn gc` can work: it deletes what is not \
+             needed, and evicts more with --max-bytes"
+                .into(),
         ),
         io::ErrorKind::ReadOnlyFilesystem => Some(
             "a store must be on a disk that can be written to; another place is given by --data-dir".into(),
@@ -86,10 +102,13 @@ mod tests {
         let text = Failure::advised(error).to_string();
         assert!(text.starts_with("/s/packs: ") && text.contains("firn gc"), "{text}");
         assert_eq!(text.matches(&full().to_string()).count(), 1, "{text}");
-        let older = OpenError::Version { path: "/s".into(), found: FORMAT_VERSION - 1 };
-        let newer = OpenError::Version { path: "/s".into(), found: FORMAT_VERSION + 1 };
-        assert!(Failure::advised(older).to_string().contains("move /s away"));
-        assert!(Failure::advised(newer).to_string().contains("newer firn"));
+        let index = OpenError::NoIndex("/s/index".into());
+        assert!(Failure::advised(index).to_string().contains("move /s away"));
+        let at_opening =
+            |source| Failure::advised(OpenError::Io { path: "/s/temp".into(), source }).to_string();
+        assert!(at_opening(full()).contains("other means"), "`firn gc` cannot be what helps");
+        let foreign = at_opening(io::ErrorKind::IsADirectory.into());
+        assert!(foreign.contains("move it away"), "{foreign}");
         let text = Failure::advised(io::Error::other("something else")).to_string();
         assert_eq!(text, "something else");
     }

@@ -33,6 +33,7 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.global.json;
     start_log(matches!(cli.command, Command::Node(_)));
+    leave_to_the_store_what_it_catches();
     match dispatch(cli) {
         Ok(code) => code,
         Err(failure) => {
@@ -53,6 +54,16 @@ fn start_log(is_node: bool) {
         if is_node { "warn,firn=info,firn_node=info,firn_net=info,firn_gateway=info" } else { "error" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+}
+
+/// The index panics on pages that are not what it has written. The store catches that and names the index; that it was
+/// a panic is for the log.
+fn leave_to_the_store_what_it_catches() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| match panic.location() {
+        Some(at) if at.file().contains("/redb-") => tracing::debug!(%panic, "the index is damaged"),
+        _ => usual(panic),
+    }));
 }
 
 /// Writes text; that nobody reads it (`firn status | head -1`) is no failure.

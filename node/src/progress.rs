@@ -2,7 +2,7 @@
 //!
 //! A bar on a terminal, plain lines now and then elsewhere, nothing with `--json`. All of it goes to standard error.
 
-use std::{io::IsTerminal, pin::pin, time::Duration};
+use std::{future::pending, io::IsTerminal, pin::pin, time::Duration};
 
 use firn_proto::control::{Progress, progress::Phase};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
@@ -48,7 +48,8 @@ pub async fn shown<T>(style: Style, operation: impl AsyncFnOnce(Report) -> T) ->
         match style {
             Style::Bar => show_bar(progress).await,
             Style::Lines => show_lines(progress).await,
-            Style::Silent => {}
+            // Whoever reports sees by the receiver that it is still awaited.
+            Style::Silent => pending().await,
         }
     };
     tokio::select! {
@@ -164,6 +165,8 @@ mod tests {
         for style in [Style::Bar, Style::Lines, Style::Silent] {
             let result = shown(style, async |report: Report| {
                 report.send_replace(Progress::default());
+                tokio::task::yield_now().await;
+                assert!(!report.is_closed(), "{style:?}: it is awaited");
                 drop(report);
                 tokio::task::yield_now().await;
                 7

@@ -126,7 +126,8 @@ fn status_text(reply: &StatusReply, store: &StoreStatus) -> String {
 }
 
 fn paths_text(store: &StoreStatus) -> String {
-    let mut text = format!("{}, {} shared, {}", store.paths, store.paths_shared, HumanBytes(store.nar_bytes));
+    let mut text =
+        format!("{}, {} shared, {} as NARs", store.paths, store.paths_shared, HumanBytes(store.nar_bytes));
     if store.paths_untrusted > 0 {
         text += &format!("; {} more are out of view, no trusted key vouches for them", store.paths_untrusted);
     }

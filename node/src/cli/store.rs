@@ -46,7 +46,7 @@ pub struct AddArgs {
     /// Leave the files where they are and read them there; they must stay
     #[arg(long)]
     pub in_place: bool,
-    /// Read all files, also of a tree that looks as it did when it was added before
+    /// Read all files, also of a tree that looks as it did when it was added before, and check what the store has of it
     #[arg(long)]
     pub rehash: bool,
 }
@@ -125,7 +125,9 @@ Examples:
   firn gc --dry-run
   firn gc --max-bytes 20G
 
-Exit code 1 if the store takes more than it may even so, since the rest is pinned.
+Where the rest is pinned the store may take more than that even so: disk_bytes tells.
+
+In a dry run, bytes counts what would be evicted, too; blobs, directories and partials do not.
 
 --json: {dry_run, evicted: [{subject, used_at or null}], blobs, directories, partials, bytes, disk_bytes,
          disk_bytes_max or null}";
@@ -163,6 +165,9 @@ With --repair, what is damaged is put aside (in the store's directory quarantine
 node where one runs, else by this command itself, if --peer, --bootstrap or the configuration names any.";
 
 pub(super) const VERIFY_HELP: &str = "\
+What no peer has is whole again when it is added again; `firn add --rehash` does so without --repair, too. What was put
+aside stays until you delete it.
+
 Exit code 1 while anything is damaged.
 
 --json: {checked, bytes, fetched_bytes,

@@ -63,7 +63,10 @@ impl ControlClient {
         match UnixStream::connect(socket).await {
             Ok(_) => {}
             Err(error) => match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => return Ok(None),
+                // Where its directory is none, opening the store tells so better.
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::ConnectionRefused => {
+                    return Ok(None);
+                }
                 _ => return Err(ConnectError::Socket { socket: socket.into(), source: error }),
             },
         }

@@ -27,7 +27,7 @@ use firn_store::{
 use firn_trust::{PathFacts, TrustedPath};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{Ops, Report, size::Size};
+use super::{Ops, Report, size::Size, verify::put_aside_damage};
 use crate::{
     failure::{Failure, Kind},
     nixdb::{NixDatabaseError, NixStore, ValidPath},
@@ -240,9 +240,9 @@ impl Adding {
         let tell = |read: AddProgress| {
             let (done_bytes, total_bytes) = (read.done_bytes, read.total_bytes);
             self.report.send_modify(|told| *told = Progress { done_bytes, total_bytes, ..told.clone() });
-            ControlFlow::Continue(())
+            self.is_awaited()
         };
-        let tree = self.read_tree(path, Some(&tell))?;
+        let tree = self.read_tree(path, &tell)?;
         let nar =
             NarFacts { nar_hash: tree.nar_hash, nar_size: tree.nar_size, references: Default::default() };
         let ca = ContentAddress::Nar(ContentHash::Sha256(*tree.nar_hash.as_bytes()));
@@ -274,7 +274,7 @@ impl Adding {
     }
 
     fn read_one_registered(&self, row: ValidPath) -> Result<Added, Failure> {
-        let tree = self.read_tree(&self.nix.on_disk(&row.path), None)?;
+        let tree = self.read_tree(&self.nix.on_disk(&row.path), &|_| self.is_awaited())?;
         let NarFacts { nar_hash: hash, nar_size: size, .. } = row.nar;
         if (tree.nar_hash, tree.nar_size) != (hash, size) {
             return Err(Failure::failed(AddPathError::NotAsRegistered {
@@ -291,21 +291,36 @@ impl Adding {
         Ok(self.added(facts, signatures, &tree))
     }
 
+    /// Nothing more is read once the command has gone that asked for it.
+    fn is_awaited(&self) -> ControlFlow<()> {
+        if self.report.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
     fn read_tree(
         &self,
         path: &Path,
-        progress: Option<&(dyn Fn(AddProgress) -> ControlFlow<()> + Sync)>,
+        progress: &(dyn Fn(AddProgress) -> ControlFlow<()> + Sync),
     ) -> Result<AddedTree, Failure> {
         let path = if self.is_in_place { &canonical(path)? } else { path };
         let jobs = self.jobs.unwrap_or_else(cores);
-        let options =
-            AddOptions { in_place: self.is_in_place, rehash: self.rehash, jobs, now: now(), progress };
-        add_tree(&*self.store, path, &options).map_err(|error| match &error {
-            AddError::Io { path: at, source } if at == path && source.kind() == io::ErrorKind::NotFound => {
-                Failure::missing(error)
-            }
-            _ => Failure::advised(error),
-        })
+        let (in_place, rehash, progress) = (self.is_in_place, self.rehash, Some(progress));
+        let options = AddOptions { in_place, rehash, jobs, now: now(), progress };
+        let read = || {
+            add_tree(&*self.store, path, &options).map_err(|error| match &error {
+                AddError::Io { path: at, source }
+                    if at == path && source.kind() == io::ErrorKind::NotFound =>
+                {
+                    Failure::missing(error)
+                }
+                _ => Failure::advised(error),
+            })
+        };
+        let tree = read()?;
+        // What was here already was not kept anew: where it is not what it was, it is kept now.
+        match self.rehash && put_aside_damage(&*self.store, tree.closure.root())? {
+            true => read(),
+            false => Ok(tree),
+        }
     }
 
     fn added(&self, facts: PathFacts, signatures: Vec<Signature>, tree: &AddedTree) -> Added {

@@ -17,6 +17,8 @@ pub(super) async fn collect(
     let collection = ops.engine.collect(bytes_max, request.dry_run).await?;
     let store = ops.engine.store().clone();
     let usage = ops.engine.run_blocking(move || store.usage()).await??;
+    // What is only told about has not been deleted, and so not been counted with the rest.
+    let evicted_bytes = if request.dry_run { collection.evicted_bytes } else { 0 };
     let evicted = collection.evicted.iter().map(|evicted| Evicted {
         subject: named(&evicted.what, evicted.path.as_ref()),
         used_at: evicted.used.map_or(0, |used| used.0),
@@ -26,7 +28,7 @@ pub(super) async fn collect(
         blobs: collection.collected.blobs,
         directories: collection.collected.directories,
         partials: collection.collected.partials,
-        bytes: collection.collected.bytes,
+        bytes: collection.collected.bytes.saturating_add(evicted_bytes),
         disk_bytes: usage.disk_bytes,
         disk_bytes_max: bytes_max,
         dry_run: request.dry_run,

@@ -27,7 +27,10 @@ struct NotHere(Box<str>);
 
 /// Why something is damaged though nothing of it was found: it is not visible any more.
 const WITHDRAWN: &str = "it was added here, and was withdrawn since something of it was damaged or gone \
-    (`firn pin rm` if it is not wanted any more)";
+    (add it again, or `firn pin rm` it if it is not wanted any more)";
+/// Why contents are missing that a visible tree has.
+const NO_LONGER_THERE: &str = "the file that was added in place or adopted has changed, is gone or cannot be read, \
+    or a copy was damaged and put aside";
 
 /// Something visible, or that should be, and what is wrong with it.
 pub(super) struct Damaged {
@@ -95,7 +98,7 @@ fn read(store: &dyn Store, subjects: &[Subject]) -> Result<Found, Failure> {
     let verified = verify_some(store, is_wanted, &mut |finding| findings.push(finding));
     let roots = roots.into_inner();
     for Finding { error, item, holders } in &findings {
-        let text = error.to_string();
+        let text = told(error);
         // A damage that nothing visible has is the store's own.
         if holders.is_empty() {
             damaged.push(Damaged { what: None, subject: "the store".into(), text: text.clone() });
@@ -128,6 +131,28 @@ fn withdrawn(store: &dyn Store, subjects: &[Subject]) -> Result<Vec<Damaged>, St
         }
     }
     Ok(damaged)
+}
+
+/// Makes absent what of a visible tree is not what it was; whether there is such.
+pub(super) fn put_aside_damage(store: &dyn Store, root: &Root) -> Result<bool, StoreError> {
+    let mut items = Vec::new();
+    verify_some(store, |_, other| other == root, &mut |finding| {
+        let is_damage = matches!(finding.error, StoreError::Damaged { .. } | StoreError::Missing(_));
+        // What nothing visible has is the record of something else.
+        if is_damage && !finding.holders.is_empty() {
+            items.extend(finding.item);
+        }
+    });
+    items.iter().try_for_each(|item| store.quarantine(item))?;
+    Ok(!items.is_empty())
+}
+
+/// What was found, for a person. The store says only that it is missing where an adopted file is not what it was.
+fn told(error: &StoreError) -> String {
+    match error {
+        StoreError::Missing(Item::Blob(_)) => format!("{error}: {NO_LONGER_THERE}"),
+        _ => error.to_string(),
+    }
 }
 
 fn visible(holder: &Holder) -> Visible {

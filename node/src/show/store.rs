@@ -51,6 +51,14 @@ fn known_text(paths: &[AddedPath]) -> String {
     }
 }
 
+/// What was adopted by its name is not seeded by that alone.
+fn unshared_text(paths: &[AddedPath]) -> String {
+    match paths.iter().filter(|path| !path.shared).count() as u64 {
+        0 => String::new(),
+        count => format!("{} shared with nobody: --share was not given\n", counted(count, "path")),
+    }
+}
+
 fn added_path_json(path: &AddedPath) -> Value {
     json!({
         "store_path": path.store_path,
@@ -72,6 +80,7 @@ pub fn adopt(reply: &AdoptReply) -> Answer {
     });
     let text = reply.paths.iter().map(|path| format!("{}\n", path.store_path)).collect();
     let mut remarks = known_text(&reply.paths);
+    remarks += &unshared_text(&reply.paths);
     if let Some(status) = &reply.status {
         remarks += &format!("{}: {}\n", lossy(&status.store_dir), adopt_text(status));
         remarks += match (reply.goes_on, status.complete) {
@@ -174,28 +183,46 @@ pub fn collect(reply: &CollectReply) -> Answer {
 }
 
 fn collect_remarks(reply: &CollectReply) -> String {
-    let (would_be, would_go) = if reply.dry_run { ("would be ", "would go: ") } else { ("", "deleted ") };
     let mut remarks = String::new();
-    if !reply.evicted.is_empty() {
-        remarks += &format!("{} {would_be}evicted\n", counted(reply.evicted.len() as u64, "path or tree"));
-    }
-    let besides = if reply.dry_run && !reply.evicted.is_empty() { ", besides what is evicted" } else { "" };
-    remarks += &format!(
-        "{would_go}{}, {}, {} that came in part; about {}{besides}\n",
+    let (evicted, bytes) = (reply.evicted.len() as u64, HumanBytes(reply.bytes));
+    let counts = format!(
+        "{}, {}, {} that came in part",
         counted(reply.blobs, "blob"),
         directories(reply.directories),
         reply.partials,
-        HumanBytes(reply.bytes),
     );
-    remarks += &format!("the store takes {}", HumanBytes(reply.disk_bytes));
+    let disk_bytes = match (reply.dry_run, evicted) {
+        (true, 0) => {
+            remarks += &format!("would go: {counts}; about {bytes}\n");
+            reply.disk_bytes.saturating_sub(reply.bytes)
+        }
+        (true, _) => {
+            remarks += &format!("{} would be evicted\n", paths_and_trees(evicted));
+            remarks += &format!("would go with that and besides: {counts}; about {bytes} in all\n");
+            reply.disk_bytes.saturating_sub(reply.bytes)
+        }
+        (false, _) => {
+            if evicted > 0 {
+                remarks += &format!("{} evicted\n", paths_and_trees(evicted));
+            }
+            remarks += &format!("deleted {counts}; about {bytes}\n");
+            reply.disk_bytes
+        }
+    };
+    let takes = if reply.dry_run { "would take about" } else { "takes" };
+    remarks += &format!("the store {takes} {}", HumanBytes(disk_bytes));
     remarks += &match reply.disk_bytes_max {
-        Some(max) if reply.disk_bytes > max && !reply.dry_run => {
+        Some(max) if disk_bytes > max => {
             format!(", more than {}: the rest is pinned, or needed by the store itself\n", HumanBytes(max))
         }
         Some(max) => format!(" of {}\n", HumanBytes(max)),
         None => "\n".to_owned(),
     };
     remarks
+}
+
+fn paths_and_trees(count: u64) -> String {
+    if count == 1 { "1 path or tree".to_owned() } else { format!("{count} paths and trees") }
 }
 
 fn directories(count: u64) -> String {
@@ -226,12 +253,16 @@ pub fn stats(reply: &StatsReply) -> Answer {
         "disk_bytes_max": reply.disk_bytes_max,
         "overhead_bytes": overhead,
     });
+    let blobs = match reply.partials {
+        0 => reply.blobs.to_string(),
+        partials => format!("{}, and {partials} in part", reply.blobs),
+    };
     let limit = reply.disk_bytes_max.map_or(String::new(), |max| format!(" of {}", HumanBytes(max)));
     let rows = [
         ("paths", reply.paths.to_string()),
         ("trees", reply.trees.to_string()),
         ("pinned", reply.pinned.to_string()),
-        ("blobs", format!("{}, and {} in part", reply.blobs, reply.partials)),
+        ("blobs", blobs),
         ("directories", reply.directories.to_string()),
         ("total", HumanBytes(reply.total_bytes).to_string()),
         ("unique", format!("{}, {ratio:.2} times less", HumanBytes(reply.unique_bytes))),
@@ -262,12 +293,22 @@ pub fn verify(reply: &VerifyReply) -> Answer {
     if repaired > 0 {
         result += &format!(", {repaired} repaired with {} from peers", HumanBytes(reply.fetched_bytes));
     }
-    let checked = match reply.checked {
-        1 => "1 path or tree".to_owned(),
-        checked => format!("{checked} paths and trees"),
-    };
-    let remarks = format!("read {checked}, {}; {result}\n", HumanBytes(reply.bytes));
+    let checked = paths_and_trees(reply.checked);
+    let remarks =
+        format!("checked {checked}, {}; {result}\n{}", HumanBytes(reply.bytes), what_to_do(&reply.damages));
     Answer { json, text: reply.damages.iter().map(damage_line).collect(), remarks }
+}
+
+/// What helps against what is still damaged.
+fn what_to_do(damages: &[Damage]) -> &'static str {
+    let mut unrepaired = damages.iter().filter(|damage| !damage.repaired).peekable();
+    if unrepaired.peek().is_none() {
+        ""
+    } else if unrepaired.any(|damage| !damage.unrepaired_because.is_empty()) {
+        "what no peer has is whole again once it is added again, by whoever has the files\n"
+    } else {
+        "`firn verify --repair` gets it again from peers; `firn add --rehash` adds again what you have yourself\n"
+    }
 }
 
 fn damage_json(damage: &Damage) -> Value {

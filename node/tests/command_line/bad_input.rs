@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::world::{Firn, lines, noise, write_tree};
+use crate::world::{Firn, lines, noise, text, write_tree};
 
 fn error(json: &Value) -> &str {
     json["error"].as_str().unwrap_or_else(|| panic!("no error: {json}"))
@@ -70,7 +70,7 @@ fn a_store_of_another_version_is_left_alone_and_one_is_told_what_to_do() {
     let (firn, [path, _]) = filled();
     let version = firn.store("version");
     let ours = fs::read(&version).unwrap();
-    for (stamp, word) in [("1\n", "older"), ("99\n", "newer"), ("?\n", "version")] {
+    for (stamp, word) in [("1\n", "earlier"), ("99\n", "later"), ("?\n", "version")] {
         fs::write(&version, stamp).unwrap();
         for command in [&["add", "small"][..], &["status"], &["node", "--http", "127.0.0.1:0"]] {
             let (code, json) = firn.json(command, &[]);
@@ -170,12 +170,16 @@ fn a_large_file_that_is_gone_cut_or_changed_is_damage_of_its_path_alone() {
         assert_eq!(blobs.len(), 1, "{blobs:?}");
         harm(&blobs[0]);
         assert_damaged(&firn, &large, &small);
+        // Its user has it, and adds it again.
+        assert_eq!(firn.json(&["add", "large", "--rehash"], &[]).0, 0);
+        assert_eq!(firn.json(&["verify"], &[]).0, 0);
+        harm(&files(&firn.store("blobs"))[0]);
         // Nobody else has it, so it stays lost, and the rest stays.
         assert_eq!(firn.json(&["verify", "--repair"], &[]).0, 1);
         assert_eq!(firn.json(&["verify"], &[]).0, 1, "it is still wanted");
         assert_eq!(firn.json(&["verify", &small], &[]).0, 0);
-        // Its user has it, and adds it again.
-        assert_eq!(firn.json(&["add", "large", "--rehash"], &[]).0, 0);
+        // What was put aside is added again without being told to be looked at.
+        assert_eq!(firn.json(&["add", "large"], &[]).0, 0);
         let (code, json) = firn.json(&["verify"], &[]);
         assert_eq!(code, 0, "{json}");
     }
@@ -217,5 +221,39 @@ fn an_index_that_is_damaged_is_named_and_left_as_it_is() {
     fs::remove_file(&index).unwrap();
     let (code, json) = firn.json(&["status"], &[]);
     assert_eq!((code, error(&json).contains("index.redb")), (1, true), "{json}");
+    assert!(error(&json).contains("away"), "what to do is told: {json}");
     assert!(!index.exists());
+}
+
+#[test]
+fn a_flipped_bit_in_the_index_is_harmless_or_named_in_one_line() {
+    let (firn, paths) = filled();
+    let index = firn.store("index.redb");
+    let whole = fs::read(&index).unwrap();
+    // A prime, so that all parts of a page are met.
+    for offset in (0..whole.len() as u64).step_by(1_499) {
+        fs::write(&index, &whole).unwrap();
+        flip(&index, true, offset);
+        let status = firn.run(&["status", "--json"], &[]);
+        let told: Value = serde_json::from_slice(&status.stdout).unwrap();
+        match status.status.success() {
+            true => assert_eq!(told["store"]["paths"], paths.len(), "{offset}: {told}"),
+            false => assert!(error(&told).contains("index.redb"), "{offset}: {told}"),
+        }
+        assert_eq!(text(&status.stderr), "", "{offset}");
+    }
+}
+
+#[test]
+fn what_stands_where_the_store_should_be_is_named() {
+    let (firn, _) = filled();
+    fs::create_dir(firn.store("temp/foreign")).unwrap();
+    let (code, json) = firn.json(&["status"], &[]);
+    assert_eq!(code, 1, "{json}");
+    assert!(error(&json).contains("temp/foreign") && error(&json).contains("move it away"), "{json}");
+    fs::write(firn.path("file"), "").unwrap();
+    for place in ["file", "file/below"] {
+        let (code, json) = firn.json(&["status", "--data-dir", place], &[]);
+        assert_eq!((code, error(&json).contains("the data directory")), (1, true), "{json}");
+    }
 }

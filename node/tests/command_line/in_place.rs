@@ -66,7 +66,8 @@ fn a_file_that_was_cut_is_named_and_got_again_from_a_peer() {
     let (code, verified) = firn.json(&["verify"], &[]);
     let damage = &verified["damages"][0];
     assert_eq!((code, &damage["subject"], &damage["repaired"]), (1, &path.into(), &false.into()));
-    assert!(damage["what"].as_str().unwrap().starts_with("large: "), "the file is named: {verified}");
+    let what = damage["what"].as_str().unwrap();
+    assert!(what.starts_with("large: ") && what.contains("has changed"), "the file is named: {verified}");
 
     let (code, json) = firn.json(&["get", path, "-o", "out"], &[]);
     assert_eq!(code, 3, "{json}");
@@ -110,6 +111,22 @@ fn a_running_node_gets_again_what_was_cut_and_leaves_private_what_was_private() 
     assert_eq!(lines(&firn.run(&["pin", "list"], &[])), [format!("{path} added")]);
     node.end();
     seeding.end();
+}
+
+#[test]
+fn what_is_gone_from_one_place_is_taken_from_another_where_it_is_read_once_more() {
+    let firn = Firn::new();
+    write_large(&firn);
+    fs::create_dir(firn.path("twin")).unwrap();
+    fs::copy(firn.path("tree/large"), firn.path("twin/large")).unwrap();
+    for tree in ["tree", "twin"] {
+        assert_eq!(firn.json(&["add", "--in-place", tree], &[]).0, 0);
+    }
+    fs::remove_dir_all(firn.path("tree")).unwrap();
+    let (code, twin) = firn.json(&["add", "--in-place", "--rehash", "twin"], &[]);
+    assert_eq!(code, 0, "{twin}");
+    let (code, verified) = firn.json(&["verify", twin["store_path"].as_str().unwrap()], &[]);
+    assert_eq!(code, 0, "{verified}");
 }
 
 #[test]

@@ -73,6 +73,7 @@ fn what_was_fetched_goes_when_room_is_wanted_and_what_is_pinned_stays() {
 
     let (code, would) = firn.json(&["gc", "--dry-run", "--max-bytes", "1M"], &[]);
     assert_eq!((code, subjects(&would["evicted"])), (0, vec![first.as_str()]), "{would}");
+    assert!(would["bytes"].as_u64() >= Some(3_000_000), "it tells how much that gives: {would}");
     assert_eq!(firn.json(&["status"], &[]).1["store"]["trees"], 2, "a dry run changes nothing");
     let (code, gone) = firn.json(&["gc", "--max-bytes", "1M"], &[]);
     assert_eq!((code, subjects(&gone["evicted"])), (0, vec![first.as_str()]), "{gone}");
