@@ -183,33 +183,26 @@ pub fn collect(reply: &CollectReply) -> Answer {
 }
 
 fn collect_remarks(reply: &CollectReply) -> String {
+    let (evicted, dry_run) = (reply.evicted.len() as u64, reply.dry_run);
     let mut remarks = String::new();
-    let (evicted, bytes) = (reply.evicted.len() as u64, HumanBytes(reply.bytes));
-    let counts = format!(
-        "{}, {}, {} that came in part",
+    if evicted > 0 {
+        let would_be = if dry_run { "would be " } else { "" };
+        remarks += &format!("{} {would_be}evicted\n", paths_and_trees(evicted));
+    }
+    let (would_go, in_all) = match (dry_run, evicted) {
+        (true, 0) => ("would go: ", ""),
+        (true, _) => ("besides that would go: ", " in all"),
+        (false, _) => ("deleted ", ""),
+    };
+    remarks += &format!(
+        "{would_go}{}, {}, {} that came in part; about {}{in_all}\n",
         counted(reply.blobs, "blob"),
         directories(reply.directories),
         reply.partials,
+        HumanBytes(reply.bytes),
     );
-    let disk_bytes = match (reply.dry_run, evicted) {
-        (true, 0) => {
-            remarks += &format!("would go: {counts}; about {bytes}\n");
-            reply.disk_bytes.saturating_sub(reply.bytes)
-        }
-        (true, _) => {
-            remarks += &format!("{} would be evicted\n", paths_and_trees(evicted));
-            remarks += &format!("would go with that and besides: {counts}; about {bytes} in all\n");
-            reply.disk_bytes.saturating_sub(reply.bytes)
-        }
-        (false, _) => {
-            if evicted > 0 {
-                remarks += &format!("{} evicted\n", paths_and_trees(evicted));
-            }
-            remarks += &format!("deleted {counts}; about {bytes}\n");
-            reply.disk_bytes
-        }
-    };
-    let takes = if reply.dry_run { "would take about" } else { "takes" };
+    let disk_bytes = reply.disk_bytes.saturating_sub(if dry_run { reply.bytes } else { 0 });
+    let takes = if dry_run { "would take about" } else { "takes" };
     remarks += &format!("the store {takes} {}", HumanBytes(disk_bytes));
     remarks += &match reply.disk_bytes_max {
         Some(max) if disk_bytes > max => {
@@ -307,7 +300,7 @@ fn what_to_do(damages: &[Damage]) -> &'static str {
     } else if unrepaired.any(|damage| !damage.unrepaired_because.is_empty()) {
         "what no peer has is whole again once it is added again, by whoever has the files\n"
     } else {
-        "`firn verify --repair` gets it again from peers; `firn add --rehash` adds again what you have yourself\n"
+        "`firn verify --repair` gets again what peers have; `firn add --rehash` adds again what you have yourself\n"
     }
 }
 

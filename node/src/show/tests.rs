@@ -159,11 +159,7 @@ fn gc_tells_what_went_and_what_is_left() {
     );
     assert!(answer.remarks.contains("more than 1.00 KiB: the rest is pinned"), "{}", answer.remarks);
     let answer = collect(&CollectReply { dry_run: true, ..reply });
-    assert!(
-        answer.remarks.contains("1 path or tree would be evicted\nwould go with that"),
-        "{}",
-        answer.remarks
-    );
+    assert!(answer.remarks.contains("1 path or tree would be evicted\nbesides that"), "{}", answer.remarks);
     assert!(answer.remarks.ends_with("the store would take about 952 B of 1.00 KiB\n"), "{}", answer.remarks);
 }
 
