@@ -8,7 +8,7 @@ use firn_castore::{Closure, Root};
 use firn_exchange::{
     AskId, Fetch, Goal, Input, Key, Lie, Limits, Micros, Outcome, Output, PeerId, Rejection, Request, check,
 };
-use firn_store::{Blobs, Directories, MemoryStore, StoreError, hash_nar, missing_blobs};
+use firn_store::{Blobs, Directories, MemoryStore, StoreError, hash_nar, missing_spans};
 use firn_trust::SignedNarInfo;
 
 use crate::dice::Dice;
@@ -210,7 +210,7 @@ impl<'a> Run<'a> {
                 Some(input) => input,
                 None => return,
             },
-            Event::Looked(closure) => match missing_blobs(&self.store, &closure) {
+            Event::Looked(closure) => match missing_spans(&self.store, &closure) {
                 Ok(missing) => Input::Missing(missing),
                 Err(error) => return self.broken(error),
             },

@@ -9,7 +9,7 @@ use firn_castore::{BlobRef, Closure};
 use firn_exchange::{
     AskId, Fetch, Goal, Input, Key, Lie, Limits, Micros, Outcome, Output, PeerId, Request, Verified, check,
 };
-use firn_store::{Store, StoreError, hash_nar, missing_blobs};
+use firn_store::{MissingBlob, Store, StoreError, hash_nar, missing_spans};
 use firn_trust::{NarMatch, NarMismatch, Policy, SignedNarInfo};
 use futures::future::{AbortHandle, Abortable, BoxFuture};
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
@@ -41,7 +41,7 @@ pub(crate) struct Crew {
 enum Event {
     Reply { id: AskId, peer: PeerId, result: Result<Result<Verified, Lie>, AskError> },
     Cancelled,
-    Looked(Result<Vec<BlobRef>, StoreError>),
+    Looked(Result<Vec<MissingBlob>, StoreError>),
     Hashed(Result<Result<NarMatch, NarMismatch>, StoreError>),
 }
 
@@ -133,7 +133,7 @@ impl Flight {
             Event::Looked(Ok(missing)) => {
                 self.progress.send_modify(|progress| {
                     progress.bytes_total =
-                        progress.bytes_done + missing.iter().map(|blob| blob.size).sum::<u64>();
+                        progress.bytes_done + missing.iter().map(MissingBlob::bytes).sum::<u64>();
                     progress.blobs_total = missing.len() as u64;
                 });
                 Input::Missing(missing)
@@ -228,7 +228,7 @@ impl Flight {
 
     fn look(&mut self, closure: Arc<Closure>) {
         let Crew { store, pool, .. } = self.crew.clone();
-        let look = async move { pool.run(move || missing_blobs(&*store, &closure)).await.map(Event::Looked) };
+        let look = async move { pool.run(move || missing_spans(&*store, &closure)).await.map(Event::Looked) };
         self.events.push(look.boxed());
     }
 

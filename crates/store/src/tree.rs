@@ -1,5 +1,6 @@
 //! Whole trees out of a store.
 
+use firn_bao::Span;
 use firn_castore::{BlobRef, Closure, ClosureBuilder, ClosureError, Directory, DirectoryDigest, Root};
 
 use crate::{Blobs, Directories, Item, StoreError};
@@ -64,4 +65,60 @@ pub fn missing_blobs(store: &dyn Blobs, closure: &Closure) -> Result<Vec<BlobRef
         }
     }
     Ok(missing)
+}
+
+/// A blob that is not here as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingBlob {
+    /// Which one.
+    pub blob: BlobRef,
+    /// What of it has to come, in order; never empty.
+    pub spans: Vec<Span>,
+}
+
+impl MissingBlob {
+    /// How many bytes of it have to come.
+    pub fn bytes(&self) -> u64 {
+        let spans = self.spans.iter().map(|span| span.bytes(self.blob.size));
+        spans.map(|range| range.end - range.start).fold(0, u64::saturating_add)
+    }
+}
+
+/// As [`missing_blobs`], with what is missing of each: a part of it may be here.
+pub fn missing_spans(store: &dyn Blobs, closure: &Closure) -> Result<Vec<MissingBlob>, StoreError> {
+    let missing = missing_blobs(store, closure)?.into_iter();
+    missing.map(|blob| Ok(MissingBlob { blob, spans: gaps(blob.size, &store.groups(&blob)?) })).collect()
+}
+
+/// What is left of a blob beside these runs.
+fn gaps(size: u64, here: &[Span]) -> Vec<Span> {
+    let end = Span::whole(size).groups().end;
+    let mut gaps = Vec::new();
+    let mut start = 0;
+    for run in here.iter().map(Span::groups) {
+        gaps.extend(Span::from_groups(start..run.start));
+        start = run.end;
+    }
+    gaps.extend(Span::from_groups(start..end));
+    if gaps.is_empty() {
+        // All of it came, but before it was whole something failed: whatever comes next makes it whole.
+        gaps.push(Span::last(size));
+    }
+    gaps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_blob() {
+        let span = |start, end| Span::from_groups(start..end).unwrap();
+        let size = 10 * firn_bao::GROUP_BYTES - 1;
+        assert_eq!(gaps(size, &[]), [span(0, 10)]);
+        assert_eq!(gaps(size, &[span(0, 2), span(5, 6), span(9, 10)]), [span(2, 5), span(6, 9)]);
+        assert_eq!(gaps(size, &[span(3, 4)]), [span(0, 3), span(4, 10)]);
+        assert_eq!(gaps(size, &[span(0, 10)]), [span(9, 10)]);
+        assert_eq!(gaps(0, &[]), [span(0, 1)]);
+    }
 }

@@ -20,8 +20,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use firn_bao::VerifiedSpan;
-use firn_castore::{BlobRef, Closure, Root};
+use firn_castore::{Closure, Root};
 use firn_nix::StorePathHash;
+use firn_store::MissingBlob;
 use firn_trust::{Admitted, NarMatch, NarMismatch, SignedNarInfo, TrustedPath};
 
 pub use self::candidates::Candidate;
@@ -101,8 +102,8 @@ pub enum Input {
     },
     /// No reply came. That is no lie.
     Failed(AskId),
-    /// Of the blobs that the machine wanted [looked up](Output::Look), these are not in the local store.
-    Missing(Vec<BlobRef>),
+    /// Of the blobs that the machine wanted [looked up](Output::Look), this is not in the local store.
+    Missing(Vec<MissingBlob>),
     /// The NAR of the tree was hashed.
     Hashed(Result<Box<NarMatch>, NarMismatch>),
 }
@@ -125,7 +126,7 @@ pub enum Output {
     Cancel(AskId),
     /// Store the Directories.
     KeepClosure(Arc<Closure>),
-    /// Say which of these blobs are not in the store, by [`Input::Missing`].
+    /// Say what of these blobs is not in the store, by [`Input::Missing`].
     Look(Arc<Closure>),
     /// Store the bytes.
     Keep(VerifiedSpan),

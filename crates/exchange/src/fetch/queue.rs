@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use firn_bao::Span;
 use firn_castore::{BlobDigest, BlobRef};
+use firn_store::MissingBlob;
 
 use crate::INLINE_BYTES_MAX;
 
@@ -38,13 +39,13 @@ impl Work {
 pub(super) struct Queue(VecDeque<Work>);
 
 impl Queue {
-    pub(super) fn new(blobs: impl Iterator<Item = BlobRef>) -> Self {
+    pub(super) fn new(missing: impl Iterator<Item = MissingBlob>) -> Self {
         let mut queue = VecDeque::new();
         let mut batch = Vec::new();
         let mut bytes = 0;
-        for blob in blobs {
+        for MissingBlob { blob, spans } in missing {
             if blob.size > INLINE_BYTES_MAX {
-                queue.push_back(Work::Span(blob, Span::whole(blob.size)));
+                queue.extend(spans.into_iter().map(|span| Work::Span(blob, span)));
                 continue;
             }
             bytes += blob.size;
@@ -102,10 +103,25 @@ mod tests {
         BlobRef { digest: [byte; 32].into(), size }
     }
 
+    fn queue_of(blobs: impl IntoIterator<Item = BlobRef>) -> Queue {
+        let whole = |blob: BlobRef| MissingBlob { blob, spans: vec![Span::whole(blob.size)] };
+        Queue::new(blobs.into_iter().map(whole))
+    }
+
+    #[test]
+    fn what_is_here_of_a_blob_is_not_asked_for() {
+        let large = blob(3, 3 << 20);
+        let spans: Vec<_> = [10..20, 100..192].map(|run| Span::from_groups(run).unwrap()).into();
+        let mut queue = Queue::new([MissingBlob { blob: large, spans }].into_iter());
+        let all = std::iter::from_fn(|| queue.take(&BTreeSet::new())).collect::<Vec<_>>();
+        let span = |start, end| Work::Span(large, Span::from_groups(start..end).unwrap());
+        assert_eq!(all, [span(10, 20), span(100, 164), span(164, 192)]);
+    }
+
     #[test]
     fn a_peer_gets_what_it_may_have_and_the_rest_stays() {
         let (a, b, large) = (blob(1, 10), blob(2, 20), blob(3, 3 << 20));
-        let mut queue = Queue::new([a, large, b].into_iter());
+        let mut queue = queue_of([a, large, b]);
         let lacks = BTreeSet::from([large.digest, a.digest]);
         assert_eq!(queue.take(&lacks), Some(Work::Batch(vec![b])));
         assert_eq!(queue.take(&lacks), None);
@@ -119,7 +135,7 @@ mod tests {
     #[test]
     fn there_is_work_for_a_peer_only_if_it_can_be_given() {
         let large = |i: usize| BlobRef { digest: BlobDigest::of(&i.to_le_bytes()), size: 1 << 20 };
-        let mut queue = Queue::new((0..=LOOK_AHEAD).map(large));
+        let mut queue = queue_of((0..=LOOK_AHEAD).map(large));
         let lacks = (0..LOOK_AHEAD).map(|i| large(i).digest).collect();
         assert!(!queue.has_for(&lacks));
         assert_eq!(queue.take(&lacks), None);
@@ -127,20 +143,20 @@ mod tests {
 
     #[test]
     fn batches_are_bounded_by_count_and_bytes() {
-        let mut queue = Queue::new((0..600).map(|_| blob(1, 1)));
+        let mut queue = queue_of((0..600).map(|_| blob(1, 1)));
         let mut counts = Vec::new();
         while let Some(Work::Batch(blobs)) = queue.take(&BTreeSet::new()) {
             counts.push(blobs.len());
         }
         assert_eq!(counts, [256, 256, 88]);
-        let mut queue = Queue::new((0..40).map(|_| blob(1, INLINE_BYTES_MAX)));
+        let mut queue = queue_of((0..40).map(|_| blob(1, INLINE_BYTES_MAX)));
         let Some(Work::Batch(first)) = queue.take(&BTreeSet::new()) else { panic!("a batch comes first") };
         assert_eq!(first.len(), 16);
     }
 
     #[test]
     fn a_blob_of_a_petabyte_is_one_piece_of_work() {
-        let queue = Queue::new([blob(1, firn_bao::BLOB_BYTES_MAX)].into_iter());
+        let queue = queue_of([blob(1, firn_bao::BLOB_BYTES_MAX)]);
         assert_eq!(queue.0.len(), 1);
     }
 }

@@ -1,7 +1,7 @@
 //! What the machine must do when peers fail, come late or are slow. Whole worlds are in `simnet`.
 
 use firn_bao::Span;
-use firn_castore::{ClosureBuilder, Directory, Node, PathComponent};
+use firn_castore::{BlobRef, ClosureBuilder, Directory, Node, PathComponent};
 use firn_nix::{NarFacts, NarHash, SigningKey, StorePath};
 use firn_trust::{Attestation, Claim, PathFacts, Policy};
 
@@ -36,6 +36,12 @@ fn attested(closure: &Closure) -> Admitted {
     let facts = PathFacts { path: path(), root: closure.root().clone(), nar, deriver: None, ca: None };
     let attestations = vec![Attestation::sign(&facts, &key)];
     Policy::new(vec![key.public()]).admit(Claim { facts, signatures: Vec::new(), attestations }).unwrap()
+}
+
+/// Nothing of this tree's blobs is here.
+fn all_of(closure: &Closure) -> Vec<MissingBlob> {
+    let whole = |blob: BlobRef| MissingBlob { blob, spans: vec![Span::whole(blob.size)] };
+    closure.blobs().into_iter().map(whole).collect()
 }
 
 struct Bench {
@@ -105,7 +111,7 @@ impl Bench {
         bench.poll();
         bench.answer(bench.only(peer(1)), Verified::Closure(closure.clone()));
         bench.poll();
-        bench.tell(Input::Missing(closure.blobs()));
+        bench.tell(Input::Missing(all_of(closure)));
         bench.poll();
         bench
     }
@@ -248,7 +254,7 @@ fn what_the_store_lacks_of_one_root_is_never_taken_for_another_ones() {
     // The store takes its time; the other root does not come in between.
     bench.later(Micros::from_millis(60_000));
     assert!(bench.poll().is_empty());
-    bench.tell(Input::Missing(first.blobs()));
+    bench.tell(Input::Missing(all_of(&first)));
     bench.poll();
     let (_, request) = &bench.asks[&bench.only(peer(1))];
     assert_eq!(*request, Request::Ranges { blob: first.blobs()[0], span: Span::whole(1 << 20) });

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use firn_bao::{BLOB_BYTES_MAX, Span, VerifiedSpan};
 use firn_castore::{BlobDigest, BlobRef, Closure, Root};
+use firn_store::MissingBlob;
 use firn_trust::{Admitted, NarHasher};
 
 use super::candidates::Candidate;
@@ -155,11 +156,11 @@ impl Tree {
     }
 
     /// The store has been looked through: these blobs are to be fetched. Gives those that need no peer.
-    pub(super) fn begin_blobs(&mut self, missing: Vec<BlobRef>, now: Micros) -> Option<VerifiedSpan> {
+    pub(super) fn begin_blobs(&mut self, missing: Vec<MissingBlob>, now: Micros) -> Option<VerifiedSpan> {
         self.progress_at = now;
         let empty = BlobRef::of(b"");
-        let has_empty = missing.contains(&empty);
-        self.queue = Some(Queue::new(missing.into_iter().filter(|blob| *blob != empty)));
+        let has_empty = missing.iter().any(|missing| missing.blob == empty);
+        self.queue = Some(Queue::new(missing.into_iter().filter(|missing| missing.blob != empty)));
         has_empty.then(|| VerifiedSpan::whole(empty, Bytes::new()).ok())?
     }
 

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use firn_castore::{Node, Root};
+use firn_bao::Span;
+use firn_castore::{BlobRef, Closure, Node, Root};
 use firn_exchange::{
     AskId, BatchAnswer, CLAIMS_MAX, Fetch, Goal, Input, Key, Limits, Micros, Outcome, Output, PeerId,
     Request, Verified,
 };
+use firn_store::MissingBlob;
 use firn_trust::{Admitted, Attestation, Claim};
 
 use crate::world::{World, key, policy};
@@ -15,6 +17,12 @@ const MILLI: Micros = Micros::from_millis(1);
 
 fn peer(byte: u8) -> PeerId {
     [byte; 32].into()
+}
+
+/// Nothing of this tree's blobs is here.
+fn all_of(closure: &Closure) -> Vec<MissingBlob> {
+    let whole = |blob: BlobRef| MissingBlob { blob, spans: vec![Span::whole(blob.size)] };
+    closure.blobs().into_iter().map(whole).collect()
 }
 
 struct Bench {
@@ -51,7 +59,7 @@ impl Bench {
                 Output::Ask { peer, id, request } => drop(self.asks.insert(id, (peer, request))),
                 Output::Cancel(id) => drop(self.asks.remove(&id)),
                 // The store has nothing yet.
-                Output::Look(closure) => self.tell(Input::Missing(closure.blobs())),
+                Output::Look(closure) => self.tell(Input::Missing(all_of(&closure))),
                 output => outputs.push(output),
             }
         }
@@ -137,7 +145,7 @@ fn nothing_comes_after_the_end() {
     let mut bench = Bench::of_tree(&world, &[], Limits::default(), 0);
     assert!(matches!(bench.poll().last(), Some(Output::Done(_))));
     bench.tell(Input::Found { key: Key::Root(root), peer: peer(1) });
-    bench.tell(Input::Missing(world.public.blobs()));
+    bench.tell(Input::Missing(all_of(&world.public.closure)));
     assert!(bench.poll().is_empty() && bench.asks.is_empty());
     assert_eq!(bench.fetch.deadline(), None);
 }
