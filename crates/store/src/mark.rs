@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use firn_castore::{BlobDigest, Directory, DirectoryDigest, Node, Root};
@@ -81,15 +84,50 @@ impl Live {
 #[derive(Debug, Default)]
 pub(crate) struct Holds {
     taken: u64,
-    living: BTreeMap<u64, Weak<()>>,
+    living: BTreeMap<u64, Weak<Token>>,
     touched: BTreeMap<Item, u64>,
+    count: Living,
+}
+
+/// Tells whether any hold lives, without a lock: mostly none does, and then nothing needs to be touched.
+///
+/// Whoever is protected knows of a hold that was taken before, so it sees that one at least.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Living(Arc<AtomicUsize>);
+
+impl Living {
+    pub(crate) fn any(&self) -> bool {
+        self.0.load(Ordering::SeqCst) > 0
+    }
+}
+
+/// A hold that lives.
+#[derive(Debug)]
+struct Token(Living);
+
+impl Token {
+    fn new(count: Living) -> Self {
+        count.0.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Holds {
+    /// How many there are, for whoever has not locked this.
+    pub(crate) fn living(&self) -> Living {
+        self.count.clone()
+    }
+
     /// Takes a hold.
     pub(crate) fn take(&mut self) -> Hold {
         self.prune();
-        let token = Arc::new(());
+        let token = Arc::new(Token::new(self.count.clone()));
         self.taken += 1;
         self.living.insert(self.taken, Arc::downgrade(&token));
         Hold(token)
@@ -188,7 +226,8 @@ mod tests {
         assert!(is_held(&mut holds, b"first"));
         drop(first);
         assert!(!is_held(&mut holds, b"first") && is_held(&mut holds, b"second"));
+        assert!(holds.living().any());
         drop(second);
-        assert!(!is_held(&mut holds, b"second"));
+        assert!(!is_held(&mut holds, b"second") && !holds.living().any());
     }
 }

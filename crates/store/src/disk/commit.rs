@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
 };
 
-use firn_castore::{Directory, Root};
+use firn_castore::Root;
 use firn_trust::StoredPath;
 use redb::{Error, ReadableTable, WriteTransaction};
 
@@ -13,11 +13,10 @@ use super::{
     DiskStore,
     layout::check_room,
     packs::Dirty,
-    place::{BlobPlace, DirectoryPlace},
     state::Waiting,
     tables::{self, seal, seal_tree, visible_key},
 };
-use crate::{Item, Reason, StoreError, Visible, lock, tree::collect};
+use crate::{Item, Reason, StoreError, Visible, lock};
 
 /// What is to be changed.
 pub(super) enum Change {
@@ -79,7 +78,9 @@ impl DiskStore {
             }
         }
         let outcome = lock(&request.outcome).take();
-        outcome.unwrap_or(Ok(false))
+        // Whoever has taken it along has panicked.
+        let unknown = || StoreError::io(self.index.path())(io::Error::other("a change was not made"));
+        outcome.unwrap_or_else(|| Err(unknown()))
     }
 
     /// Makes what waits durable.
@@ -90,32 +91,44 @@ impl DiskStore {
         Ok(())
     }
 
+    /// Makes what waits durable, if there is room for it; else `false`.
+    pub(super) fn flush_if_room(&self) -> Result<bool, StoreError> {
+        match self.flush() {
+            Ok(()) => Ok(true),
+            Err(error) if is_full(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Makes what waits durable where there is much of it.
     pub(super) fn make_room(&self) -> Result<(), StoreError> {
-        if self.state().waiting.is_full() {
+        if self.state().waiting.is_full() || self.packs.are_dirty() {
             self.change(Change::Flush)?;
         }
         Ok(())
     }
 
-    /// For whoever holds `writing`.
+    /// Makes these changes, for whoever holds `writing`.
     fn write(&self, batch: &[Arc<Request>]) -> Result<(), StoreError> {
-        let (waiting, dirty) = match self.sync_waiting() {
+        let synced = match self.sync_waiting() {
             // What gives room back does not need what waits.
-            Err(error) if is_full(&error) && batch.iter().all(|request| request.change.gives_room()) => {
-                Default::default()
-            }
-            synced => synced?,
+            Err(error) if is_full(&error) && batch.iter().all(|request| request.change.gives_room()) => None,
+            synced => Some(synced?),
         };
+        // What is taken out in the same transaction is not there for certain.
+        let forgets = batch.iter().any(|request| matches!(request.change, Change::Forget(_)));
         let outcomes = self.index.write(|transaction| {
-            insert(transaction, &waiting, &dirty)?;
-            batch
-                .iter()
-                .map(|request| self.apply(transaction, &request.change))
-                .collect::<Result<Vec<_>, _>>()
+            if let Some((waiting, dirty)) = &synced {
+                insert(transaction, waiting, dirty)?;
+            }
+            let inserted = synced.as_ref().filter(|_| !forgets).map(|(waiting, _)| waiting);
+            let changes = batch.iter().map(|request| self.apply(transaction, &request.change, inserted));
+            changes.collect::<Result<Vec<_>, _>>()
         })?;
-        self.packs.is_durable(&dirty);
-        self.state_mut().waiting.remove(&waiting);
+        if let Some((waiting, dirty)) = &synced {
+            self.packs.is_durable(dirty);
+            self.state_mut().waiting.remove(waiting);
+        }
         for (request, outcome) in batch.iter().zip(outcomes) {
             request.end(outcome);
         }
@@ -129,31 +142,55 @@ impl DiskStore {
         check_room(&*self.layout.disk, self.index.path(), 2 * waiting.index_bytes())?;
         // After the look at what waits: its records have come to the packs before.
         let dirty = self.packs.flush()?;
-        let synced = match dirty.has_new || waiting.has_files {
+        let is_everything = dirty.has_new || waiting.has_files;
+        let synced = match is_everything {
             true => self.layout.sync(),
             false => self.packs.sync(&dirty),
         };
-        if synced.is_err() {
-            // The system tells of a failure once and then takes everything for written, so nothing counts that may not
-            // be. What is kept anew from here on is synced anew.
+        match synced {
+            Ok(()) => Ok((waiting, dirty)),
+            Err(error) => {
+                self.give_up_unsynced(is_everything);
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives up what may not be durable after a sync has failed, for whoever holds `writing`.
+    ///
+    /// The system tells of a failure once and then takes everything for written, though what it reads of it is right as
+    /// long as it is in memory. So nothing counts that may be lost, and what is kept anew is synced anew. `is_everything`:
+    /// it was the whole disk that was to be synced, so also what was written of blobs that are not whole yet may be lost.
+    fn give_up_unsynced(&self, is_everything: bool) {
+        let partials = {
             let _keeping = self.keeping.write().unwrap_or_else(PoisonError::into_inner);
             let waiting = &mut self.state_mut().waiting;
             *waiting = Waiting { uses: mem::take(&mut waiting.uses), ..Waiting::default() };
             self.packs.give_up();
             self.places.forget();
+            if !is_everything {
+                return;
+            }
+            let partials = self.partials.take_all();
+            self.sync_failures.fetch_add(1, Ordering::SeqCst);
+            partials
+        };
+        for (blob, taken) in partials {
+            // A file that cannot be removed is written over when the blob is begun anew.
+            let _ = self.partials.end(&blob, taken);
         }
-        synced.map(|()| (waiting, dirty))
     }
 
     fn apply(
         &self,
         transaction: &WriteTransaction,
         change: &Change,
+        inserted: Option<&Waiting>,
     ) -> Result<Result<bool, StoreError>, Error> {
         match change {
             Change::Flush => {}
             Change::Path(path, pin) => {
-                if let Err(refusal) = self.check(transaction, path.root())? {
+                if let Err(refusal) = self.check(transaction, path.root(), inserted)? {
                     return Ok(Err(refusal));
                 }
                 let (key, what) = (path.path_hash(), Visible::Path(path.path_hash()));
@@ -163,7 +200,7 @@ impl DiskStore {
                 put_pin(transaction, &what, pin.as_ref())?;
             }
             Change::Root(root, shared, pin) => {
-                if let Err(refusal) = self.check(transaction, root)? {
+                if let Err(refusal) = self.check(transaction, root, inserted)? {
                     return Ok(Err(refusal));
                 }
                 let key = root.to_bytes();
@@ -182,42 +219,6 @@ impl DiskStore {
             Change::Forget(item) => return forget(transaction, item).map(Ok),
         }
         Ok(Ok(true))
-    }
-
-    /// Whether all beneath a root is in the index, and not known to be damaged.
-    fn check(&self, transaction: &WriteTransaction, root: &Root) -> Result<Result<(), StoreError>, Error> {
-        let directories = transaction.open_table(tables::DIRECTORIES)?;
-        let blobs = transaction.open_table(tables::BLOBS)?;
-        let is_collecting = self.is_collecting.load(Ordering::SeqCst);
-        // What is damaged, or condemned already, is missing. What is not is not collected from here on.
-        let is_gone = |item: &Item| {
-            if is_collecting {
-                lock(&self.holds).touch(item.clone());
-            }
-            self.state().is_gone(item)
-        };
-        let collected = collect(root, |digest| -> Result<Option<Directory>, Error> {
-            if is_gone(&Item::Directory(*digest)) {
-                return Ok(None);
-            }
-            let Some(place) = directories.get(digest.as_bytes())? else { return Ok(None) };
-            let place = DirectoryPlace::from_bytes(place.value());
-            // Damaged ones count as missing.
-            Ok(self.read_directory(digest, place, false).ok())
-        })?;
-        let closure = match collected.or_refuse(root) {
-            Ok(closure) => closure,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        for blob in closure.blobs() {
-            let item = Item::Blob(blob.digest);
-            let place = blobs.get(blob.digest.as_bytes())?;
-            let size = place.and_then(|place| BlobPlace::from_bytes(place.value())).map(|place| place.size);
-            if is_gone(&item) || size != Some(blob.size) {
-                return Ok(Err(StoreError::Missing(item)));
-            }
-        }
-        Ok(Ok(()))
     }
 }
 
@@ -245,7 +246,7 @@ fn insert(transaction: &WriteTransaction, waiting: &Waiting, dirty: &Dirty) -> R
         uses.insert(&key[..], at.0.max(last))?;
     }
     let mut packs = transaction.open_table(tables::PACKS)?;
-    for (pack, end) in &dirty.ends {
+    for (pack, end) in dirty.ends() {
         packs.insert(pack, end)?;
     }
     Ok(())

@@ -70,15 +70,6 @@ impl Large {
         renamed.map_err(StoreError::io(to))
     }
 
-    /// Removes a blob, for whoever holds `publishing`.
-    pub(super) fn remove(&self, digest: &BlobDigest) -> Result<(), StoreError> {
-        let path = self.path(digest);
-        match self.disk.remove(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io(path)(error)),
-            _ => Ok(()),
-        }
-    }
-
     /// Puts a damaged blob aside, for whoever holds `publishing`.
     pub(super) fn quarantine(&self, digest: &BlobDigest) -> Result<(), StoreError> {
         let path = self.path(digest);
@@ -96,7 +87,8 @@ impl Large {
         Ok(TempBlob { temp, file, size, pieces: Mutex::new(Pieces::new(size)) })
     }
 
-    /// Removes blobs that the index does not have: a crash came between their files and the index.
+    /// Removes the files of blobs that are not kept: those of garbage, of blobs that have come anew elsewhere, and those
+    /// that a crash or a failed sync has kept from the index.
     pub(super) fn sweep(
         &self,
         mut is_kept: impl FnMut(&BlobDigest) -> Result<bool, StoreError>,
@@ -106,9 +98,10 @@ impl Large {
             // Whatever is no directory is none of ours.
             let Ok(names) = self.disk.list(&dir) else { continue };
             for name in names {
-                if let Some(digest) = parse_name(&fan, &name)
-                    && !is_kept(&digest)?
-                {
+                let Some(digest) = parse_name(&fan, &name) else { continue };
+                // Nobody puts a file there between the look and the removal.
+                let _publishing = lock(&self.publishing);
+                if !is_kept(&digest)? {
                     let path = dir.join(&name);
                     self.disk.remove(&path).map_err(StoreError::io(path))?;
                 }

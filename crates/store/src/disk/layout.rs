@@ -3,9 +3,12 @@
 use std::{
     fs::{File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+use rustix::fs::OFlags;
 
 use super::vfs::{Access, Disk, DiskFile};
 use crate::StoreError;
@@ -237,8 +240,11 @@ pub(super) struct Lock {
 impl Lock {
     pub(super) fn take(dir: &Path) -> Result<Self, OpenError> {
         let path = dir.join(LOCK);
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let mut file = options.map_err(OpenError::io(&path))?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        // A pipe in its place would be waited for.
+        options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
+        let mut file = options.open(&path).map_err(OpenError::io(&path))?;
         let locked = file.try_lock();
         let mut before = String::new();
         // Whoever holds it may be writing just now; then the name is not known.

@@ -27,6 +27,8 @@ const BUFFER_BYTES: usize = 512 << 10;
 pub(super) const RECORD_BYTES_MAX: u64 = 1 << 30;
 /// How many packs are open for reading.
 const OPEN_MAX: usize = 64;
+/// With so many packs to be synced, they are: each of them is open.
+const DIRTY_MAX: usize = 8;
 
 pub(super) struct Packs {
     disk: Arc<dyn Disk>,
@@ -43,12 +45,21 @@ struct Tail {
     /// How much of it is in the file.
     written: u32,
     buffer: Vec<u8>,
-    /// Where packs end that were written to since the last sync.
-    dirty: BTreeMap<u32, u32>,
-    /// A pack was made since the last sync: its name is not durable yet.
-    is_new: bool,
+    /// The packs that were written to since the last sync.
+    dirty: BTreeMap<u32, DirtyPack>,
+    /// The last pack that was made.
+    made: u32,
+    /// The last pack whose name is durable.
+    named: u32,
     /// How often what was not durable was given up.
     failures: u64,
+}
+
+/// A pack that was written to. It stays open: a failure to write that nobody was told of yet is forgotten with the file.
+#[derive(Clone)]
+struct DirtyPack {
+    end: u32,
+    file: Arc<dyn DiskFile>,
 }
 
 #[derive(Default)]
@@ -58,27 +69,42 @@ struct Open {
 }
 
 /// What [`Packs::flush`] has written and is not durable yet.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Dirty {
-    /// Where each pack ends.
-    pub(super) ends: BTreeMap<u32, u32>,
+    packs: BTreeMap<u32, DirtyPack>,
+    /// The last pack that was made.
+    made: u32,
     /// Whether the names of files have to be made durable too.
     pub(super) has_new: bool,
 }
 
+impl Dirty {
+    /// Where each pack ends.
+    pub(super) fn ends(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
+        self.packs.iter().map(|(pack, dirty)| (*pack, dirty.end))
+    }
+}
+
 impl Packs {
-    /// The packs of a store whose index has these ends. What lies behind an end is cut off, and packs that the index does
-    /// not have are removed.
+    /// The packs of a store whose index has these ends. Packs that the index does not have are removed.
+    ///
+    /// `was_left`: there may be garbage behind any of these ends, which is cut off. Else it is behind the last at most.
     pub(super) fn open(
         disk: Arc<dyn Disk>,
         dir: PathBuf,
         ends: &BTreeMap<u32, u32>,
+        was_left: bool,
     ) -> Result<Self, StoreError> {
         for name in disk.list(&dir).map_err(StoreError::io(&dir))? {
-            let is_garbage = parse_name(&name).is_some_and(|pack| !ends.contains_key(&pack));
-            if is_garbage {
-                let path = dir.join(&name);
-                disk.remove(&path).map_err(StoreError::io(path))?;
+            let Some(pack) = parse_name(&name) else { continue };
+            let path = dir.join(&name);
+            match ends.get(&pack) {
+                None => disk.remove(&path).map_err(StoreError::io(path))?,
+                Some(end) if was_left => {
+                    // A pack that cannot be cut is told of when it is read; garbage behind it does no harm.
+                    let _ = disk.open(&path, Access::Write).and_then(|file| cut(&*file, *end));
+                }
+                Some(_) => {}
             }
         }
         let (pack, written) = match ends.last_key_value() {
@@ -86,7 +112,8 @@ impl Packs {
             Some((pack, _)) => (pack.saturating_add(1), 0),
             None => (1, 0),
         };
-        let mut tail = Tail { pack, written, ..Tail::default() };
+        let made = ends.last_key_value().map_or(0, |(pack, _)| *pack);
+        let mut tail = Tail { pack, written, made, named: made, ..Tail::default() };
         let packs = Self { disk, dir, tail: Mutex::default(), open: Mutex::default() };
         if written > 0 && packs.reopen_tail(&mut tail).is_err() {
             // It is damaged, which whoever reads it will be told. Nothing more is put into it.
@@ -141,7 +168,7 @@ impl Packs {
     pub(super) fn flush(&self) -> Result<Dirty, StoreError> {
         let mut tail = lock(&self.tail);
         self.flush_tail(&mut tail)?;
-        Ok(Dirty { ends: tail.dirty.clone(), has_new: tail.is_new })
+        Ok(Dirty { packs: tail.dirty.clone(), made: tail.made, has_new: tail.made > tail.named })
     }
 
     fn flush_tail(&self, tail: &mut Tail) -> Result<(), StoreError> {
@@ -154,7 +181,7 @@ impl Packs {
             Some(file) => file.clone(),
             None => {
                 let file = self.disk.open(&path, Access::CreateNew).map_err(StoreError::io(&path))?;
-                tail.is_new = true;
+                tail.made = tail.pack;
                 tail.file = Some(file.clone());
                 file
             }
@@ -162,27 +189,27 @@ impl Packs {
         file.write_all_at(&tail.buffer, u64::from(tail.written)).map_err(StoreError::io(&path))?;
         tail.written = tail.end();
         tail.buffer.clear();
-        let (pack, written) = (tail.pack, tail.written);
-        tail.dirty.insert(pack, written);
+        let (pack, end) = (tail.pack, tail.written);
+        tail.dirty.insert(pack, DirtyPack { end, file });
         Ok(())
     }
 
     /// Makes durable what was flushed. Names of new packs are not: see [`Dirty::has_new`].
     pub(super) fn sync(&self, dirty: &Dirty) -> Result<(), StoreError> {
-        for pack in dirty.ends.keys() {
-            let path = self.path(*pack);
-            let file = self.disk.open(&path, Access::Write).map_err(StoreError::io(&path))?;
-            file.sync().map_err(StoreError::io(&path))?;
-        }
-        Ok(())
+        let mut packs = dirty.packs.iter();
+        packs.try_for_each(|(pack, dirty)| dirty.file.sync().map_err(StoreError::io(self.path(*pack))))
+    }
+
+    /// Whether there is so much to be synced that it should be.
+    pub(super) fn are_dirty(&self) -> bool {
+        lock(&self.tail).dirty.len() >= DIRTY_MAX
     }
 
     /// To be told once what was dirty is durable.
     pub(super) fn is_durable(&self, dirty: &Dirty) {
         let mut tail = lock(&self.tail);
-        tail.dirty.retain(|pack, end| dirty.ends.get(pack).is_none_or(|durable| durable < end));
-        // One that was made meanwhile has written to a pack that is not among these.
-        tail.is_new &= tail.dirty.keys().any(|pack| !dirty.ends.contains_key(pack));
+        tail.dirty.retain(|pack, now| dirty.packs.get(pack).is_none_or(|durable| durable.end < now.end));
+        tail.named = tail.named.max(dirty.made);
     }
 
     /// Gives up all that is not durable, after a sync has failed: a new pack is begun.
@@ -190,7 +217,6 @@ impl Packs {
         let mut tail = lock(&self.tail);
         tail.skip();
         tail.dirty.clear();
-        tail.is_new = false;
         tail.failures += 1;
     }
 
@@ -265,9 +291,11 @@ impl Packs {
         let file = self.file(position.pack)?;
         let mut filled = 0;
         while filled < buffer.len() {
-            match file.read_at(&mut buffer[filled..], u64::from(position.offset) + filled as u64)? {
-                0 => break,
-                read => filled += read,
+            match file.read_at(&mut buffer[filled..], u64::from(position.offset) + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(filled)
@@ -297,6 +325,7 @@ impl Packs {
     /// Removes a pack that nothing refers to any more.
     pub(super) fn remove(&self, pack: u32) -> Result<(), StoreError> {
         lock(&self.open).files.remove(&pack);
+        lock(&self.tail).dirty.remove(&pack);
         let path = self.path(pack);
         match self.disk.remove(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io(path)(error)),
@@ -320,7 +349,7 @@ impl Packs {
 impl Default for Tail {
     fn default() -> Self {
         let (buffer, dirty) = (Vec::new(), BTreeMap::new());
-        Self { pack: 1, file: None, written: 0, buffer, dirty, is_new: false, failures: 0 }
+        Self { pack: 1, file: None, written: 0, buffer, dirty, made: 0, named: 0, failures: 0 }
     }
 }
 

@@ -181,7 +181,8 @@ impl Partials {
         let mut partial = lock(&partial);
         if partial.state == Progress::Ended {
             drop(partial);
-            return self.forget_late(&blob);
+            self.remove_late(&blob)?;
+            return Ok(Kept::Partly);
         }
         if is_new {
             self.note_run(&blob, &mut partial, span.span().groups())?;
@@ -192,19 +193,21 @@ impl Partials {
         }
         publish(&path)?;
         partial.state = Progress::Ended;
-        lock(&self.by_blob).entries.remove(&blob);
-        self.remove_files(&blob)?;
+        drop(partial);
+        // Since it may have been taken and begun anew meanwhile, whichever is there now ends too.
+        self.remove(&blob)?;
+        self.remove_late(&blob)?;
         Ok(Kept::Whole)
     }
 
-    /// A span has come to a blob that has ended meanwhile, and may have made its file anew.
-    fn forget_late(&self, blob: &BlobRef) -> Result<Kept, StoreError> {
+    /// Removes the files of a blob that has ended: a span that came late may have made them anew.
+    fn remove_late(&self, blob: &BlobRef) -> Result<(), StoreError> {
         // Nobody begins it anew as long as this is held.
         let by_blob = lock(&self.by_blob);
-        if !by_blob.entries.contains_key(blob) {
-            self.remove_files(blob)?;
+        match by_blob.entries.contains_key(blob) {
+            true => Ok(()),
+            false => self.remove_files(blob),
         }
-        Ok(Kept::Partly)
     }
 
     /// Gives a blob up.
@@ -215,6 +218,12 @@ impl Partials {
         }
     }
 
+    /// Makes all of them absent, which are to be given up.
+    pub(super) fn take_all(&self) -> Vec<(BlobRef, Taken)> {
+        let entries = std::mem::take(&mut lock(&self.by_blob).entries);
+        entries.into_iter().map(|(blob, entry)| (blob, Taken(entry.partial))).collect()
+    }
+
     /// Makes a blob absent that is to be given up.
     pub(super) fn take(&self, blob: &BlobRef) -> Option<Taken> {
         lock(&self.by_blob).entries.remove(blob).map(|entry| Taken(entry.partial))
@@ -223,7 +232,7 @@ impl Partials {
     /// Removes the files of a blob that was taken.
     pub(super) fn end(&self, blob: &BlobRef, taken: Taken) -> Result<(), StoreError> {
         lock(&taken.0).state = Progress::Ended;
-        self.forget_late(blob).map(|_| ())
+        self.remove_late(blob)
     }
 
     /// How much of the disk a blob that is partly here takes.

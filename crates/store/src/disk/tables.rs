@@ -54,8 +54,10 @@ pub(super) fn exist(transaction: &ReadTransaction) -> Result<bool, Error> {
     }
 }
 
-const PATH: u8 = b'p';
-const ROOT: u8 = b'r';
+/// What [`visible_key`] begins with for a path; its hash follows.
+pub(super) const PATH: u8 = b'p';
+/// What [`visible_key`] begins with for a root; its canonical Entry follows.
+pub(super) const ROOT: u8 = b'r';
 
 pub(super) fn visible_key(what: &Visible) -> Vec<u8> {
     match what {

@@ -31,7 +31,7 @@ pub enum Access {
 /// [`Disk::sync`], or for the bytes and the length of one file that was durable already, [`DiskFile::sync`], has
 /// returned without an error. After an error of either, what was not durable before may be lost for good.
 pub trait Disk: Send + Sync {
-    /// Makes a directory, unless there is one.
+    /// Makes a directory, unless there is one. A symlink to one is none.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
 
     /// Opens a file. No symlink in place of it is followed, and no pipe waited for.
@@ -108,7 +108,10 @@ impl RealDisk {
 impl Disk for RealDisk {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         match fs::create_dir(dir) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+            // A symlink may lead to another file system, which a sync of this one would not make durable.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if fs::symlink_metadata(dir)?.is_dir() { Ok(()) } else { Err(error) }
+            }
             made => made,
         }
     }

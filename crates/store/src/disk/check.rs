@@ -1,0 +1,122 @@
+//! Whether a tree may become visible.
+
+use std::sync::atomic::Ordering;
+
+use firn_castore::{BlobRef, Closure, Directory, DirectoryDigest, Node, Root};
+use redb::{Error, ReadableTable, WriteTransaction};
+
+use super::{
+    DiskStore,
+    place::{BlobPlace, DirectoryPlace},
+    state::Waiting,
+    tables,
+};
+use crate::{Item, StoreError, lock, tree::collect};
+
+impl DiskStore {
+    /// Whether all beneath a root is in the index, and not known to be damaged. `inserted`: what has come to it in this
+    /// transaction, and is there still.
+    pub(super) fn check(
+        &self,
+        transaction: &WriteTransaction,
+        root: &Root,
+        inserted: Option<&Waiting>,
+    ) -> Result<Result<(), StoreError>, Error> {
+        match self.check_directories(transaction, root)? {
+            Ok(closure) => self.check_blobs(transaction, &blobs(&closure), inserted),
+            Err(refusal) => Ok(Err(refusal)),
+        }
+    }
+
+    /// Reads all Directories beneath a root.
+    fn check_directories(
+        &self,
+        transaction: &WriteTransaction,
+        root: &Root,
+    ) -> Result<Result<Closure, StoreError>, Error> {
+        let table = transaction.open_table(tables::DIRECTORIES)?;
+        let mut unreadable = None;
+        let collected = collect(root, |digest| -> Result<Option<Directory>, Error> {
+            let item = Item::Directory(*digest);
+            self.spare(std::iter::once(item.clone()));
+            let is_gone = self.state().is_gone(&item);
+            let Some(place) = table.get(digest.as_bytes())?.filter(|_| !is_gone) else { return Ok(None) };
+            let read = self.read_inserted(digest, DirectoryPlace::from_bytes(place.value()));
+            Ok(read.unwrap_or_else(|error| {
+                unreadable = Some(error);
+                None
+            }))
+        })?;
+        Ok(match unreadable {
+            Some(error) => Err(error),
+            None => collected.or_refuse(root),
+        })
+    }
+
+    /// Reads a Directory from where the index has it. A damaged one is missing from here on.
+    fn read_inserted(
+        &self,
+        digest: &DirectoryDigest,
+        place: DirectoryPlace,
+    ) -> Result<Option<Directory>, StoreError> {
+        match self.read_directory(digest, place, false) {
+            Err(StoreError::Damaged { .. }) => {
+                self.state_mut().note_damaged_directory(*digest, place);
+                Ok(None)
+            }
+            read => read.map(Some),
+        }
+    }
+
+    /// Looks for these blobs, which are in the order of the table.
+    fn check_blobs(
+        &self,
+        transaction: &WriteTransaction,
+        blobs: &[BlobRef],
+        inserted: Option<&Waiting>,
+    ) -> Result<Result<(), StoreError>, Error> {
+        let table = transaction.open_table(tables::BLOBS)?;
+        self.spare(blobs.iter().map(|blob| Item::Blob(blob.digest)));
+        let gone = {
+            let state = self.state();
+            blobs.iter().map(|blob| Item::Blob(blob.digest)).find(|item| state.is_gone(item))
+        };
+        if let Some(item) = gone {
+            return Ok(Err(StoreError::Missing(item)));
+        }
+        for blob in blobs {
+            // Mostly it has just been kept, and then the table need not be searched.
+            let place = match inserted.and_then(|inserted| inserted.blobs.get(&blob.digest)) {
+                Some(place) => Some(*place),
+                None => {
+                    table.get(blob.digest.as_bytes())?.and_then(|place| BlobPlace::from_bytes(place.value()))
+                }
+            };
+            if place.map(|place| place.size) != Some(blob.size) {
+                return Ok(Err(StoreError::Missing(Item::Blob(blob.digest))));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Keeps things from being collected from here on. Whoever looks after that at what is condemned knows what is here.
+    fn spare(&self, items: impl Iterator<Item = Item>) {
+        if self.is_collecting.load(Ordering::SeqCst) {
+            let mut holds = lock(&self.holds);
+            items.for_each(|item| holds.touch(item));
+        }
+    }
+}
+
+/// Each blob of a tree once, in order.
+fn blobs(closure: &Closure) -> Vec<BlobRef> {
+    let beneath = closure.directories().flat_map(|directory| directory.iter().map(|(_, node)| node));
+    let files = beneath.chain([closure.root().node()]).filter_map(|node| match node {
+        Node::File { blob, .. } => Some(*blob),
+        Node::Directory { .. } | Node::Symlink { .. } => None,
+    });
+    let mut blobs: Vec<BlobRef> = files.collect();
+    blobs.sort_unstable();
+    blobs.dedup();
+    blobs
+}

@@ -1,0 +1,225 @@
+//! Contents coming in, and whether they are here.
+
+use std::{io, path::Path, sync::atomic::Ordering};
+
+use bytes::Bytes;
+use firn_bao::{HashedBlob, HashedPiece, PIECE_BYTES, Span, SpanError, VerifiedSpan};
+use firn_castore::{BlobDigest, BlobRef, Directory, DirectoryDigest};
+
+use super::{
+    DiskStore,
+    large::TempBlob,
+    partials::{self, Kept},
+    place::{BlobKind, BlobPlace, DirectoryPlace, Position, adopted_head, contents_head, directory_head},
+    tables,
+    vfs::Access,
+};
+use crate::{Blobs, Directories, Incoming, Intake, Item, KnownTree, Listing, StoreError, lock};
+
+impl DiskStore {
+    /// Whether the whole blob is here. What is found stays as long as there is a hold.
+    fn holds(&self, blob: &BlobRef) -> Result<bool, StoreError> {
+        Ok(self.has_blob(&blob.digest)? == Some(blob.size))
+    }
+
+    /// Keeps what fits into a pack, which is one record.
+    fn keep_packed(
+        &self,
+        digest: BlobDigest,
+        kind: fn(Position) -> BlobKind,
+        size: u64,
+        parts: &[&[u8]],
+    ) -> Result<(), StoreError> {
+        let _keeping = self.keeping();
+        let position = self.packs.append(parts)?;
+        self.state_mut().keep_blob(digest, BlobPlace { size, kind: kind(position) });
+        Ok(())
+    }
+
+    fn keep_small(&self, blob: &BlobRef, contents: &Bytes, outboard: &Bytes) -> Result<(), StoreError> {
+        let head = contents_head(blob.size);
+        self.keep_packed(blob.digest, BlobKind::Packed, blob.size, &[&head, contents, outboard])
+    }
+
+    /// Puts a whole large blob in its place, unless it is there. `sync_failures`: as it was before the first byte was
+    /// written to the file.
+    fn keep_large(&self, blob: &BlobRef, file: &Path, sync_failures: u64) -> Result<(), StoreError> {
+        let _keeping = self.keeping();
+        if self.sync_failures.load(Ordering::SeqCst) != sync_failures {
+            // It may have holes that no later sync tells of, though what the system has in memory is whole.
+            let lost = io::Error::other("a sync has failed since it was begun");
+            return Err(StoreError::io(file)(lost));
+        }
+        // Nobody may put a copy that is not durable over a file that a commit has found durable already.
+        let _publishing = lock(&self.large.publishing);
+        if self.holds(blob)? {
+            return Ok(());
+        }
+        self.large.publish(file, &blob.digest)?;
+        self.state_mut().keep_blob(blob.digest, BlobPlace { size: blob.size, kind: BlobKind::File });
+        Ok(())
+    }
+
+    /// Takes in a blob of which all groups have come. Its partial is locked, so nothing here may wait for a commit.
+    fn keep_whole_partial(&self, blob: &BlobRef, file: &Path, sync_failures: u64) -> Result<(), StoreError> {
+        if blob.size > PIECE_BYTES {
+            return self.keep_large(blob, file, sync_failures);
+        }
+        let whole = Span::whole(blob.size);
+        let opened = self.layout.disk.open(file, Access::Read);
+        let read = opened.and_then(|file| partials::read_span(&*file, blob.size, whole));
+        let (bytes, parents) = read.map_err(StoreError::io(file))?;
+        let checked = VerifiedSpan::check(*blob, whole, parents, bytes);
+        let span = checked.map_err(|error| StoreError::damaged(Item::Blob(blob.digest), file, error))?;
+        if self.holds(blob)? {
+            return Ok(());
+        }
+        self.keep_small(blob, span.bytes(), span.parents())
+    }
+}
+
+impl Blobs for DiskStore {
+    fn has_blob(&self, digest: &BlobDigest) -> Result<Option<u64>, StoreError> {
+        self.touch(Item::Blob(*digest));
+        Ok(self.blob_place(digest)?.map(|(place, _)| place.size))
+    }
+
+    fn groups(&self, blob: &BlobRef) -> Result<Vec<Span>, StoreError> {
+        match self.has_blob(&blob.digest)? {
+            Some(size) if size == blob.size => Ok(vec![Span::whole(size)]),
+            Some(_) => Ok(Vec::new()),
+            None => self.partials.groups(blob),
+        }
+    }
+
+    fn read_span(&self, blob: &BlobRef, span: Span) -> Result<Option<VerifiedSpan>, StoreError> {
+        if !span.fits(blob.size) {
+            let source = SpanError::PastEnd { span, size: blob.size };
+            return Err(StoreError::Span { blob: *blob, source });
+        }
+        self.touch(Item::Blob(blob.digest));
+        self.read_blob(blob, span)
+    }
+
+    fn keep_span(&self, span: &VerifiedSpan) -> Result<(), StoreError> {
+        let blob = span.blob();
+        if self.holds(&blob)? {
+            return Ok(());
+        }
+        if blob.size <= PIECE_BYTES && span.span() == Span::whole(blob.size) {
+            self.keep_small(&blob, span.bytes(), span.parents())?;
+            self.partials.remove(&blob)?;
+            return self.make_room();
+        }
+        // Before it is looked for: a failure gives up what it finds, so what is found has begun after this.
+        let sync_failures = self.sync_failures.load(Ordering::SeqCst);
+        match self.partials.keep(span, |file| self.keep_whole_partial(&blob, file, sync_failures))? {
+            Kept::Whole => self.make_room(),
+            Kept::Partly => Ok(()),
+        }
+    }
+}
+
+impl Intake for DiskStore {
+    fn begin_blob(&self, size: u64) -> Result<Box<dyn Incoming + '_>, StoreError> {
+        let sync_failures = self.sync_failures.load(Ordering::SeqCst);
+        Ok(Box::new(Copying { store: self, temp: self.large.begin(size)?, sync_failures }))
+    }
+
+    fn adopt_blob(&self, file: &Path, blob: &HashedBlob) -> Result<(), StoreError> {
+        let (BlobRef { digest, size }, outboard) = (blob.blob(), blob.outboard().as_bytes());
+        if self.holds(&blob.blob())? {
+            return Ok(());
+        }
+        let illegal = || StoreError::io(file)(io::ErrorKind::InvalidInput.into());
+        let (dir, name) =
+            file.parent().zip(file.file_name()).filter(|_| file.is_absolute()).ok_or_else(illegal)?;
+        {
+            let _keeping = self.keeping();
+            let place = {
+                // Who gets a number that is not new finds it where it waits.
+                let mut state = self.state_mut();
+                let (place, is_new) = self.places.number(dir);
+                if is_new {
+                    state.waiting.places.insert(place, dir.to_path_buf());
+                }
+                place
+            };
+            let head = adopted_head(size, place, name).ok_or_else(illegal)?;
+            let position = self.packs.append(&[&head, outboard])?;
+            self.state_mut().keep_blob(digest, BlobPlace { size, kind: BlobKind::Adopted(position) });
+        }
+        self.partials.remove(&blob.blob())?;
+        self.make_room()
+    }
+
+    fn known_tree(&self, listing: &Listing) -> Result<Option<KnownTree>, StoreError> {
+        let waiting = self.state().waiting.trees.get(listing).cloned();
+        let tree = match waiting {
+            Some(tree) => Some(tree),
+            None => self.index.read(|transaction| {
+                let sealed = transaction.open_table(tables::TREES)?.get(&listing.0[..])?;
+                Ok(sealed.and_then(|sealed| tables::unseal_tree(&listing.0, sealed.value())))
+            })?,
+        };
+        if let Some(tree) = &tree {
+            self.touch(Item::Root(tree.root.clone()));
+        }
+        Ok(tree)
+    }
+
+    fn note_tree(&self, listing: &Listing, tree: &KnownTree) -> Result<(), StoreError> {
+        self.state_mut().waiting.trees.insert(*listing, tree.clone());
+        self.make_room()
+    }
+}
+
+/// See [`Intake::begin_blob`].
+struct Copying<'a> {
+    store: &'a DiskStore,
+    temp: TempBlob,
+    /// As it was when it began.
+    sync_failures: u64,
+}
+
+impl Incoming for Copying<'_> {
+    fn write(&self, piece: &HashedPiece) -> Result<(), StoreError> {
+        self.temp.write(piece)
+    }
+
+    fn finish(self: Box<Self>) -> Result<BlobRef, StoreError> {
+        let blob = self.temp.complete()?;
+        self.store.keep_large(&blob, self.temp.path(), self.sync_failures)?;
+        self.store.partials.remove(&blob)?;
+        self.store.make_room()?;
+        Ok(blob)
+    }
+}
+
+impl Directories for DiskStore {
+    fn directory(&self, digest: &DirectoryDigest) -> Result<Option<Directory>, StoreError> {
+        self.touch(Item::Directory(*digest));
+        self.find_directory(digest)
+    }
+
+    fn has_directory(&self, digest: &DirectoryDigest) -> Result<bool, StoreError> {
+        self.touch(Item::Directory(*digest));
+        Ok(self.directory_place(digest)?.is_some())
+    }
+
+    fn keep_directories(&self, directories: &[Directory]) -> Result<(), StoreError> {
+        for directory in directories {
+            let digest = directory.digest();
+            if self.has_directory(&digest)? {
+                continue;
+            }
+            let encoded = directory.encoded();
+            let bytes = u32::try_from(encoded.len())
+                .map_err(|_| StoreError::io(&self.layout.packs)(io::ErrorKind::FileTooLarge.into()))?;
+            let _keeping = self.keeping();
+            let position = self.packs.append(&[&directory_head(bytes), encoded])?;
+            self.state_mut().keep_directory(digest, DirectoryPlace { position, bytes });
+        }
+        self.make_room()
+    }
+}
