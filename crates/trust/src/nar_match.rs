@@ -1,5 +1,7 @@
 //! Whether a tree's NAR is the one that was signed.
 
+mod rendered;
+
 use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use firn_bao::{GROUP_BYTES, Span, VerifiedSpan};
 use firn_castore::{BlobRef, Closure};
 use firn_nix::{LayoutError, NarHash, NarLayout, Segment, Segments, Sha256Writer, Signature};
 
+pub use self::rendered::{NarRenderer, RenderedNar, WholeBlob};
 use crate::{PathFacts, SignedNarInfo};
 
 /// How much of a blob is asked for at once.
@@ -21,6 +24,28 @@ pub struct NarMatch {
 }
 
 impl NarMatch {
+    /// The layout of the tree; refuses at once where the tree's NAR has not the signed length.
+    fn layout(signed: &SignedNarInfo, closure: Arc<Closure>) -> Result<NarLayout, NarMismatch> {
+        if closure.root() != &signed.facts().root {
+            return Err(NarMismatch::OtherRoot);
+        }
+        let layout = NarLayout::new(closure)?;
+        let (signed_size, actual) = (signed.facts().nar.nar_size, layout.nar_size());
+        if signed_size != actual {
+            return Err(NarMismatch::Size { signed: signed_size, actual });
+        }
+        Ok(layout)
+    }
+
+    /// The proof, if the hash of the [layout](NarMatch::layout)'s NAR is the signed one.
+    fn judge(signed: &SignedNarInfo, actual: NarHash) -> Result<Self, NarMismatch> {
+        let facts = signed.facts();
+        if facts.nar.nar_hash != actual {
+            return Err(NarMismatch::Hash { signed: facts.nar.nar_hash, actual });
+        }
+        Ok(Self { facts: facts.clone(), signatures: signed.signatures().to_vec() })
+    }
+
     pub(crate) fn into_parts(self) -> (PathFacts, Vec<Signature>) {
         (self.facts, self.signatures)
     }
@@ -51,6 +76,9 @@ pub enum NarMismatch {
         /// Of this tree.
         actual: NarHash,
     },
+    /// The NAR that was hashed is not that of the claimed root's tree.
+    #[error("the NAR that was hashed is that of another tree")]
+    OtherTree,
     /// The bytes did not come in the order of the layout.
     #[error("the spans came out of order")]
     OutOfOrder,
@@ -68,15 +96,8 @@ pub struct NarHasher {
 impl NarHasher {
     /// Refuses at once where the tree's NAR has not the signed length.
     pub fn new(signed: SignedNarInfo, closure: Arc<Closure>) -> Result<Self, NarMismatch> {
-        if closure.root() != &signed.facts().root {
-            return Err(NarMismatch::OtherRoot);
-        }
-        let layout = NarLayout::new(closure)?;
-        let (signed_size, actual) = (signed.facts().nar.nar_size, layout.nar_size());
-        if signed_size != actual {
-            return Err(NarMismatch::Size { signed: signed_size, actual });
-        }
-        let segments = layout.segments(0..actual);
+        let layout = NarMatch::layout(&signed, closure)?;
+        let segments = layout.segments(0..layout.nar_size());
         Ok(Self { signed, segments, hash: Sha256Writer::default(), blob: None })
     }
 
@@ -117,10 +138,6 @@ impl NarHasher {
             return Err(NarMismatch::OutOfOrder);
         }
         let (actual, _) = self.hash.finish();
-        let signed = self.signed.facts().nar.nar_hash;
-        if signed != actual {
-            return Err(NarMismatch::Hash { signed, actual });
-        }
-        Ok(NarMatch { facts: self.signed.facts().clone(), signatures: self.signed.signatures().to_vec() })
+        NarMatch::judge(&self.signed, actual)
     }
 }

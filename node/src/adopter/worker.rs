@@ -2,16 +2,16 @@
 
 use std::{
     ops::ControlFlow,
-    sync::{Arc, PoisonError},
+    sync::PoisonError,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use firn_bao::Span;
-use firn_castore::{Closure, Root};
+use firn_castore::Root;
 use firn_engine::EngineError;
 use firn_nix::{NarFacts, NarHash, Signature, StorePath};
 use firn_store::{
-    AddError, AddOptions, AddProgress, Reason, StoreError, UnixSeconds, add_tree, closure, hash_nar,
+    AddError, AddOptions, AddProgress, AddedTree, Reason, StoreError, UnixSeconds, add_tree, closure,
 };
 use firn_trust::{
     Admitted, Claim, Ground, NarMatch, NarMismatch, PathFacts, REFERENCES_MAX, Refusal, TrustedPath,
@@ -181,17 +181,17 @@ impl Shared {
     ) -> Result<Outcome, Failure> {
         self.update(|book| book.reads(job, &row.path));
         let _hold = self.engine.store().hold();
-        let closure = self.read(&row)?;
+        let added = self.read(&row, false)?;
         // A path of this root that is here already keeps its ground, its signatures, and who may have it.
-        if let Some(known) = known.filter(|known| known.path.facts().root == *closure.root()) {
+        if let Some(known) = known.filter(|known| known.path.facts().root == *added.closure.root()) {
             return self.commit(known.path, known.shared);
         }
         let ValidPath { path, nar, deriver, ca, .. } = row.clone();
-        let facts = PathFacts { path, root: closure.root().clone(), nar, deriver, ca };
+        let facts = PathFacts { path, root: added.closure.root().clone(), nar, deriver, ca };
         let (path, shared) = match grounds {
             Grounds::Signed(signatures) => {
                 let claim = Claim { facts, signatures, attestations: Vec::new() };
-                (TrustedPath::nar_match(self.prove(claim, closure)?), true)
+                (TrustedPath::nar_match(self.prove(claim, &row, added)?), true)
             }
             Grounds::Named { shared } => {
                 (TrustedPath::added_here(facts, row.without_false(&self.trust), &[]), shared)
@@ -200,21 +200,21 @@ impl Shared {
         self.commit(path, shared)
     }
 
-    /// Takes a tree in where it stands, if it is what is registered.
-    fn read(&self, row: &ValidPath) -> Result<Arc<Closure>, Failure> {
+    /// Takes a tree in where it stands, if it is what is registered. `rehash`: reads it though it seems to be known.
+    fn read(&self, row: &ValidPath, rehash: bool) -> Result<AddedTree, Failure> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         // Nobody waits for a large tree when the node ends.
         let go_on =
             |_: AddProgress| if self.ends() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         let (now, progress) = (UnixSeconds(now), Some(&go_on as _));
-        let options = AddOptions { in_place: true, now, progress, ..AddOptions::default() };
+        let options = AddOptions { in_place: true, rehash, now, progress, ..AddOptions::default() };
         let added = add_tree(&**self.engine.store(), &self.nix.on_disk(&row.path), &options)?;
         let NarFacts { nar_hash: hash, nar_size: size, .. } = row.nar;
         let (actual, actual_size) = (added.nar_hash, added.nar_size);
         if (actual, actual_size) != (hash, size) {
             return Err(Failure::NotAsRegistered { hash, size, actual, actual_size });
         }
-        Ok(added.closure)
+        Ok(added)
     }
 
     fn known(&self, path: &StorePath) -> Result<Option<Known>, Failure> {
@@ -223,14 +223,16 @@ impl Shared {
         Ok(stored.map(|stored| Known { path: TrustedPath::clone(&known), shared: stored.shared() }))
     }
 
-    /// Reads the tree once more, out of the store: what peers will get is what the signature must be true of.
-    fn prove(&self, claim: Claim, closure: Arc<Closure>) -> Result<NarMatch, Failure> {
+    /// What peers will get, by its root, is what the signature must be true of.
+    fn prove(&self, claim: Claim, row: &ValidPath, added: AddedTree) -> Result<NarMatch, Failure> {
         let signed = match self.policy.admit(claim)? {
             Admitted::Signed(signed) => signed,
             Admitted::Attested(_) => return Err(Refusal::NoTrustedKey.into()),
         };
-        let hashed = hash_nar(&**self.engine.store(), signed, closure)?;
-        hashed.map_err(|mismatch| Failure::Mismatch(Box::new(mismatch)))
+        // A tree that was known from an earlier time comes without a proof: its files have not been read.
+        let added = if added.nar.is_some() { added } else { self.read(row, true)? };
+        let nar = added.nar.expect("a tree that is read has its NAR");
+        nar.prove(&signed, added.closure).map_err(|mismatch| Failure::Mismatch(Box::new(mismatch)))
     }
 
     fn commit(&self, path: TrustedPath, shared: bool) -> Result<Outcome, Failure> {

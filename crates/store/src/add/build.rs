@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, mem, ops::Range};
 
 use firn_castore::{BlobRef, Closure, Directory, DirectoryDigest, Node, PathComponent, Root};
-use firn_nix::NarHash;
+use firn_trust::RenderedNar;
 
 use super::{
     AddError,
@@ -20,8 +20,7 @@ const BATCH: usize = 256;
 /// What a whole tree has come to.
 pub(super) struct Built {
     pub(super) closure: Closure,
-    pub(super) nar_hash: NarHash,
-    pub(super) nar_size: u64,
+    pub(super) nar: RenderedNar,
 }
 
 /// A run of entries with the blobs of the files among them.

@@ -36,7 +36,7 @@ where
     let closure = collect(&root, |digest| Ok::<_, StoreError>(directories.remove(digest)))?;
     // Where the Directories make no tree, adding it anew makes one.
     let Collected::Whole(closure) = closure else { return Ok(None) };
-    Ok(Some(AddedTree { closure: Arc::new(closure), nar_hash, nar_size, was_known: true }))
+    Ok(Some(AddedTree { closure: Arc::new(closure), nar_hash, nar_size, nar: None, was_known: true }))
 }
 
 type Found = BTreeMap<DirectoryDigest, Directory>;

@@ -28,6 +28,7 @@ use std::{num::NonZeroUsize, ops::ControlFlow, path::Path, sync::Arc};
 
 use firn_castore::Closure;
 use firn_nix::NarHash;
+use firn_trust::RenderedNar;
 
 pub use error::AddError;
 
@@ -88,6 +89,8 @@ pub struct AddedTree {
     pub nar_hash: NarHash,
     /// The length of its NAR in bytes.
     pub nar_size: u64,
+    /// Its NAR as proof of a signature. None where nothing but the listing has been read.
+    pub nar: Option<RenderedNar>,
     /// Whether it was here already, and nothing but its listing has been read.
     pub was_known: bool,
 }
@@ -114,10 +117,11 @@ where
     {
         return Ok(tree);
     }
-    let Built { closure, nar_hash, nar_size } = pass::pass(store, &entries, options)?;
+    let Built { closure, nar } = pass::pass(store, &entries, options)?;
+    let (nar_hash, nar_size) = (nar.nar_hash(), nar.nar_size());
     if entries.is_settled(options.now) {
         let tree = KnownTree { root: closure.root().clone(), nar_hash, nar_size };
         store.note_tree(&entries.listing, &tree)?;
     }
-    Ok(AddedTree { closure: Arc::new(closure), nar_hash, nar_size, was_known: false })
+    Ok(AddedTree { closure: Arc::new(closure), nar_hash, nar_size, nar: Some(nar), was_known: false })
 }

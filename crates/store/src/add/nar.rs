@@ -2,22 +2,27 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
-use firn_nix::{NarFrame, NarHash, Sha256Writer};
+use firn_bao::{HashedPiece, PIECE_BYTES};
+use firn_nix::NarFrame;
+use firn_trust::{NarRenderer, RenderedNar, WholeBlob};
 
-use super::entries::{Entries, Entry, Kind};
+use super::{
+    entries::{Entries, Entry, Kind},
+    walk::Stamp,
+};
 
 /// What of a NAR a job is.
 pub(super) enum Contents {
     /// These entries, with the contents of the files among them.
-    Entries(Range<usize>, Vec<Bytes>),
-    /// A piece of a file: the file's index, whether it is its first and its last.
-    Piece { entry: usize, is_first: bool, is_last: bool, bytes: Bytes },
+    Entries(Range<usize>, Vec<WholeBlob>),
+    /// A piece of the file of this index.
+    Piece { entry: usize, piece: HashedPiece },
 }
 
 /// Hashes what comes in order.
 pub(super) struct NarStage {
-    hasher: Sha256Writer,
+    /// Large, and handed from thread to thread.
+    renderer: Box<NarRenderer>,
     frames: Vec<u8>,
     /// How many bytes of contents it has taken.
     pub(super) content_bytes: u64,
@@ -25,7 +30,7 @@ pub(super) struct NarStage {
 
 impl NarStage {
     pub(super) fn new() -> Self {
-        Self { hasher: Sha256Writer::new(), frames: Vec::new(), content_bytes: 0 }
+        Self { renderer: Box::default(), frames: Vec::new(), content_bytes: 0 }
     }
 
     /// Takes what comes next.
@@ -36,34 +41,34 @@ impl NarStage {
                 for entry in &entries.list()[range] {
                     entry.frame().put(&mut self.frames);
                     if let Kind::File { stamp, .. } = &entry.kind {
-                        self.contents(&files.next().unwrap_or_default());
+                        let file = files.next().expect("each file that was read has its blob");
+                        self.flush();
+                        self.renderer.blob(&file);
+                        self.content_bytes += stamp.size;
                         self.end_file(entry, stamp.size);
                     }
                 }
                 self.flush();
             }
-            Contents::Piece { entry, is_first, is_last, bytes } => {
+            Contents::Piece { entry, piece } => {
                 let entry = &entries.list()[entry];
-                if is_first {
+                let Some(Stamp { size, .. }) = entry.stamp() else { return };
+                if piece.index() == 0 {
                     entry.frame().put(&mut self.frames);
+                    self.flush();
                 }
-                self.contents(&bytes);
-                if let (true, Kind::File { stamp, .. }) = (is_last, &entry.kind) {
-                    self.end_file(entry, stamp.size);
+                self.renderer.piece(size, &piece);
+                self.content_bytes += piece.bytes().len() as u64;
+                if (piece.index() + 1) * PIECE_BYTES >= size {
+                    self.end_file(entry, size);
+                    self.flush();
                 }
             }
         }
     }
 
-    pub(super) fn finish(mut self) -> (NarHash, u64) {
-        self.flush();
-        self.hasher.finish()
-    }
-
-    fn contents(&mut self, bytes: &[u8]) {
-        self.flush();
-        self.hasher.update(bytes);
-        self.content_bytes += bytes.len() as u64;
+    pub(super) fn finish(self) -> RenderedNar {
+        self.renderer.finish().expect("the jobs have come in the order of the NAR")
     }
 
     fn end_file(&mut self, entry: &Entry, size: u64) {
@@ -71,7 +76,7 @@ impl NarStage {
     }
 
     fn flush(&mut self) {
-        self.hasher.update(&self.frames);
+        self.renderer.literal(&self.frames);
         self.frames.clear();
     }
 }

@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc};
 
 use bytes::Bytes;
-use firn_bao::{HashedBlob, HashedPiece, PIECE_BYTES, VerifiedSpan};
-use firn_castore::BlobRef;
+use firn_bao::{HashedPiece, PIECE_BYTES, VerifiedSpan};
+use firn_trust::WholeBlob;
 
 use super::{
     AddError, AddOptions,
@@ -48,8 +48,7 @@ where
         return Err(error);
     }
     let closure = state.build.end().finish(store, entries)?;
-    let (nar_hash, nar_size) = state.nar.end().finish();
-    Ok(Built { closure, nar_hash, nar_size })
+    Ok(Built { closure, nar: state.nar.end().finish() })
 }
 
 struct Pass<'a, S: ?Sized> {
@@ -233,40 +232,38 @@ impl<'a, S: Blobs + Intake + ?Sized> Pass<'a, S> {
         }
         let buffer = self.buffers.freeze(buffer);
         let mut contents = Vec::with_capacity(read.len());
-        let mut blobs = Vec::with_capacity(read.len());
         for (path, range) in read {
-            let bytes = buffer.slice(range);
-            blobs.push(self.keep(&path, bytes.clone())?);
-            contents.push(bytes);
+            contents.push(self.keep(&path, buffer.slice(range))?);
         }
+        let blobs = contents.iter().map(WholeBlob::blob).collect();
         let known = Known { number, entries: range.clone(), blobs };
         Ok(Read { number, contents: Contents::Entries(range, contents), known: Some((unit, known)) })
     }
 
     /// Keeps the contents of a file of at most a piece.
-    fn keep(&self, path: &Path, bytes: Bytes) -> Result<BlobRef, AddError> {
+    fn keep(&self, path: &Path, bytes: Bytes) -> Result<WholeBlob, AddError> {
         if self.options.in_place {
-            let blob = HashedBlob::of(&bytes);
-            self.store.adopt_blob(path, &blob)?;
-            return Ok(blob.blob());
+            let (blob, hashed) = WholeBlob::hash(bytes);
+            self.store.adopt_blob(path, &hashed)?;
+            return Ok(blob);
         }
         let span = VerifiedSpan::of(bytes);
         self.store.keep_span(&span)?;
-        Ok(span.blob())
+        Ok(WholeBlob::of_span(&span).expect("the span is the whole blob"))
     }
 
     /// Reads and keeps a piece; if it is the last that is written, the file.
-    fn read_piece(&self, number: u64, large: Arc<Large<'a>>, piece: u64) -> Result<Read, Option<AddError>> {
+    fn read_piece(&self, number: u64, large: Arc<Large<'a>>, index: u64) -> Result<Read, Option<AddError>> {
         let opened = large.opened(|| self.open(&large))?;
-        let range = large.piece(piece);
+        let range = large.piece(index);
         let length = (range.end - range.start) as usize;
         let mut buffer = self.buffers.take(length);
         opened.file.read_piece(range.start, length, &mut buffer)?;
         let bytes = self.buffers.freeze(buffer);
-        opened.write(&HashedPiece::of(piece, bytes.clone()))?;
+        let piece = HashedPiece::of(index, bytes);
+        opened.write(&piece)?;
         let (entry, unit) = (large.entry, large.unit);
-        let (is_first, is_last) = (piece == 0, piece + 1 == large.pieces());
-        let contents = Contents::Piece { entry, is_first, is_last, bytes };
+        let contents = Contents::Piece { entry, piece };
         let blob = large.piece_done().map(|opened| opened.finish(self.store)).transpose()?;
         let known = blob.map(|blob| (unit, Known { number, entries: entry..entry + 1, blobs: vec![blob] }));
         Ok(Read { number, contents, known })

@@ -4,10 +4,13 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use firn_bao::{GROUP_BYTES, Outboard, Span, VerifiedSpan, hash_blob};
+use firn_bao::{GROUP_BYTES, HashedPiece, Outboard, PIECE_BYTES, Span, VerifiedSpan, hash_blob};
 use firn_castore::{BlobRef, Closure, ClosureBuilder, Directory, Node, PathComponent};
-use firn_nix::{NarFacts, NarHash, NarLayout, Sha256Writer, write_nar};
-use firn_trust::{Admitted, Ground, NarHasher, NarMismatch, PathFacts, SignedNarInfo, TrustedPath};
+use firn_nix::{NarFacts, NarHash, NarLayout, Segment, Sha256Writer, write_nar};
+use firn_trust::{
+    Admitted, Ground, NarHasher, NarMismatch, NarRenderer, PathFacts, RenderedNar, SignedNarInfo,
+    TrustedPath, WholeBlob,
+};
 
 use crate::said::{claim, facts, policy, trusted};
 
@@ -30,7 +33,8 @@ impl Tree {
         let name = |text: &str| PathComponent::try_from(text).unwrap();
         let mut entries = vec![(name("link"), Node::Symlink { target: target.try_into().unwrap() })];
         for (file, contents, executable) in files {
-            let (blob, outboard) = hash_blob(&mut &contents[..]).unwrap();
+            let hashed = hash_blob(&mut &contents[..]).unwrap();
+            let (blob, outboard) = (hashed.blob(), hashed.outboard().clone());
             entries.push((name(file), Node::File { blob, executable: *executable }));
             blobs.push(Blob { blob, bytes: contents.clone().into(), outboard });
         }
@@ -52,7 +56,8 @@ impl Tree {
         let held = self.blob(blob);
         let range = span.bytes(blob.size);
         let bytes = held.bytes.slice(range.start as usize..range.end as usize);
-        VerifiedSpan::check(blob, span, held.outboard.as_bytes(), bytes).unwrap()
+        let parents = held.outboard.parents_of(blob.size, span).unwrap();
+        VerifiedSpan::check(blob, span, parents, bytes).unwrap()
     }
 
     fn nar(&self) -> (NarHash, u64) {
@@ -228,4 +233,155 @@ fn no_proof_before_the_end() {
         }
         assert_eq!(hasher.finish(), Err(NarMismatch::OutOfOrder), "after {fed} spans");
     }
+}
+
+/// What a NAR is rendered of.
+#[derive(Clone)]
+enum Part {
+    Literal(Bytes),
+    Blob(Bytes),
+    /// Of a blob of so many bytes.
+    Piece(u64, HashedPiece),
+}
+
+impl Tree {
+    /// The parts of this tree's NAR; those of blobs of more than one piece come in pieces.
+    fn parts(&self) -> Vec<Part> {
+        let layout = NarLayout::new(self.closure.clone()).unwrap();
+        let mut parts = Vec::new();
+        for segment in layout.segments(0..layout.nar_size()) {
+            match segment {
+                Segment::Literal(bytes) => parts.push(Part::Literal(bytes)),
+                Segment::Blob { blob, .. } if blob.size > PIECE_BYTES => {
+                    parts.extend(pieces(&self.blob(blob).bytes).map(|piece| Part::Piece(blob.size, piece)));
+                }
+                Segment::Blob { blob, .. } => parts.push(Part::Blob(self.blob(blob).bytes.clone())),
+            }
+        }
+        parts
+    }
+
+    fn rendered(&self) -> RenderedNar {
+        render(&self.parts()).unwrap()
+    }
+}
+
+fn pieces(bytes: &Bytes) -> impl Iterator<Item = HashedPiece> {
+    let starts = (0..bytes.len()).step_by(PIECE_BYTES as usize);
+    let piece = |start: usize| bytes.slice(start..bytes.len().min(start + PIECE_BYTES as usize));
+    starts.map(piece).enumerate().map(|(index, piece)| HashedPiece::of(index as u64, piece))
+}
+
+fn render(parts: &[Part]) -> Result<RenderedNar, NarMismatch> {
+    let mut renderer = NarRenderer::new();
+    for part in parts {
+        match part {
+            Part::Literal(bytes) => renderer.literal(bytes),
+            Part::Blob(bytes) => renderer.blob(&WholeBlob::hash(bytes.clone()).0),
+            Part::Piece(size, piece) => renderer.piece(*size, piece),
+        }
+    }
+    renderer.finish()
+}
+
+#[test]
+fn a_tree_is_proven_by_its_nar_that_was_hashed_with_its_blobs() {
+    let tree = Tree::standard();
+    let rendered = tree.rendered();
+    assert_eq!((rendered.nar_hash(), rendered.nar_size()), tree.nar());
+    let proof = rendered.prove(&tree.signed_for(&tree.closure), tree.closure.clone()).unwrap();
+    assert_eq!(TrustedPath::nar_match(proof), tree.taken_for(&tree).unwrap());
+    // It does not matter how that is cut which lies between the blobs, nor whether an empty blob is named.
+    let cut = |part: Part| match part {
+        Part::Literal(bytes) => {
+            vec![Part::Literal(bytes.slice(..7)), Part::Blob(Bytes::new()), Part::Literal(bytes.slice(7..))]
+        }
+        part => vec![part],
+    };
+    assert_eq!(render(&tree.parts().into_iter().flat_map(cut).collect::<Vec<_>>()), Ok(rendered));
+    // An empty file is a NAR too.
+    let empty = Tree::new(&[("empty", Vec::new(), false)], "elsewhere");
+    assert!(empty.rendered().prove(&empty.signed_for(&empty.closure), empty.closure.clone()).is_ok());
+}
+
+#[test]
+fn a_nar_that_was_hashed_proves_no_other_tree() {
+    let honest = Tree::standard();
+    let liars = [
+        with("small", |contents, _| contents[0] ^= 1),
+        with("huge", |contents, _| contents[2 << 20] ^= 0x80),
+        Tree::new(&files(), "elsewherf"),
+    ];
+    for liar in liars {
+        // The honest NAR with the liar's root: what a key has signed, and yet not the NAR of this tree.
+        let signed = honest.signed_for(&liar.closure);
+        let refused = honest.rendered().prove(&signed, liar.closure.clone());
+        assert_eq!(refused, Err(NarMismatch::OtherTree));
+        let error = NarMismatch::Hash { signed: honest.nar().0, actual: liar.nar().0 };
+        assert_eq!(liar.rendered().prove(&signed, liar.closure.clone()), Err(error));
+        let refused = honest.rendered().prove(&signed, honest.closure.clone());
+        assert_eq!(refused, Err(NarMismatch::OtherRoot));
+    }
+    let longer = with("small", |contents, _| contents.extend(b"12345678"));
+    let refused = longer.rendered().prove(&honest.signed_for(&longer.closure), longer.closure.clone());
+    assert!(matches!(refused, Err(NarMismatch::Size { .. })));
+}
+
+#[test]
+fn what_is_literal_is_no_blob() {
+    let tree = Tree::standard();
+    let signed = tree.signed_for(&tree.closure);
+    // The very NAR that was signed, and of this tree; but nobody has hashed what its blobs are.
+    let as_literal = |part: Part| match part {
+        Part::Blob(bytes) => Part::Literal(bytes),
+        part => part,
+    };
+    let rendered = render(&tree.parts().into_iter().map(as_literal).collect::<Vec<_>>()).unwrap();
+    assert_eq!(rendered.nar_hash(), tree.nar().0);
+    assert_eq!(rendered.prove(&signed, tree.closure.clone()), Err(NarMismatch::OtherTree));
+    let as_blob = |part: Part| match part {
+        Part::Literal(bytes) => Part::Blob(bytes),
+        part => part,
+    };
+    let rendered = render(&tree.parts().into_iter().map(as_blob).collect::<Vec<_>>()).unwrap();
+    assert_eq!(rendered.prove(&signed, tree.closure.clone()), Err(NarMismatch::OtherTree));
+}
+
+#[test]
+fn pieces_that_are_not_the_next_ones_make_no_nar() {
+    let tree = Tree::standard();
+    let parts = tree.parts();
+    let at = parts.iter().position(|part| matches!(part, Part::Piece(..))).unwrap();
+    let with = |change: fn(&mut Vec<Part>, usize)| {
+        let mut parts = parts.clone();
+        change(&mut parts, at);
+        render(&parts)
+    };
+    assert_eq!(with(|_, _| {}), Ok(tree.rendered()));
+    let changes: [fn(&mut Vec<Part>, usize); 7] = [
+        |parts, at| parts.swap(at, at + 1),
+        |parts, at| drop(parts.remove(at)),
+        |parts, at| drop(parts.remove(at + 2)),
+        |parts, at| parts.insert(at + 1, parts[at].clone()),
+        |parts, at| parts.insert(at + 1, Part::Literal(Bytes::from_static(b"x"))),
+        |parts, at| parts.insert(at + 1, Part::Blob(Bytes::from_static(b"x"))),
+        |parts, at| {
+            let Part::Piece(size, _) = &mut parts[at + 1] else { panic!() };
+            *size += 1;
+        },
+    ];
+    for change in changes {
+        assert_eq!(with(change), Err(NarMismatch::OutOfOrder));
+    }
+    assert_eq!(render(&parts[..=at]), Err(NarMismatch::OutOfOrder));
+}
+
+#[test]
+fn a_span_that_is_not_whole_is_no_whole_blob() {
+    let tree = Tree::standard();
+    let huge = tree.blobs[1].blob;
+    let (first, _) = Span::whole(huge.size).split(64);
+    assert!(WholeBlob::of_span(&tree.span(huge, first)).is_none());
+    let whole = WholeBlob::of_span(&tree.span(huge, Span::whole(huge.size))).unwrap();
+    assert_eq!((whole.blob(), whole.bytes()), (huge, &tree.blobs[1].bytes));
 }

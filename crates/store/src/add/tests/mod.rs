@@ -22,7 +22,8 @@ use std::{
 
 use firn_bao::PIECE_BYTES;
 use firn_castore::{BlobDigest, BlobRef, ClosureBuilder, Directory, Node, PathComponent, Root};
-use firn_nix::{NarLayout, Sha256Writer, write_nar};
+use firn_nix::{NarFacts, NarLayout, Sha256Writer, SigningKey, write_nar};
+use firn_trust::{Admitted, Claim, PathFacts, Policy, SignedNarInfo};
 use proptest::prelude::*;
 
 use super::*;
@@ -124,6 +125,19 @@ fn options(jobs: usize, in_place: bool) -> AddOptions<'static> {
     AddOptions { jobs: NonZeroUsize::new(jobs).unwrap(), in_place, ..AddOptions::default() }
 }
 
+/// What a trusted key has signed of a tree.
+fn signed(added: &AddedTree) -> SignedNarInfo {
+    let nar = NarFacts { nar_hash: added.nar_hash, nar_size: added.nar_size, references: Default::default() };
+    let path = "0c5b8vw40dy178xlpddw65q9gf1h2186-tree".parse().unwrap();
+    let facts = PathFacts { path, root: added.closure.root().clone(), nar, deriver: None, ca: None };
+    let key = SigningKey::generate("cache-1".parse().unwrap(), [7; 32]);
+    let signatures = vec![key.sign(facts.fingerprint().as_bytes())];
+    match Policy::new(vec![key.public()]).admit(Claim { facts, signatures, attestations: Vec::new() }) {
+        Ok(Admitted::Signed(signed)) => signed,
+        other => panic!("{other:?}"),
+    }
+}
+
 fn check(tree: &Tree, jobs: usize, in_place: bool) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tree");
@@ -133,6 +147,7 @@ fn check(tree: &Tree, jobs: usize, in_place: bool) {
     let got = (added.closure.root().clone(), added.nar_hash, added.nar_size);
     assert_eq!(got, Naive::of(tree));
     assert!(!added.was_known);
+    assert!(added.nar.as_ref().unwrap().prove(&signed(&added), added.closure.clone()).is_ok());
     assert_eq!(closure(&store, added.closure.root()).unwrap().as_ref(), Some(&*added.closure));
     assert_eq!(missing_blobs(&store, &added.closure).unwrap(), []);
 }
