@@ -38,7 +38,7 @@ struct Names {
 }
 
 impl Index {
-    /// Judges all that the store has. Blocks.
+    /// Judges all that the store has; damaged records are left out. Blocks.
     pub(crate) fn load(store: &dyn Store, policy: &Policy) -> Result<Self, StoreError> {
         let index = Self { names: RwLock::default(), shared: Arc::default() };
         for stored in store.paths()? {
@@ -53,6 +53,9 @@ impl Index {
         }
         for (root, shared) in store.roots()? {
             index.add_tree(store, root, shared)?;
+        }
+        for error in store.damaged_records()? {
+            tracing::warn!(%error, "a record is out of view");
         }
         Ok(index)
     }
@@ -230,5 +233,33 @@ fn readable(store: &dyn Store, root: &Root) -> Result<Option<Closure>, StoreErro
             Ok(None)
         }
         read => read,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use firn_castore::{BlobRef, Node};
+    use firn_store::{MemoryStore, Paths, conformance};
+
+    use super::*;
+
+    #[test]
+    fn a_damaged_record_leaves_the_others_in_view() {
+        let store = MemoryStore::new();
+        let roots: Vec<Root> = (0..2).map(|seed| conformance::keep_sample(&store, seed)).collect();
+        let paths = ["a", "b"].map(|name| conformance::stored_path(name, &roots[0], true));
+        for path in &paths {
+            store.commit(path.clone(), None).unwrap();
+        }
+        let file =
+            Root::from(Node::File { blob: BlobRef::of(&conformance::sample(0).2[0]), executable: false });
+        for root in [&roots[1], &file] {
+            store.commit_root(root, true, None).unwrap();
+        }
+        assert!(store.damage_record(&Visible::Path(paths[0].path_hash())));
+        assert!(store.damage_record(&Visible::Root(roots[1].clone())));
+        let index = Index::load(&store, &Policy::default()).unwrap();
+        assert!(index.path(&paths[0].path_hash()).is_none() && index.path(&paths[1].path_hash()).is_some());
+        assert!(!index.is_visible(&roots[1]) && index.is_visible(&file));
     }
 }

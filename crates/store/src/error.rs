@@ -92,6 +92,14 @@ pub enum StoreError {
         /// In what way.
         damage: Box<Damage>,
     },
+    /// A record is damaged: what it needs is unknown, so that anything might be.
+    #[error(
+        "{source}; what it needs is unknown, so nothing is collected before `firn verify --repair` puts it aside"
+    )]
+    NotCollected {
+        /// Which record.
+        source: Box<StoreError>,
+    },
     /// Something beneath a root is not here.
     #[error("{0} is missing")]
     Missing(Item),
@@ -129,6 +137,11 @@ impl StoreError {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }
+    }
+
+    /// Why nothing is collected: this record is damaged.
+    pub(crate) fn not_collected(record: Self) -> Self {
+        Self::NotCollected { source: Box::new(record) }
     }
 
     pub(crate) fn damaged(item: Item, file: impl Into<PathBuf>, damage: impl Into<Damage>) -> Self {

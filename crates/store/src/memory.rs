@@ -43,6 +43,11 @@ impl MemoryStore {
         self.lock().damage_blob(digest)
     }
 
+    /// Damages a record, as a broken disk does. Tells whether there was one.
+    pub fn damage_record(&self, what: &Visible) -> bool {
+        self.lock().damage_record(what)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Contents> {
         lock(&self.contents)
     }
@@ -140,6 +145,7 @@ impl Paths for MemoryStore {
         if let Some(reason) = pin {
             contents.pins.insert(Visible::Path(path.path_hash()), reason.clone());
         }
+        contents.damaged.remove(&Visible::Path(path.path_hash()));
         contents.paths.insert(path.path_hash(), path);
         Ok(())
     }
@@ -150,20 +156,31 @@ impl Paths for MemoryStore {
         if let Some(reason) = pin {
             contents.pins.insert(Visible::Root(root.clone()), reason.clone());
         }
+        contents.damaged.remove(&Visible::Root(root.clone()));
         contents.roots.insert(root.to_bytes(), (root.clone(), shared));
         Ok(())
     }
 
     fn path(&self, hash: &StorePathHash) -> Result<Option<StoredPath>, StoreError> {
-        Ok(self.lock().paths.get(hash).cloned())
+        let contents = self.lock();
+        contents.check_record(&Visible::Path(*hash))?;
+        Ok(contents.paths.get(hash).cloned())
     }
 
     fn paths(&self) -> Result<Vec<StoredPath>, StoreError> {
-        Ok(self.lock().paths.values().cloned().collect())
+        let contents = self.lock();
+        let is_legible = |path: &&StoredPath| !contents.damaged.contains(&Visible::Path(path.path_hash()));
+        Ok(contents.paths.values().filter(is_legible).cloned().collect())
     }
 
     fn roots(&self) -> Result<Vec<(Root, bool)>, StoreError> {
-        Ok(self.lock().roots.values().cloned().collect())
+        let contents = self.lock();
+        let is_legible = |(root, _): &&(Root, bool)| !contents.damaged.contains(&Visible::Root(root.clone()));
+        Ok(contents.roots.values().filter(is_legible).cloned().collect())
+    }
+
+    fn damaged_records(&self) -> Result<Vec<StoreError>, StoreError> {
+        Ok(self.lock().damaged_records())
     }
 }
 

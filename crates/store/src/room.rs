@@ -97,6 +97,8 @@ pub trait Room: Send + Sync {
     fn hold(&self) -> Hold;
 
     /// Deletes what is not reachable from anything visible, while others read and write. `dry_run`: only counts it.
+    ///
+    /// It refuses with [`StoreError::NotCollected`] while a record is damaged.
     fn collect(&self, dry_run: bool) -> Result<Collected, StoreError>;
 
     /// Makes damaged content absent for good: its file, if it has one of its own, is put aside for the user to look at.

@@ -78,11 +78,16 @@ pub trait Paths: Send + Sync {
     /// The record of a path.
     fn path(&self, hash: &StorePathHash) -> Result<Option<StoredPath>, StoreError>;
 
-    /// All paths, in the order of their hashes.
+    /// All paths, in the order of their hashes; without those whose records are damaged.
     fn paths(&self) -> Result<Vec<StoredPath>, StoreError>;
 
-    /// All trees that were committed without a path, and whether peers may have them, in the order of their encoding.
+    /// All trees that were committed without a path, and whether peers may have them, in the order of their encoding;
+    /// without those whose records are damaged.
     fn roots(&self) -> Result<Vec<(Root, bool)>, StoreError>;
+
+    /// What is wrong with the records that [`Paths::paths`] and [`Paths::roots`] leave out, paths first. While there are
+    /// any, nothing is collected.
+    fn damaged_records(&self) -> Result<Vec<StoreError>, StoreError>;
 }
 
 /// A whole store.

@@ -106,17 +106,21 @@ pub fn verify_some(
 
 /// Everything visible, with its root; and why something cannot be told.
 fn holders(store: &dyn Store) -> (Vec<(Holder, Root)>, Vec<StoreError>) {
-    let mut holders = Vec::new();
     let mut errors = Vec::new();
-    match store.paths() {
-        Ok(paths) => holders.extend(paths.iter().map(|p| (Holder::Path(p.path().clone()), p.root().clone()))),
-        Err(error) => errors.push(error),
-    }
-    match store.roots() {
-        Ok(roots) => holders.extend(roots.into_iter().map(|(root, _)| (Holder::Root(root.clone()), root))),
-        Err(error) => errors.push(error),
-    }
-    (holders, errors)
+    let (paths, roots) = (or_note(store.paths(), &mut errors), or_note(store.roots(), &mut errors));
+    let damaged = or_note(store.damaged_records(), &mut errors);
+    errors.extend(damaged);
+    let paths = paths.iter().map(|path| (Holder::Path(path.path().clone()), path.root().clone()));
+    let roots = roots.into_iter().map(|(root, _)| (Holder::Root(root.clone()), root));
+    (paths.chain(roots).collect(), errors)
+}
+
+/// What was found; of an error nothing, and the error is noted.
+fn or_note<T: Default>(found: Result<T, StoreError>, errors: &mut Vec<StoreError>) -> T {
+    found.unwrap_or_else(|error| {
+        errors.push(error);
+        T::default()
+    })
 }
 
 fn item(error: &StoreError) -> Option<Item> {
@@ -240,7 +244,7 @@ fn read_blobs(store: &dyn Store, blobs: &[BlobRef]) -> Vec<(Thing, StoreError)> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{MemoryStore, Paths, Room, conformance};
+    use crate::{MemoryStore, Paths, Room, Visible, conformance, plan_eviction, stats};
 
     fn findings(store: &dyn Store) -> Vec<Finding> {
         let mut findings = Vec::new();
@@ -281,5 +285,44 @@ mod tests {
         let expected =
             Verified { directories: 21, blobs: 41, blob_bytes: 2_002_000, holders: 40, findings: 0 };
         assert_eq!(verified, expected);
+    }
+
+    #[test]
+    fn a_damaged_record_hides_no_other_one_and_nothing_is_collected_before_it_is_put_aside() {
+        let store = MemoryStore::new();
+        let roots: Vec<Root> = (0..4).map(|seed| conformance::keep_sample(&store, seed)).collect();
+        let path = |seed: usize| conformance::stored_path(&format!("path-{seed}"), &roots[seed], true);
+        for seed in [0, 1] {
+            store.commit(path(seed), None).unwrap();
+            store.commit_root(&roots[seed + 2], true, None).unwrap();
+        }
+        let [bad_path, bad_root] = [Visible::Path(path(0).path_hash()), Visible::Root(roots[2].clone())];
+        assert!(store.damage_record(&bad_path) && store.damage_record(&bad_root));
+        assert!(!store.damage_record(&Visible::Root(roots[0].clone())));
+
+        assert_eq!(store.paths().unwrap(), [path(1)]);
+        assert_eq!(store.roots().unwrap(), [(roots[3].clone(), true)]);
+        assert!(store.path(&path(0).path_hash()).is_err());
+        let counted = stats(&store).unwrap();
+        assert_eq!((counted.paths, counted.roots), (1, 1));
+        assert_eq!(plan_eviction(&store, 0).unwrap().remove.len(), 2);
+        for dry_run in [true, false] {
+            let error = store.collect(dry_run).unwrap_err();
+            assert!(matches!(error, StoreError::NotCollected { .. }));
+            let text = error.to_string();
+            let record = Item::Path(path(0).path_hash()).to_string();
+            assert!(text.contains(&record) && text.contains("firn verify --repair"), "{text}");
+        }
+
+        let items = |found: &[Finding]| found.iter().map(|f| f.item.clone().unwrap()).collect::<Vec<_>>();
+        let found = items(&findings(&store));
+        assert_eq!(found, [Item::Path(path(0).path_hash()), Item::Root(roots[2].clone())]);
+        // What is committed anew is as good as ever.
+        store.commit(path(0), None).unwrap();
+        assert_eq!(items(&findings(&store)), found[1..]);
+        store.quarantine(&found[1]).unwrap();
+        assert!(findings(&store).is_empty());
+        assert_eq!(store.collect(false).unwrap().blobs, 2);
+        assert_eq!((store.paths().unwrap().len(), store.roots().unwrap().len()), (2, 1));
     }
 }

@@ -125,6 +125,10 @@ impl Paths for WatchedStore {
     fn roots(&self) -> Result<Vec<(Root, bool)>, StoreError> {
         self.inner.roots()
     }
+
+    fn damaged_records(&self) -> Result<Vec<StoreError>, StoreError> {
+        self.inner.damaged_records()
+    }
 }
 
 impl Pins for WatchedStore {

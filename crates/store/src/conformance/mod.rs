@@ -29,7 +29,9 @@ pub fn run(scratch: &Path, make: impl Fn(&Path) -> Box<dyn Store>) {
     let cases =
         [blobs::CASES, intake::CASES, trees::CASES, keeping::CASES, room::CASES, together::CASES].concat();
     for (i, case) in cases.into_iter().enumerate() {
-        case(&*make(&scratch.join(format!("store-{i}"))));
+        let store = make(&scratch.join(format!("store-{i}")));
+        case(&*store);
+        assert!(store.damaged_records().unwrap().is_empty());
     }
     for (i, case) in adopted::CASES.iter().enumerate() {
         let files = scratch.join(format!("files-{i}"));

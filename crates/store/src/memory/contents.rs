@@ -33,6 +33,8 @@ pub(super) struct Contents {
     pub(super) directories: BTreeMap<DirectoryDigest, Bytes>,
     pub(super) paths: BTreeMap<StorePathHash, StoredPath>,
     pub(super) roots: BTreeMap<Vec<u8>, (Root, bool)>,
+    /// Records that are not what was written.
+    pub(super) damaged: BTreeSet<Visible>,
     pub(super) pins: BTreeMap<Visible, Reason>,
     pub(super) uses: BTreeMap<Visible, UnixSeconds>,
     pub(super) known: BTreeMap<Listing, KnownTree>,
@@ -264,8 +266,33 @@ impl Contents {
         }
     }
 
+    pub(super) fn damage_record(&mut self, what: &Visible) -> bool {
+        let is_visible = self.is_visible(what);
+        if is_visible {
+            self.damaged.insert(what.clone());
+        }
+        is_visible
+    }
+
+    /// Refuses where the record is damaged.
+    pub(super) fn check_record(&self, what: &Visible) -> Result<(), StoreError> {
+        if !self.damaged.contains(what) {
+            return Ok(());
+        }
+        let item = match what {
+            Visible::Path(hash) => Item::Path(*hash),
+            Visible::Root(root) => Item::Root(root.clone()),
+        };
+        Err(damaged(item, Damage::Checksum))
+    }
+
+    pub(super) fn damaged_records(&self) -> Vec<StoreError> {
+        self.damaged.iter().filter_map(|what| self.check_record(what).err()).collect()
+    }
+
     /// Takes the record away; whether there was one.
     pub(super) fn hide(&mut self, what: &Visible) -> bool {
+        self.damaged.remove(what);
         match what {
             Visible::Path(hash) => self.paths.remove(hash).is_some(),
             Visible::Root(root) => self.roots.remove(&root.to_bytes()).is_some(),
@@ -283,6 +310,9 @@ impl Contents {
     }
 
     pub(super) fn collect(&mut self, dry_run: bool) -> Result<Collected, StoreError> {
+        if let Some(record) = self.damaged_records().into_iter().next() {
+            return Err(StoreError::not_collected(record));
+        }
         self.holds.prune();
         let Live { blobs, directories } = self.live()?;
         let is_live =

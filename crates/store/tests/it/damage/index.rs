@@ -34,8 +34,8 @@ fn open(dir: &Path) -> Database {
     Database::open(dir.join("index.redb")).unwrap()
 }
 
-/// Flips a bit of the last byte of each record of a table.
-fn flip_records(dir: &Path, table: TableDefinition<Bytes, Bytes>) {
+/// Flips a bit of the last byte of each record of a table whose key is wanted.
+fn flip_records(dir: &Path, table: TableDefinition<Bytes, Bytes>, is_wanted: impl Fn(&[u8]) -> bool) {
     let database = open(dir);
     let transaction = database.begin_write().unwrap();
     {
@@ -44,7 +44,7 @@ fn flip_records(dir: &Path, table: TableDefinition<Bytes, Bytes>) {
             (key.value().to_vec(), value.value().to_vec())
         };
         let records: Vec<_> = table.iter().unwrap().map(|found| record(found.unwrap())).collect();
-        for (key, mut value) in records {
+        for (key, mut value) in records.into_iter().filter(|(key, _)| is_wanted(key)) {
             *value.last_mut().unwrap() ^= 1;
             table.insert(&key[..], &value[..]).unwrap();
         }
@@ -56,9 +56,9 @@ fn flip_records(dir: &Path, table: TableDefinition<Bytes, Bytes>) {
 fn a_flipped_bit_of_a_record_is_found() {
     let dir = crate::scratch();
     let root = sample_store(dir.path());
-    flip_records(dir.path(), PATHS);
+    flip_records(dir.path(), PATHS, |_| true);
     // One bit decides whether others may have a tree.
-    flip_records(dir.path(), ROOTS);
+    flip_records(dir.path(), ROOTS, |_| true);
     let store = DiskStore::open(dir.path()).unwrap();
     let path = conformance::stored_path("sample-0", &root, true).path_hash();
     let error = store.path(&path).unwrap_err();
@@ -66,12 +66,43 @@ fn a_flipped_bit_of_a_record_is_found() {
         matches!(&error, StoreError::Damaged { item: Item::Path(hash), damage, .. } if *hash == path && matches!(**damage, Damage::Checksum))
     );
     assert!(error.to_string().contains(dir.path().join("index.redb").to_str().unwrap()), "{error}");
+    assert_eq!((store.paths().unwrap(), store.roots().unwrap()), (vec![], vec![]));
     let found = findings(&store);
-    assert!(matches!(&found[0].error, StoreError::Damaged { item: Item::Path(_), .. }));
-    assert!(matches!(&found[1].error, StoreError::Damaged { item: Item::Root(named), .. } if *named == root));
+    assert_eq!(found.len(), 3);
+    assert!(found[..2].iter().all(|f| matches!(&f.error, StoreError::Damaged { item: Item::Path(_), .. })));
+    assert!(matches!(&found[2].error, StoreError::Damaged { item: Item::Root(named), .. } if *named == root));
     // What cannot be read may be anything, so nothing is deleted for it.
-    assert!(store.collect(false).is_err());
+    let error = store.collect(false).unwrap_err();
+    assert!(matches!(&error, StoreError::NotCollected { .. }));
+    assert!(error.to_string().contains("firn verify --repair"), "{error}");
     commit(&store, 0);
+}
+
+#[test]
+fn one_damaged_record_hides_no_other_one() {
+    let dir = crate::scratch();
+    let root = sample_store(dir.path());
+    let [first, second] = [0, 1]
+        .map(|seed| conformance::stored_path(&format!("sample-{seed}"), &conformance::sample(seed).0, true));
+    flip_records(dir.path(), PATHS, |key| key == &first.path_hash().as_bytes()[..]);
+    let store = DiskStore::open(dir.path()).unwrap();
+    crate::keep(&store, 7);
+    assert_eq!(store.paths().unwrap(), std::slice::from_ref(&second));
+    assert_eq!(store.roots().unwrap(), [(root.clone(), false)]);
+    assert_eq!(firn_store::stats(&store).unwrap().paths, 1);
+    assert_eq!(firn_store::plan_eviction(&store, 0).unwrap().remove.len(), 2);
+    for dry_run in [true, false] {
+        assert!(matches!(store.collect(dry_run), Err(StoreError::NotCollected { .. })));
+    }
+    let found = findings(&store);
+    let [Finding { item: Some(item), holders, .. }] = &found[..] else { panic!("{found:?}") };
+    assert_eq!((item, &holders[..]), (&Item::Path(first.path_hash()), &[][..]));
+    store.quarantine(item).unwrap();
+    assert!(findings(&store).is_empty());
+    assert_eq!(store.collect(false).unwrap().blobs, 2);
+    assert_eq!(store.paths().unwrap(), [second]);
+    commit(&store, 0);
+    assert_eq!((store.paths().unwrap().len(), findings(&store).len()), (2, 0));
 }
 
 #[test]
