@@ -10,8 +10,9 @@
 //! # Locks
 //!
 //! Whoever holds one of these takes only such as come after it: `collecting`; `changes.writing`, or the lock of one
-//! partial blob; `keeping`; `large.publishing`; `state`; `holds`. Then come those inside of [`Packs`], [`Places`],
-//! [`Index`] and the one of all partial blobs, of which nobody holds two.
+//! partial blob; `keeping`; `large.publishing`; those of the [`Index`]; `state`; `holds`. Last come those inside of
+//! [`Packs`] and [`Places`] and the one of all partial blobs, of which nobody holds two. A partial blob is locked while
+//! it is published, so nothing that this does may wait for `changes.writing`.
 
 mod adopt;
 mod backend;
