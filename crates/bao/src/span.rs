@@ -6,8 +6,8 @@ use crate::tree;
 
 /// The unit of proof: 16 KiB. Only a blob's last group may be shorter.
 pub const GROUP_BYTES: u64 = 16 * 1024;
-/// The longest blob that is believed to exist, in bytes.
-pub const BLOB_BYTES_MAX: u64 = 1 << 48;
+/// The longest blob that is believed to exist, in bytes: whole groups, and a length of six bytes.
+pub const BLOB_BYTES_MAX: u64 = (1 << 48) - GROUP_BYTES;
 
 /// A non-empty, half-open range of a blob's groups. An empty blob has one group, which is empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use firn_bao::VerifiedSpan;
-use firn_castore::{BlobRef, Closure};
+use firn_castore::Closure;
 use firn_exchange::{
     AskId, Fetch, Goal, Input, Key, Lie, Limits, Micros, Outcome, Output, PeerId, Request, Verified, check,
 };

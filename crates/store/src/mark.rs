@@ -19,24 +19,22 @@ pub(crate) struct Live {
     pub(crate) directories: BTreeSet<DirectoryDigest>,
 }
 
-/// Goes to all that is beneath these roots, each Directory once.
+/// Goes to all that is beneath what is visible, and beneath what is held, each Directory once.
 ///
-/// A Directory that is missing or damaged does not stop it: what can be reached otherwise is live, and so is it itself.
-/// Any other error does, since what cannot be read for a moment would be taken for garbage.
+/// A Directory of something visible that is missing or damaged ends it with [`StoreError::NotCollected`]: what is beneath
+/// it must not be taken for garbage. What is held need not be whole yet.
 pub(crate) fn mark(
-    roots: impl IntoIterator<Item = Root>,
+    visible: impl IntoIterator<Item = Root>,
+    held: impl IntoIterator<Item = Root>,
     mut directory: impl FnMut(&DirectoryDigest) -> Result<Option<Directory>, StoreError>,
 ) -> Result<Live, StoreError> {
     let mut live = Live::default();
-    let mut stack = Vec::new();
-    for root in roots {
-        live.insert(root.node(), &mut stack);
-        while let Some(digest) = stack.pop() {
-            if let Some(found) = or_missing(directory(&digest))? {
-                found.iter().for_each(|(_, node)| live.insert(node, &mut stack));
-            }
-        }
-    }
+    live.insert_all(visible, |digest| match directory(digest) {
+        Ok(None) => Err(StoreError::not_collected(StoreError::Missing(Item::Directory(*digest)))),
+        Err(error @ StoreError::Damaged { .. }) => Err(StoreError::not_collected(error)),
+        found => found,
+    })?;
+    live.insert_all(held, |digest| or_missing(directory(digest)))?;
     Ok(live)
 }
 
@@ -61,6 +59,23 @@ pub(crate) fn visible(store: &dyn Store) -> Result<Vec<(Visible, Root)>, StoreEr
 }
 
 impl Live {
+    fn insert_all(
+        &mut self,
+        roots: impl IntoIterator<Item = Root>,
+        mut directory: impl FnMut(&DirectoryDigest) -> Result<Option<Directory>, StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut stack = Vec::new();
+        for root in roots {
+            self.insert(root.node(), &mut stack);
+            while let Some(digest) = stack.pop() {
+                if let Some(found) = directory(&digest)? {
+                    found.iter().for_each(|(_, node)| self.insert(node, &mut stack));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Takes a node in, and lays a Directory that is new on the stack.
     fn insert(&mut self, node: &Node, stack: &mut Vec<DirectoryDigest>) {
         match node {
@@ -186,25 +201,30 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_directory_hides_only_what_is_beneath_it() {
+    fn a_missing_directory_ends_it_beneath_what_is_visible_alone() {
         let lost = directory(&[("x", file(b"lost"))]);
         let seen = directory(&[("y", file(b"seen"))]);
         let top = directory(&[("a", lost.node()), ("b", seen.node()), ("c", file(b"top"))]);
-        let damaged = |digest| {
-            let item = Item::Directory(digest);
-            Err(StoreError::damaged(item, PathBuf::from("pack"), Damage::Checksum))
-        };
         for is_damaged in [false, true] {
-            let live = mark([top.node().into()], |digest| {
+            let read = |digest: &DirectoryDigest| {
                 let known = [&seen, &top].into_iter().find(|directory| directory.digest() == *digest);
-                if known.is_none() && is_damaged { damaged(*digest) } else { Ok(known.cloned()) }
-            });
-            let live = live.unwrap();
+                match known {
+                    None if is_damaged => {
+                        let item = Item::Directory(*digest);
+                        Err(StoreError::damaged(item, PathBuf::from("pack"), Damage::Checksum))
+                    }
+                    known => Ok(known.cloned()),
+                }
+            };
+            let refused = mark([top.node().into()], [], read).unwrap_err();
+            assert!(matches!(&refused, StoreError::NotCollected { .. }));
+            assert!(refused.to_string().contains(&lost.digest().to_string()), "{refused}");
+            let live = mark([seen.node().into()], [top.node().into()], read).unwrap();
             assert_eq!(live.directories, [&lost, &seen, &top].map(Directory::digest).into());
             assert_eq!(live.blobs, [BlobDigest::of(b"seen"), BlobDigest::of(b"top")].into());
         }
         let error = || StoreError::Io { path: PathBuf::from("pack"), source: io::Error::other("broken") };
-        assert!(mark([top.node().into()], |_| Err(error())).is_err());
+        assert!(mark([], [top.node().into()], |_| Err(error())).is_err());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
+use bytes::Bytes;
 use firn_bao::{HashedBlob, Span, VerifiedSpan};
 use firn_castore::{BlobDigest, BlobRef, Directory, DirectoryDigest, Root};
 use firn_nix::StorePathHash;
@@ -93,7 +94,10 @@ impl Intake for MemoryStore {
     }
 
     fn adopt_blob(&self, file: &Path, blob: &HashedBlob) -> Result<(), StoreError> {
-        let place = Place::File(file.to_path_buf());
+        let place = match blob.blob().size {
+            0 => Place::Memory(Bytes::new()),
+            _ => Place::File(file.to_path_buf()),
+        };
         let kept = Kept { size: blob.blob().size, place, outboard: blob.outboard().as_bytes().clone() };
         self.lock().keep(blob.blob(), kept);
         Ok(())

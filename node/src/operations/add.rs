@@ -27,7 +27,7 @@ use firn_store::{
 use firn_trust::{PathFacts, TrustedPath};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::{Ops, Report, size::Size, verify::put_aside_damage};
+use super::{Ops, Report, size::Size, subject::stored, verify::put_aside_damage};
 use crate::{
     failure::{Failure, Kind},
     nixdb::{NixDatabaseError, NixStore, ValidPath},
@@ -180,7 +180,7 @@ impl Added {
     /// What was signed, and who may have it, stays from an earlier time if the contents are the same.
     fn keep_earlier(&mut self, store: &dyn Store, known: Option<&TrustedPath>) -> Result<(), StoreError> {
         let facts = self.path.facts();
-        let stored = store.path(facts.path.hash())?;
+        let stored = stored(store, facts.path.hash())?;
         self.is_shared |= stored.is_some_and(|stored| stored.shared() && *stored.root() == facts.root);
         if let Some(known) = known {
             self.path.keep_signatures_of(known);

@@ -6,7 +6,7 @@ use firn_store::{Reason, Store, StoreError, Visible};
 
 use super::{
     Ops,
-    subject::{Subject, SubjectError, named},
+    subject::{Subject, SubjectError, named, stored},
 };
 use crate::failure::Failure;
 
@@ -29,7 +29,7 @@ pub(super) async fn pin(ops: &Ops, request: PinRequest) -> Result<PinReply, Fail
 fn visible(store: &dyn Store, subject: &Subject) -> Result<(Visible, bool), StoreError> {
     match subject {
         Subject::Path(path) => {
-            let is_here = store.path(path.hash())?.is_some();
+            let is_here = stored(store, path.hash())?.is_some();
             Ok((subject.visible(), is_here))
         }
         Subject::Tree(wanted) => {
@@ -74,7 +74,7 @@ async fn subject_of(ops: &Ops, what: Visible) -> Result<String, Failure> {
 /// What is visible by its name in this store.
 pub(super) fn subject_in(store: &dyn Store, what: &Visible) -> Result<String, StoreError> {
     let stored = match what {
-        Visible::Path(hash) => store.path(hash)?,
+        Visible::Path(hash) => stored(store, hash)?,
         Visible::Root(_) => None,
     };
     Ok(named(what, stored.as_ref().map(|stored| stored.path())))

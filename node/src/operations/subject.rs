@@ -3,8 +3,17 @@
 use std::{fmt, str::FromStr};
 
 use firn_castore::{Root, RootError};
-use firn_nix::{STORE_DIR, StorePath, StorePathError};
-use firn_store::Visible;
+use firn_nix::{STORE_DIR, StorePath, StorePathError, StorePathHash};
+use firn_store::{Store, StoreError, Visible};
+use firn_trust::StoredPath;
+
+/// The record of a path; one that is damaged is none: repairing puts it aside and fetches the path again.
+pub(super) fn stored(store: &dyn Store, hash: &StorePathHash) -> Result<Option<StoredPath>, StoreError> {
+    match store.path(hash) {
+        Err(StoreError::Damaged { .. }) => Ok(None),
+        stored => stored,
+    }
+}
 
 /// A store path or a root.
 #[derive(Debug, Clone, PartialEq, Eq)]

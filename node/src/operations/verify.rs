@@ -16,7 +16,7 @@ use super::{
     Ops, Report,
     pins::subject_in,
     repair::{self, Records},
-    subject::Subject,
+    subject::{Subject, stored},
 };
 use crate::failure::Failure;
 
@@ -122,7 +122,7 @@ fn withdrawn(store: &dyn Store, subjects: &[Subject]) -> Result<Vec<Damaged>, St
             continue;
         }
         let is_visible = match &what {
-            Visible::Path(hash) => store.path(hash)?.is_some(),
+            Visible::Path(hash) => stored(store, hash)?.is_some(),
             Visible::Root(wanted) => store.roots()?.iter().any(|(root, _)| root == wanted),
         };
         if !is_visible {
@@ -203,7 +203,7 @@ fn is_part(subject: &Subject, holder: &Holder, root: &Root) -> bool {
 
 fn is_here(store: &dyn Store, subject: &Subject) -> Result<bool, StoreError> {
     match subject {
-        Subject::Path(path) => Ok(store.path(path.hash())?.is_some_and(|stored| stored.path() == path)),
+        Subject::Path(path) => Ok(stored(store, path.hash())?.is_some_and(|stored| stored.path() == path)),
         Subject::Tree(wanted) => {
             let is_tree = store.roots()?.iter().any(|(root, _)| root == wanted);
             Ok(is_tree || store.paths()?.iter().any(|path| path.root() == wanted))

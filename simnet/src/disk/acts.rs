@@ -328,17 +328,10 @@ impl Story<'_> {
 
     fn collect(&mut self) -> Result<(), Violation> {
         let dry = match self.dice.percent(30) {
-            true => {
-                let counted = self.store().collect(true);
-                self.excuse("collect, dry", counted)?
-            }
+            true => self.collect_once(true)?,
             false => None,
         };
-        self.note("collects");
-        let collected = self.store().collect(false);
-        self.model.collected(&self.trees);
-        let Some(collected) = self.excuse("collect", collected)? else { return Ok(()) };
-        self.note(format!("   {collected:?}"));
+        let Some(collected) = self.collect_once(false)? else { return Ok(()) };
         let counts =
             |collected: firn_store::Collected| (collected.blobs, collected.directories, collected.partials);
         if let Some(dry) = dry

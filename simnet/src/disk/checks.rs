@@ -285,19 +285,33 @@ impl Story<'_> {
         }
     }
 
+    /// Collects, or only counts. `None` where that was refused for a reason that there is.
+    pub(super) fn collect_once(&mut self, dry_run: bool) -> Result<Option<Collected>, Violation> {
+        self.note(if dry_run { "counts what would be collected" } else { "collects" });
+        let collected = self.store().collect(dry_run);
+        // What is beneath a Directory that is not there must not be taken for garbage.
+        if let Err(StoreError::NotCollected { source }) = &collected
+            && let StoreError::Missing(item) | StoreError::Damaged { item, .. } = &**source
+            && (self.has_flips || self.model.absent.contains(item))
+        {
+            self.note(format!("   {source}"));
+            return Ok(None);
+        }
+        if !dry_run {
+            self.model.collected(&self.trees);
+        }
+        let collected = self.excuse("collect", collected)?;
+        self.note(format!("   {collected:?}"));
+        Ok(collected)
+    }
+
     /// Collects, and looks whether that was all.
     pub(super) fn collect_all(&mut self) -> Result<(), Violation> {
-        self.note("collects all");
-        let collected = self.store().collect(false);
-        self.model.collected(&self.trees);
-        let Some(collected) = self.excuse("collect", collected)? else { return Ok(()) };
-        self.note(format!("   {collected:?}"));
-        if self.has_faults {
+        if self.collect_once(false)?.is_none() || self.has_faults {
             return Ok(());
         }
         self.check_tidy()?;
-        let again = self.store().collect(false);
-        match self.excuse("collect", again)? {
+        match self.collect_once(false)? {
             Some(Collected { blobs: 0, directories: 0, partials: 0, .. }) | None => self.check_contents(),
             Some(again) => Err(Breach::Garbage.of(format!("{again:?} was left"))),
         }

@@ -49,10 +49,11 @@ pub(super) struct Entries {
 }
 
 impl Entries {
-    /// Puts the entries of the tree at `path` in order.
-    pub(super) fn new(path: &Path, walked: Walked) -> Self {
+    /// Puts the entries of the tree at `path` in order. `in_place`: what was adopted is not
+    /// known to who wants it copied.
+    pub(super) fn new(path: &Path, walked: Walked, in_place: bool) -> Self {
         let Walked { top, mut directories } = walked;
-        let mut entries = Flattening::new();
+        let mut entries = Flattening::new(in_place);
         let mut open: Vec<(u32, vec::IntoIter<(PathComponent, Seen)>)> = Vec::new();
         let mut next = Some((None, top));
         loop {
@@ -141,8 +142,9 @@ struct Flattening {
 }
 
 impl Flattening {
-    fn new() -> Self {
-        Self { list: Vec::new(), file_bytes: 0, digest: ListingWriter::new(), youngest: i64::MIN }
+    fn new(in_place: bool) -> Self {
+        let digest = ListingWriter::new(in_place);
+        Self { list: Vec::new(), file_bytes: 0, digest, youngest: i64::MIN }
     }
 
     /// Appends an entry; its index.
@@ -177,6 +179,7 @@ impl Flattening {
 /// The digest of a listing: BLAKE3's key derivation over all entries in the order of a NAR, numbers little-endian.
 ///
 /// ```text
+/// head    1 byte: 1 if the files are to stay where they are, else 0
 /// entry   1 byte: 1 file, 2 executable file, 3 symlink, 4 directory
 ///         8 bytes each: device, inode, size, nanoseconds of mtime and ctime, seconds of mtime and ctime
 ///         4 bytes length of the name, the name; of a symlink, 4 bytes length of its target, the target
@@ -191,8 +194,9 @@ struct ListingWriter {
 const LISTING_BUFFER_BYTES: usize = 64 * 1024;
 
 impl ListingWriter {
-    fn new() -> Self {
-        Self { hasher: blake3::Hasher::new_derive_key("firn listing 1"), buffer: Vec::new() }
+    fn new(in_place: bool) -> Self {
+        let hasher = blake3::Hasher::new_derive_key("firn listing 1");
+        Self { hasher, buffer: vec![u8::from(in_place)] }
     }
 
     fn entry(&mut self, name: Option<&PathComponent>, stamp: &Stamp, kind: &SeenKind) {

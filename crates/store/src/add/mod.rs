@@ -110,7 +110,7 @@ where
     let absolute = absolute.map_err(|source| AddError::Io { path: path.to_path_buf(), source })?;
     let path = absolute.as_deref().unwrap_or(path);
     let jobs = options.jobs.get();
-    let entries = Entries::new(path, walk::walk(path, jobs)?);
+    let entries = Entries::new(path, walk::walk(path, jobs)?, options.in_place);
     options.tell(&entries, 0)?;
     if !options.rehash
         && let Some(tree) = known::find(store, &entries, options)?

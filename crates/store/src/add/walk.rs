@@ -368,7 +368,7 @@ mod tests {
             }
         }
         let names = |threads| {
-            let entries = crate::add::Entries::new(dir.path(), walk(dir.path(), threads).unwrap());
+            let entries = crate::add::Entries::new(dir.path(), walk(dir.path(), threads).unwrap(), false);
             let list = entries.list().iter().map(|entry| entry.name.clone());
             (list.collect::<Vec<_>>(), entries.listing)
         };

@@ -106,6 +106,7 @@ impl DiskStore {
         let partial_bytes = partials.iter().map(|blob| self.partials.allocated_bytes(blob));
         usage.disk_bytes = partial_bytes
             .chain([files, self.packs.allocated_bytes()?, self.index.allocated_bytes()?])
+            .chain([self.large.quarantined_bytes()?])
             .fold(0, u64::saturating_add);
         Ok(usage)
     }

@@ -30,7 +30,7 @@ impl DiskStore {
         let has_room = self.flush_if_room()?;
         // Commits that are under way end, and are seen by the marking; those that come touch what they make visible.
         drop(lock(&self.changes.writing));
-        let (live, is_whole) = self.mark()?;
+        let live = self.mark()?;
         let mut census = self.census()?;
         let mut collected = self.collect_partials(&live, dry_run)?;
         let doomed = self.condemn(&live, &census, dry_run);
@@ -42,7 +42,7 @@ impl DiskStore {
         if dry_run {
             return Ok(collected);
         }
-        self.delete(&doomed, is_whole)?;
+        self.delete(&doomed)?;
         if !has_room {
             // Where nothing can be copied, what is not needed at all is still removed.
             self.give_up_unneeded(&live, &mut collected)?;
@@ -56,21 +56,13 @@ impl DiskStore {
         Ok(collected)
     }
 
-    /// What is reachable, and whether all of it could be read.
-    fn mark(&self) -> Result<(Live, bool), StoreError> {
+    fn mark(&self) -> Result<Live, StoreError> {
         // What a damaged record needs is unknown, and must not be taken for garbage.
         let paths = self.path_records()?.into_iter().map(|path| Ok(path?.root().clone()));
         let trees = self.root_records()?.into_iter().map(|tree| Ok(tree?.0));
-        let roots = paths.chain(trees).collect::<Result<Vec<Root>, _>>();
-        let mut roots = roots.map_err(StoreError::not_collected)?;
-        roots.extend(lock(&self.holds).roots().cloned());
-        let mut is_whole = true;
-        let live = mark(roots, |digest| {
-            let found = self.find_directory(digest);
-            is_whole &= matches!(found, Ok(Some(_)));
-            found
-        })?;
-        Ok((live, is_whole))
+        let visible = paths.chain(trees).collect::<Result<Vec<Root>, _>>();
+        let held: Vec<Root> = lock(&self.holds).roots().cloned().collect();
+        mark(visible.map_err(StoreError::not_collected)?, held, |digest| self.find_directory(digest))
     }
 
     fn collect_partials(&self, live: &Live, dry_run: bool) -> Result<Collected, StoreError> {
@@ -110,17 +102,13 @@ impl DiskStore {
         doomed
     }
 
-    /// Takes what is condemned out of the index. `is_whole`: nothing visible can need any of it.
-    fn delete(&self, doomed: &[Item], is_whole: bool) -> Result<(), StoreError> {
+    /// Takes what is condemned out of the index.
+    fn delete(&self, doomed: &[Item]) -> Result<(), StoreError> {
         let deleted = {
             let _writing = lock(&self.changes.writing);
             // What was kept anew meanwhile is condemned no longer, and may be in the index already.
             let condemned = self.state().condemned.clone();
             self.index.write(|transaction| {
-                if !is_whole && !condemned.is_empty() {
-                    // It may have been beneath something damaged, which need not stay so.
-                    transaction.open_table(tables::WHOLE)?.retain(|_, ()| false)?;
-                }
                 let mut blobs = transaction.open_table(tables::BLOBS)?;
                 let mut directories = transaction.open_table(tables::DIRECTORIES)?;
                 for item in doomed.iter().filter(|item| condemned.contains(item)) {

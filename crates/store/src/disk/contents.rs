@@ -22,6 +22,28 @@ impl DiskStore {
         Ok(self.has_blob(&blob.digest)? == Some(blob.size))
     }
 
+    /// Where the whole blob is, if it is here, and whether that waits for the index.
+    fn held(&self, blob: &BlobRef) -> Result<Option<(BlobPlace, bool)>, StoreError> {
+        self.touch(Item::Blob(blob.digest));
+        Ok(self.blob_place(&blob.digest)?.filter(|(place, _)| place.size == blob.size))
+    }
+
+    /// Whether the store has the contents itself: an adopted blob is copied where somebody copies it in.
+    fn has_copy(&self, blob: &BlobRef) -> Result<bool, StoreError> {
+        Ok(self.held(blob)?.is_some_and(|(place, _)| !matches!(place.kind, BlobKind::Adopted(_))))
+    }
+
+    /// Whether the blob need not be adopted: a place where its file is gone is given up for another.
+    fn is_in_place(&self, blob: &BlobRef) -> Result<bool, StoreError> {
+        match self.held(blob)? {
+            Some((BlobPlace { kind: BlobKind::Adopted(position), size }, waits)) => {
+                Ok(self.adopted_file_is_there(size, position, waits))
+            }
+            Some(_) => Ok(true),
+            None => Ok(false),
+        }
+    }
+
     /// Keeps what fits into a pack, which is one record.
     fn keep_packed(
         &self,
@@ -52,7 +74,7 @@ impl DiskStore {
         }
         // Nobody may put a copy that is not durable over a file that a commit has found durable already.
         let _publishing = lock(&self.large.publishing);
-        if self.holds(blob)? {
+        if self.has_copy(blob)? {
             return Ok(());
         }
         self.large.publish(file, &blob.digest)?;
@@ -103,13 +125,16 @@ impl Blobs for DiskStore {
 
     fn keep_span(&self, span: &VerifiedSpan) -> Result<(), StoreError> {
         let blob = span.blob();
-        if self.holds(&blob)? {
-            return Ok(());
-        }
         if blob.size <= PIECE_BYTES && span.span() == Span::whole(blob.size) {
+            if self.has_copy(&blob)? {
+                return Ok(());
+            }
             self.keep_small(&blob, span.bytes(), span.parents())?;
             self.partials.remove(&blob)?;
             return self.make_room();
+        }
+        if self.holds(&blob)? {
+            return Ok(());
         }
         // Before it is looked for: a failure gives up what it finds, so what is found has begun after this.
         let sync_failures = self.sync_failures.load(Ordering::SeqCst);
@@ -128,8 +153,12 @@ impl Intake for DiskStore {
 
     fn adopt_blob(&self, file: &Path, blob: &HashedBlob) -> Result<(), StoreError> {
         let (BlobRef { digest, size }, outboard) = (blob.blob(), blob.outboard().as_bytes());
-        if self.holds(&blob.blob())? {
+        if self.is_in_place(&blob.blob())? {
             return Ok(());
+        }
+        if size == 0 {
+            // There is nothing to stay where it is, and what has an empty file must not go with another's.
+            return self.keep_small(&blob.blob(), &Bytes::new(), outboard);
         }
         let illegal = || StoreError::io(file)(io::ErrorKind::InvalidInput.into());
         let (dir, name) =

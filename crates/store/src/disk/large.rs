@@ -79,6 +79,17 @@ impl Large {
         }
     }
 
+    /// How much of the disk what was put aside takes.
+    pub(super) fn quarantined_bytes(&self) -> Result<u64, StoreError> {
+        let mut sum = 0u64;
+        for name in self.disk.list(&self.quarantine).map_err(StoreError::io(&self.quarantine))? {
+            // What the user has put there, and what cannot be looked at, is not ours to count.
+            let file = self.disk.open(&self.quarantine.join(name), Access::Read);
+            sum = sum.saturating_add(file.and_then(|file| file.allocated_bytes()).unwrap_or(0));
+        }
+        Ok(sum)
+    }
+
     /// Begins a file for a blob of this size.
     pub(super) fn begin(&self, size: u64) -> Result<TempBlob, StoreError> {
         let path = self.temp.join(self.next_temp.fetch_add(1, Ordering::Relaxed).to_string());

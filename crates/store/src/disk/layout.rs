@@ -134,17 +134,29 @@ impl Layout {
             temp: dir.join(TEMP),
             quarantine: dir.join(QUARANTINE),
         };
-        if !is_new && let Err(error) = layout.disk.open(&layout.index, Access::Read) {
-            return Err(match error.kind() {
-                io::ErrorKind::NotFound => OpenError::NoIndex(layout.index),
-                _ => OpenError::io(&layout.index)(error),
-            });
+        if !is_new {
+            layout.check_index()?;
         }
         for name in DIRS {
             let made = dir.join(name);
             layout.disk.create_dir(&made).map_err(OpenError::io(&made))?;
         }
         Ok((layout, is_new.then_some(Stamp(()))))
+    }
+
+    /// Refuses to go on without an index: what is there is not to be taken for garbage.
+    fn check_index(&self) -> Result<(), OpenError> {
+        match self.disk.open(&self.index, Access::Read).and_then(|file| file.size()) {
+            Ok(0) => {
+                let source = Box::new(redb::Error::Corrupted("the file is empty".to_owned()));
+                Err(OpenError::Index { path: self.index.clone(), source })
+            }
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(OpenError::NoIndex(self.index.clone()))
+            }
+            Err(error) => Err(OpenError::io(&self.index)(error)),
+        }
     }
 
     /// Says that the store is whole and of this version.

@@ -193,6 +193,13 @@ impl DiskStore {
             .map_err(|error| Fault::Damage(file, error.into()))
     }
 
+    /// Whether there still is a file of this length where an adopted blob is.
+    pub(super) fn adopted_file_is_there(&self, size: u64, position: Position, waits: bool) -> bool {
+        let Ok((file, _)) = self.adopted_file(size, position, waits) else { return false };
+        let opened = self.layout.disk.open(&file, Access::Read);
+        opened.and_then(|file| file.size()).is_ok_and(|found| found == size)
+    }
+
     /// The file of an adopted blob, and how long the head of its record is.
     fn adopted_file(&self, size: u64, position: Position, waits: bool) -> Result<(PathBuf, u64), Fault> {
         let pack = self.packs.path(position.pack);

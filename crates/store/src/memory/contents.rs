@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io::{self, Read, Seek, SeekFrom},
     ops::Range,
     os::unix::fs::OpenOptionsExt,
@@ -202,10 +202,11 @@ impl Contents {
     pub(super) fn keep_span(&mut self, span: &VerifiedSpan) {
         let blob = span.blob();
         self.holds.touch(Item::Blob(blob.digest));
-        if self.whole_size(&blob.digest) == Some(blob.size) {
+        let whole = Span::whole(blob.size);
+        let is_copied_in = span.span() == whole && self.is_adopted(&blob.digest);
+        if self.whole_size(&blob.digest) == Some(blob.size) && !is_copied_in {
             return;
         }
-        let whole = Span::whole(blob.size);
         let partial = self.partials.entry(blob).or_default();
         partial.insert(span);
         if partial.groups.covers(&whole.groups()) {
@@ -216,12 +217,30 @@ impl Contents {
         }
     }
 
+    fn is_adopted(&self, digest: &BlobDigest) -> bool {
+        self.blobs.get(digest).is_some_and(|kept| matches!(kept.place, Place::File(_)))
+    }
+
+    /// Whether what is here does as well: not a file elsewhere for a copy, nor one that is gone for one that is there.
+    fn does_as_well(&self, digest: &BlobDigest, kept: &Kept) -> bool {
+        if self.whole_size(digest).is_none() {
+            return false;
+        }
+        match (self.blobs.get(digest).map(|here| &here.place), &kept.place) {
+            (Some(Place::File(here)), Place::File(_)) => {
+                fs::metadata(here).is_ok_and(|metadata| metadata.is_file() && metadata.len() == kept.size)
+            }
+            (Some(Place::File(_)), Place::Memory(_)) => false,
+            _ => true,
+        }
+    }
+
     /// Keeps a whole blob, unless it is here already.
     pub(super) fn keep(&mut self, blob: BlobRef, kept: Kept) {
         debug_assert_eq!(kept.outboard.len() as u64, Outboard::byte_length(blob.size));
         self.holds.touch(Item::Blob(blob.digest));
         self.partials.remove(&blob);
-        if self.whole_size(&blob.digest).is_none() {
+        if !self.does_as_well(&blob.digest, &kept) {
             self.blobs.insert(blob.digest, kept);
         }
     }
@@ -306,7 +325,7 @@ impl Contents {
         let paths = self.paths.values().map(|path| path.root().clone());
         let roots = self.roots.values().map(|(root, _)| root.clone());
         let held = self.holds.roots().cloned();
-        mark(paths.chain(roots).chain(held), |digest| self.directory(digest))
+        mark(paths.chain(roots), held, |digest| self.directory(digest))
     }
 
     pub(super) fn collect(&mut self, dry_run: bool) -> Result<Collected, StoreError> {

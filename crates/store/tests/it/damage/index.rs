@@ -190,9 +190,14 @@ fn an_index_that_is_no_database_is_named() {
             Ok(store) => assert!(findings(&store).is_empty(), "cut to {length} of {}", whole.len()),
         }
     }
-    fs::write(&index, "It is a truth universally acknowledged").unwrap();
-    let error = DiskStore::open(&dir).unwrap_err();
-    assert!(error.to_string().contains(index.to_str().unwrap()), "{error}");
+    // Nothing at all is no new store either: its packs would be taken for garbage.
+    for text in ["", "It is a truth universally acknowledged"] {
+        fs::write(&index, text).unwrap();
+        let error = DiskStore::open(&dir).unwrap_err();
+        assert!(error.to_string().contains(index.to_str().unwrap()), "{error}");
+    }
+    fs::write(&index, whole).unwrap();
+    assert!(findings(&DiskStore::open(&dir).unwrap()).is_empty());
 }
 
 /// A store with two samples and a large blob; `clean`: it was closed.
