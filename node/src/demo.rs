@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 use firn_net::{DialRules, Multiaddr};
 use firn_nix::{PublicKey, SigningKey};
-use firn_proto::control::{AddReply, AddRequest, GetReply, GetRequest};
+use firn_proto::control::{AddReply, AddRequest, GetReply, GetRequest, Progress};
 use firn_simnet::liar::LieKind;
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
@@ -207,7 +207,9 @@ impl Stage {
             nix_root: Bytes::from_static(b"/"),
             ..AddRequest::default()
         };
-        player.node.operations().add(request, watch::Sender::default()).await
+        // An add ends when nobody listens any more.
+        let (report, _listener) = watch::channel(Progress::default());
+        player.node.operations().add(request, report).await
     }
 
     async fn get(&self, player: &Player, what: &str, out: Option<&Path>) -> Result<GetReply, Failure> {

@@ -10,7 +10,7 @@ use crate::flights::Seat;
 use crate::{Engine, EngineError, Resolved};
 
 /// How many chunks are being read, or have been read and are not taken yet, besides the one that is being taken.
-const AHEAD_MAX: usize = 3;
+const AHEAD_MAX: usize = 2;
 /// How many chunks are cut at once.
 const CUT_CHUNKS: usize = 8;
 

@@ -20,7 +20,7 @@ use firn_nix::{LayoutError, NarLayout, Segment, Segments};
 use crate::{Blobs, Item, StoreError, lock};
 
 /// How much is read and verified at a time, about.
-pub const NAR_CHUNK_BYTES: u64 = 512 << 10;
+pub const NAR_CHUNK_BYTES: u64 = 1 << 20;
 /// How many groups of a blob are read at a time.
 const READ_GROUPS: u64 = NAR_CHUNK_BYTES / GROUP_BYTES;
 /// What is shorter is gathered: many small pieces cost whoever takes them more than the copy does.
@@ -199,7 +199,8 @@ pub fn write_nar_to(
             let _ = done.send(read_whole(store, chunk));
         }
     };
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(AHEAD_MAX);
+    // The thread that writes has a core of its own: one more that reads would take turns with it.
+    let threads = (thread::available_parallelism().map_or(1, NonZero::get) - 1).clamp(1, AHEAD_MAX);
     thread::scope(move |scope| {
         for _ in 0..threads {
             thread::Builder::new().spawn_scoped(scope, read_ahead)?;

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use rustix::fs::OFlags;
+use rustix::{fs::OFlags, io::Errno};
 
 use super::vfs::{Access, Disk, DiskFile};
 use crate::StoreError;
@@ -195,7 +195,7 @@ impl Layout {
 pub(super) fn check_room(disk: &dyn Disk, path: &Path, bytes: u64) -> Result<(), StoreError> {
     let free = disk.free_bytes().map_err(StoreError::io(path))?;
     match free < bytes.saturating_add(RESERVE_BYTES) {
-        true => Err(StoreError::io(path)(io::ErrorKind::StorageFull.into())),
+        true => Err(StoreError::io(path)(Errno::NOSPC.into())),
         false => Ok(()),
     }
 }
