@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use firn_bao::{Span, VerifiedSpan};
-use firn_castore::{BlobRef, Root};
+use bytes::Bytes;
+use firn_bao::Span;
+use firn_castore::Root;
 use firn_engine::{EngineError, Resolved};
 use firn_exchange::{Limits, Micros, Rejection, Request};
-use firn_store::{Blobs, DiskStore, MemoryStore, Paths};
+use firn_store::{Blobs, DiskStore, MemoryStore, Paths, conformance};
 use firn_trust::Ground;
 
 use crate::fakes::net::{
@@ -281,28 +282,19 @@ async fn a_panic_on_the_pool_is_an_error() {
 #[tokio::test]
 async fn what_came_before_a_fetch_broke_off_is_not_asked_for_again() {
     let scratch = tempfile::tempdir().unwrap();
-    let contents = noise(1, 8 << 20);
-    let blob = BlobRef::of(&contents);
+    let contents = Bytes::from(noise(1, 8 << 20));
     let span = |start, end| Span::from_groups(start..end).unwrap();
     let here = [span(0, 3), span(100, 300)];
-    let whole = VerifiedSpan::of(contents.clone().into());
     {
         // What an earlier process has kept.
         let store = DiskStore::open(scratch.path()).unwrap();
         for part in here {
-            let range = part.bytes(blob.size);
-            let parents: Vec<u8> = part
-                .parents(blob.size)
-                .into_iter()
-                .flat_map(|run| whole.parents()[run.start as usize * 64..run.end as usize * 64].to_vec())
-                .collect();
-            let bytes = whole.bytes().slice(range.start as usize..range.end as usize);
-            store.keep_span(&VerifiedSpan::check(blob, part, parents.into(), bytes).unwrap()).unwrap();
+            store.keep_span(&conformance::span_of(&contents, part)).unwrap();
         }
     }
     let net = Net::default();
     let (_, seeder) = peer(&net, 1, honest()).await;
-    let tree = file(contents);
+    let tree = file(contents.into());
     let hash = publish(&seeder, "there", &tree, Signed::Attested).await;
     let store = Arc::new(DiskStore::open(scratch.path()).unwrap());
     let engine = open(&net, store.clone()).await;

@@ -89,8 +89,8 @@ pub fn keep_sample(store: &dyn Store, seed: u64) -> Root {
     root
 }
 
-/// Copies a blob in, as from a file, its last piece first.
-fn copy_in(store: &dyn Store, bytes: &Bytes) -> BlobRef {
+/// Copies a blob of more than one piece in, as from a file, its last piece first.
+pub fn copy_in(store: &dyn Store, bytes: &Bytes) -> BlobRef {
     let incoming = store.begin_blob(bytes.len() as u64).unwrap();
     for piece in pieces(bytes).iter().rev() {
         incoming.write(piece).unwrap();
@@ -131,7 +131,7 @@ fn is_absent(store: &dyn Store, blob: &BlobRef) -> bool {
 }
 
 /// One span of a blob, as it comes from a peer.
-fn span_of(bytes: &Bytes, span: Span) -> VerifiedSpan {
+pub fn span_of(bytes: &Bytes, span: Span) -> VerifiedSpan {
     let hashed = HashedBlob::of(bytes);
     let size = hashed.blob().size;
     let range = span.bytes(size);

@@ -190,25 +190,12 @@ impl DiskStore {
         match change {
             Change::Flush => {}
             Change::Path(path, pin) => {
-                if let Err(refusal) = self.check(transaction, path.root(), inserted)? {
-                    return Ok(Err(refusal));
-                }
-                let (key, what) = (path.path_hash(), Visible::Path(path.path_hash()));
-                let sealed = seal(key.as_bytes(), &path.to_bytes());
-                transaction.open_table(tables::PATHS)?.insert(&key.as_bytes()[..], &sealed[..])?;
-                transaction.open_table(tables::WHOLE)?.insert(&visible_key(&what)[..], ())?;
-                put_pin(transaction, &what, pin.as_ref())?;
+                let what = Visible::Path(path.path_hash());
+                return self.show(transaction, path.root(), &what, &path.to_bytes(), pin.as_ref(), inserted);
             }
             Change::Root(root, shared, pin) => {
-                if let Err(refusal) = self.check(transaction, root, inserted)? {
-                    return Ok(Err(refusal));
-                }
-                let key = root.to_bytes();
-                let sealed = seal(&key, &[u8::from(*shared)]);
                 let what = Visible::Root(root.clone());
-                transaction.open_table(tables::ROOTS)?.insert(&key[..], &sealed[..])?;
-                transaction.open_table(tables::WHOLE)?.insert(&visible_key(&what)[..], ())?;
-                put_pin(transaction, &what, pin.as_ref())?;
+                return self.show(transaction, root, &what, &[u8::from(*shared)], pin.as_ref(), inserted);
             }
             Change::Pin(what, reason) => put_pin(transaction, what, Some(reason))?,
             Change::Unpin(what) => {
@@ -218,6 +205,26 @@ impl DiskStore {
             Change::Remove(what) => return remove(transaction, what).map(Ok),
             Change::Forget(item) => return forget(transaction, item).map(Ok),
         }
+        Ok(Ok(true))
+    }
+
+    /// Makes a record visible, unless something beneath its root is not here.
+    fn show(
+        &self,
+        transaction: &WriteTransaction,
+        root: &Root,
+        what: &Visible,
+        record: &[u8],
+        pin: Option<&Reason>,
+        inserted: Option<&Waiting>,
+    ) -> Result<Result<bool, StoreError>, Error> {
+        if let Err(refusal) = self.check(transaction, root, inserted)? {
+            return Ok(Err(refusal));
+        }
+        let (table, key) = tables::record_key(what);
+        transaction.open_table(table)?.insert(&key[..], &seal(&key, record)[..])?;
+        transaction.open_table(tables::WHOLE)?.insert(&visible_key(what)[..], ())?;
+        put_pin(transaction, what, pin)?;
         Ok(Ok(true))
     }
 }

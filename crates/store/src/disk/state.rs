@@ -26,19 +26,22 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
+    /// How many things wait. A place waits only beside a blob that is there.
+    fn count(&self) -> usize {
+        self.blobs.len() + self.directories.len() + self.trees.len() + self.uses.len()
+    }
+
     pub(super) fn is_full(&self) -> bool {
-        let count = self.blobs.len() + self.directories.len() + self.trees.len() + self.uses.len();
-        count >= WAITING_MAX
+        self.count() >= WAITING_MAX
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.blobs.is_empty() && self.directories.is_empty() && self.trees.is_empty() && self.uses.is_empty()
+        self.count() == 0
     }
 
     /// How many bytes the index grows by this, about.
     pub(super) fn index_bytes(&self) -> u64 {
-        let count = self.blobs.len() + self.directories.len() + self.trees.len() + self.uses.len();
-        128 * count as u64
+        128 * self.count() as u64
     }
 
     /// Takes out what has come to the index, unless it has changed since.

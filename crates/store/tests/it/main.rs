@@ -9,12 +9,9 @@ mod tree;
 
 use std::path::Path;
 
-use bytes::Bytes;
-use firn_bao::{HashedBlob, HashedPiece, PIECE_BYTES, Span, VerifiedSpan};
-use firn_castore::BlobRef;
 use firn_store::{DiskStore, Finding, MemoryStore, Store, conformance, verify_all};
 
-pub(crate) use firn_store::conformance::keep_sample as keep;
+pub(crate) use firn_store::conformance::{copy_in, keep_sample as keep, span_of};
 
 #[test]
 fn a_memory_store_conforms() {
@@ -47,27 +44,6 @@ pub(crate) fn findings(store: &dyn Store) -> Vec<Finding> {
     let verified = verify_all(store, &mut |finding| findings.push(finding));
     assert_eq!(verified.findings, findings.len() as u64);
     findings
-}
-
-/// Copies a blob of more than one piece in, as from a file.
-pub(crate) fn copy_in(store: &dyn Store, bytes: &Bytes) -> BlobRef {
-    let incoming = store.begin_blob(bytes.len() as u64).unwrap();
-    let step = PIECE_BYTES as usize;
-    for (index, start) in (0..bytes.len()).step_by(step).enumerate() {
-        let piece = bytes.slice(start..bytes.len().min(start + step));
-        incoming.write(&HashedPiece::of(index as u64, piece)).unwrap();
-    }
-    incoming.finish().unwrap()
-}
-
-/// One span of a blob, as it comes from a peer.
-pub(crate) fn span_of(bytes: &Bytes, span: Span) -> VerifiedSpan {
-    let hashed = HashedBlob::of(bytes);
-    let size = hashed.blob().size;
-    let range = span.bytes(size);
-    let part = bytes.slice(range.start as usize..range.end as usize);
-    let parents = hashed.outboard().parents_of(size, span).unwrap();
-    VerifiedSpan::check(hashed.blob(), span, parents, part).unwrap()
 }
 
 /// Copies a directory as it is at this moment.
