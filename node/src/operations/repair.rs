@@ -29,17 +29,17 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Those of the store. What cannot be read is left out: it is found to be damaged soon.
+    /// Those of the store, which leaves out damaged ones: verifying finds them.
     pub(super) async fn read(ops: &Ops) -> Result<Self, Failure> {
         let (store, engine) = (ops.engine.store().clone(), ops.engine.clone());
         let read = move || {
             let pins = store.pins()?;
-            let paths = store.paths().unwrap_or_default().into_iter();
+            let paths = store.paths()?.into_iter();
             let paths = paths.map(|stored| {
                 let hash = stored.path_hash();
                 (hash, (stored, engine.path(&hash)))
             });
-            let roots = store.roots().unwrap_or_default().into_iter().collect();
+            let roots = store.roots()?.into_iter().collect();
             Ok::<_, StoreError>(Self { paths: paths.collect(), roots, pins })
         };
         Ok(ops.engine.run_blocking(read).await??)

@@ -116,6 +116,7 @@ fn read(store: &dyn Store, subjects: &[Subject]) -> Result<Found, Failure> {
 /// What was added here and is no longer visible: its damage was found earlier.
 fn withdrawn(store: &dyn Store, subjects: &[Subject]) -> Result<Vec<Damaged>, StoreError> {
     let mut damaged = Vec::new();
+    let roots: BTreeSet<Root> = store.roots()?.into_iter().map(|(root, _)| root).collect();
     for (what, reason) in store.pins()? {
         let is_wanted = subjects.is_empty() || subjects.iter().any(|subject| subject.visible() == what);
         if reason != Reason::added() || !is_wanted {
@@ -123,7 +124,7 @@ fn withdrawn(store: &dyn Store, subjects: &[Subject]) -> Result<Vec<Damaged>, St
         }
         let is_visible = match &what {
             Visible::Path(hash) => stored(store, hash)?.is_some(),
-            Visible::Root(wanted) => store.roots()?.iter().any(|(root, _)| root == wanted),
+            Visible::Root(wanted) => roots.contains(wanted),
         };
         if !is_visible {
             let subject = subject_in(store, &what)?;
