@@ -6,16 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use firn_engine::{Ask, AskError, Engine, Find, Found};
-use firn_exchange::{Key, PeerId, Request};
+use firn_engine::{Ask, Engine, Find, Nobody};
 use firn_net::{Identity, Net, Reach};
 use firn_trust::Policy;
-use futures::{
-    FutureExt, StreamExt,
-    future::{BoxFuture, ready},
-    stream::{self, BoxStream},
-};
 
 use crate::{
     answerer::{RoleAnswerer, Served},
@@ -63,7 +56,14 @@ impl Alone {
             Some(net) => (net.clone(), net.clone()),
             None => (Arc::new(Nobody), Arc::new(Nobody)),
         };
-        let engine = Engine::open(store, policy, ask, find, node::engine_config()?).await?;
+        let engine = Engine::open(
+            store,
+            policy,
+            ask,
+            find,
+            node::engine_config(net.as_ref().map(|net| net.status().peer))?,
+        )
+        .await?;
         let (config, started) = (Arc::new(config), Instant::now());
         let operations = Ops {
             engine,
@@ -114,24 +114,4 @@ async fn join(config: &Config, served: Arc<Served>) -> Result<Arc<Net>, Failure>
         }
     }
     Ok(Arc::new(net))
-}
-
-/// The network of a command that asks nobody.
-struct Nobody;
-
-/// Nobody is there.
-#[derive(Debug, thiserror::Error)]
-#[error("there is no network")]
-struct NoNetwork;
-
-impl Ask for Nobody {
-    fn ask(&self, _peer: PeerId, _request: Request) -> BoxFuture<'static, Result<Bytes, AskError>> {
-        ready(Err(AskError::Unreachable(Box::new(NoNetwork)))).boxed()
-    }
-}
-
-impl Find for Nobody {
-    fn find(&self, _key: Key) -> BoxStream<'static, Found> {
-        stream::empty().boxed()
-    }
 }

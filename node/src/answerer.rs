@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use firn_engine::Engine;
-use firn_exchange::{Asked, PeerId, Reply, SharedView, answer};
+use firn_exchange::{Key, PeerId, Reply, SharedView, answer};
 use firn_net::{Answerer, BrokenOff, Peer, ReplyBody};
 use firn_nix::STORE_DIR;
 
@@ -81,8 +81,8 @@ impl Answerer for RoleAnswerer {
             true => engine.shared_view(),
             false => SharedView::new(engine.store().clone(), Arc::default()),
         };
-        let subject = subject(engine, request.clone());
         let reply = answer(&view, request);
+        let subject = reply.about().map(|about| subject(engine, about));
         if reply.is_ok() {
             self.served.note(from.id, |given| {
                 given.answered += 1;
@@ -95,19 +95,16 @@ impl Answerer for RoleAnswerer {
     }
 }
 
-/// What a request is about, as text, where it names something that a user knows.
-fn subject(engine: &Engine, request: Bytes) -> Option<String> {
-    match Asked::decode(request).ok()? {
-        Asked::Path(hash) => {
-            let path = engine.path(&hash).map(|path| path.facts().path.to_absolute());
-            Some(path.unwrap_or_else(|| format!("{STORE_DIR}/{hash}")))
+/// What a request is about, as text that a user knows.
+fn subject(engine: &Engine, about: &Key) -> String {
+    match about {
+        Key::Path(hash) => {
+            let path = engine.path(hash).map(|path| path.facts().path.to_absolute());
+            path.unwrap_or_else(|| format!("{STORE_DIR}/{hash}"))
         }
-        Asked::Closure(root) => Some(
-            engine
-                .path_of_root(&root)
-                .map_or_else(|| root.to_string(), |path| path.facts().path.to_absolute()),
-        ),
-        Asked::Batch(_) | Asked::Ranges { .. } | Asked::Have(_) => None,
+        Key::Root(root) => {
+            engine.path_of_root(root).map_or_else(|| root.to_string(), |path| path.facts().path.to_absolute())
+        }
     }
 }
 

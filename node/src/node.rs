@@ -11,7 +11,7 @@ use std::{
 };
 
 use firn_engine::{Engine, EngineConfig};
-use firn_exchange::{Limits, Micros};
+use firn_exchange::{Limits, Micros, PeerId};
 use firn_gateway::{Gateway, GatewayConfig, PRIORITY, WRITE_TIMEOUT};
 use firn_net::{Answerer, DialRules, Identity, Net, NetConfig, Reach};
 use firn_store::DiskStore;
@@ -94,12 +94,13 @@ pub async fn open_store(data_dir: &Path) -> Result<Arc<DiskStore>, Failure> {
     Ok(Arc::new(opened.map_err(Failure::advised)?))
 }
 
-/// How the engine of a node or of a command is set up.
-pub fn engine_config() -> Result<EngineConfig, Failure> {
+/// How the engine of a node or of a command is set up; `me` is its name on the network, if it has one.
+pub fn engine_config(me: Option<PeerId>) -> Result<EngineConfig, Failure> {
     let limits = Limits { deadline: Some(FETCH_DEADLINE), ..Limits::default() };
     let mut seed = [0; 8];
     getrandom::fill(&mut seed).map_err(Failure::failed)?;
-    Ok(EngineConfig { limits, seed: u64::from_le_bytes(seed) })
+    let me = me.unwrap_or_else(|| PeerId::from([0; 32]));
+    Ok(EngineConfig { limits, seed: u64::from_le_bytes(seed), me })
 }
 
 /// How the network of a node is set up.
@@ -140,7 +141,8 @@ impl Node {
         let net = Arc::new(net);
         let _ = tokio::time::timeout(LISTEN_TIMEOUT, net.listening()).await;
         let policy = Policy::new(config.trust.clone());
-        let engine = Engine::open(store, policy, net.clone(), net.clone(), engine_config()?).await;
+        let config_of_engine = engine_config(Some(net.status().peer))?;
+        let engine = Engine::open(store, policy, net.clone(), net.clone(), config_of_engine).await;
         let engine = engine.map_err(Failure::failed)?;
         let _ = engine_of_answerer.set(engine.clone());
         let ops = Arc::new(Ops {

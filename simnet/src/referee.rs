@@ -156,9 +156,9 @@ impl Referee {
                 blobs.is_empty() || blobs.len() > BATCH_BLOBS_MAX || bytes > BATCH_BYTES_MAX
             }
             Request::Ranges { span, .. } => span.groups().end - span.groups().start > SPAN_GROUPS_MAX,
-            Request::Path(_) | Request::Closure(_) | Request::Have(_) => false,
+            Request::Path(_) | Request::Closure { .. } | Request::Have { .. } => false,
         };
-        if is_too_large || request.encode().len() > REQUEST_BYTES_MAX {
+        if is_too_large || request.encode(false).len() > REQUEST_BYTES_MAX {
             self.object(Violation::RequestTooLarge);
         }
     }

@@ -327,7 +327,7 @@ impl<'a> Run<'a> {
         let is_busy = self.now < plan.link.heals_at && self.dice.percent(plan.busy_percent);
         let answer = match is_busy {
             true => Peer::busy(),
-            false => self.world.peers[&peer].answer(request.encode(), request.reply_bytes_max()),
+            false => self.world.peers[&peer].answer(request.encode(false), request.reply_bytes_max()),
         };
         match answer {
             Answer::Reply(mut bytes) => {
@@ -407,11 +407,11 @@ fn short(key: &Key) -> String {
 fn what(request: &Request) -> String {
     match request {
         Request::Path(_) => "claims".into(),
-        Request::Closure(root) => format!("the Directories of {root}"),
+        Request::Closure { root, .. } => format!("the Directories of {root}"),
         Request::Batch(blobs) => format!("{} small blobs", blobs.len()),
         Request::Ranges { blob, span } => {
             format!("groups {:?} of {:?} of {} bytes", span.groups(), blob.digest, blob.size)
         }
-        Request::Have(digests) => format!("what it has of {} blobs", digests.len()),
+        Request::Have { blobs, .. } => format!("what it has of {} blobs", blobs.len()),
     }
 }

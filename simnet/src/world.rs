@@ -249,7 +249,7 @@ impl Peer {
 
     /// What one says who has no time.
     pub(crate) fn busy() -> Answer {
-        let header = proto::ReplyHeader { status: proto::Status::Busy.into() };
+        let header = proto::ReplyHeader { status: proto::Status::Busy.into(), ..Default::default() };
         Answer::Reply(header.encode_length_delimited_to_vec().into())
     }
 }

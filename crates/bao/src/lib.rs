@@ -8,6 +8,7 @@
 //! Deliberately absent: files, sockets, more than one span at a time.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+mod groups;
 mod hash;
 mod outboard;
 mod piece;
@@ -17,6 +18,7 @@ mod testing;
 mod tree;
 mod verified;
 
+pub use groups::Groups;
 pub use outboard::{HashedBlob, Outboard, hash_blob};
 pub use piece::{HashedPiece, PIECE_BYTES, PIECE_GROUPS, PieceError, Pieces};
 pub use span::{BLOB_BYTES_MAX, GROUP_BYTES, Span};

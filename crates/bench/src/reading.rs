@@ -2,39 +2,18 @@
 
 use std::{error::Error, fs::File, io::Read, net::Ipv4Addr, path::Path, sync::Arc, thread, time::Duration};
 
-use bytes::Bytes;
-use firn_engine::{Ask, AskError, Engine, EngineConfig, Find, Found};
-use firn_exchange::{Key, Limits, PeerId, Request};
+use firn_engine::{Engine, EngineConfig, Nobody};
+use firn_exchange::Limits;
 use firn_gateway::{Gateway, GatewayConfig, PRIORITY, WRITE_TIMEOUT};
 use firn_store::{DiskStore, Paths, write_nar_to};
 use firn_trust::Policy;
-use futures::{
-    FutureExt, StreamExt,
-    future::{BoxFuture, ready},
-    stream::{self, BoxStream},
-};
 use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// A network in which there is nobody.
-struct Nobody;
-
-impl Ask for Nobody {
-    fn ask(&self, _peer: PeerId, _request: Request) -> BoxFuture<'static, Result<Bytes, AskError>> {
-        ready(Err(AskError::Stalled)).boxed()
-    }
-}
-
-impl Find for Nobody {
-    fn find(&self, _key: Key) -> BoxStream<'static, Found> {
-        stream::empty().boxed()
-    }
-}
-
 async fn open(store: &Path) -> Outcome<Engine> {
     let store = Arc::new(DiskStore::open(store)?);
-    let config = EngineConfig { limits: Limits::default(), seed: 0 };
+    let config = EngineConfig { limits: Limits::default(), seed: 0, me: [0; 32].into() };
     Ok(Engine::open(store, Policy::new(Vec::new()), Arc::new(Nobody), Arc::new(Nobody), config).await?)
 }
 

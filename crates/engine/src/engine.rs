@@ -32,6 +32,8 @@ pub struct EngineConfig {
     pub limits: Limits,
     /// Decides among equal peers; different for each node.
     pub seed: u64,
+    /// This node: who fetches the same agrees by their names on who begins where.
+    pub me: PeerId,
 }
 
 /// A local store, and all that can be had from others, as one.
@@ -67,8 +69,9 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let pool = Pool::new();
         let policy = Arc::new(policy);
-        let EngineConfig { limits, seed } = config;
-        let crew = Crew { store, policy, ask, find, pool, ledger: Arc::new(Ledger::default()), limits, seed };
+        let EngineConfig { limits, seed, me } = config;
+        let ledger = Arc::new(Ledger::default());
+        let crew = Crew { store, policy, ask, find, pool, ledger, limits, seed, me };
         let Crew { store, policy, .. } = crew.clone();
         let index = Arc::new(crew.pool.run(move || Index::load(&*store, &policy)).await??);
         Ok(Self(Arc::new(Inner::new(crew, index))))

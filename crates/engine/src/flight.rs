@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::ledger::{Ledger, RejectedRoot};
 use crate::pool::Pool;
-use crate::{Ask, AskError, EngineError, Find, Found, Progress};
+use crate::{Ask, AskError, EngineError, Find, Found, Progress, Received};
 
 /// How many writes of verified spans may be under way before the fetch waits for the store.
 const KEEPS_MAX: usize = 8;
@@ -35,6 +35,7 @@ pub(crate) struct Crew {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) limits: Limits,
     pub(crate) seed: u64,
+    pub(crate) me: PeerId,
 }
 
 /// Something that the network or the pool has brought.
@@ -278,7 +279,7 @@ async fn ask_and_check(
     peer: PeerId,
     request: Request,
 ) -> Result<Result<Result<Verified, Lie>, AskError>, EngineError> {
-    let reply: Bytes = match crew.ask.ask(peer, request.clone()).await {
+    let reply: Bytes = match crew.ask.ask(peer, request.clone(), Received::default()).await {
         Ok(reply) => reply,
         Err(AskError::TooMuch { .. }) => return Ok(Ok(Err(Lie::TooMuch))),
         Err(error) => return Ok(Err(error)),

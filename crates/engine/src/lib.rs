@@ -30,5 +30,5 @@ pub use ledger::{LedgerEntry, RejectedRoot};
 pub use nar::{Nar, OpenNar};
 pub use progress::Progress;
 pub use room::{Collection, Evicted};
-pub use source::{Ask, AskError, Find, Found, Via};
+pub use source::{Ask, AskError, Find, Found, Nobody, Received, Via};
 pub use withdraw::Withdrawn;

@@ -1,10 +1,16 @@
 //! What the engine asks of the network: answers of a peer, and who has what.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use firn_exchange::{Key, PeerId, Request};
-use futures::{future::BoxFuture, stream::BoxStream};
+use firn_exchange::{Fellow, Key, PeerId, Request};
+use futures::{
+    FutureExt, StreamExt,
+    future::{self, BoxFuture},
+    stream::{self, BoxStream},
+};
 
 /// How a peer was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,6 +21,8 @@ pub enum Via {
     Mdns,
     /// By the DHT.
     Dht,
+    /// By another peer, of which it had asked the same.
+    Fellow,
 }
 
 impl fmt::Display for Via {
@@ -23,6 +31,7 @@ impl fmt::Display for Via {
             Via::Static => "static",
             Via::Mdns => "mdns",
             Via::Dht => "dht",
+            Via::Fellow => "fellow",
         })
     }
 }
@@ -56,14 +65,63 @@ pub enum AskError {
     },
 }
 
+/// How many bytes of a reply have come so far: written by who asks, read by who waits.
+#[derive(Debug, Clone, Default)]
+pub struct Received(Arc<AtomicU64>);
+
+impl Received {
+    /// So many more have come.
+    pub fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// How many have come.
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Carries one request to one peer.
 pub trait Ask: Send + Sync {
     /// The whole reply, header and body, of at most [`Request::reply_bytes_max`] bytes. Dropping the future cancels.
-    fn ask(&self, peer: PeerId, request: Request) -> BoxFuture<'static, Result<Bytes, AskError>>;
+    fn ask(
+        &self,
+        peer: PeerId,
+        request: Request,
+        received: Received,
+    ) -> BoxFuture<'static, Result<Bytes, AskError>>;
 }
 
 /// Finds peers.
 pub trait Find: Send + Sync {
     /// Peers that may have this, each at most once; the stream ends when the look-up is over.
     fn find(&self, key: Key) -> BoxStream<'static, Found>;
+
+    /// A peer was named by another one. What it says of where that is may be used or not; false: it will not be asked.
+    fn hint(&self, fellow: &Fellow) -> bool;
+}
+
+/// The network of whoever has none: it finds nobody and carries nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Nobody;
+
+/// There is no network.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no network")]
+struct NoNetwork;
+
+impl Ask for Nobody {
+    fn ask(&self, _: PeerId, _: Request, _: Received) -> BoxFuture<'static, Result<Bytes, AskError>> {
+        future::ready(Err(AskError::Unreachable(Box::new(NoNetwork)))).boxed()
+    }
+}
+
+impl Find for Nobody {
+    fn find(&self, _: Key) -> BoxStream<'static, Found> {
+        stream::empty().boxed()
+    }
+
+    fn hint(&self, _: &Fellow) -> bool {
+        false
+    }
 }

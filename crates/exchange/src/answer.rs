@@ -1,139 +1,23 @@
 //! The side that gives.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use firn_bao::{Span, VerifiedSpan};
-use firn_castore::{BlobDigest, BlobRef, Closure, DirectoryDigest, Node, Root};
-use firn_nix::StorePathHash;
+use firn_bao::{Groups, Span, VerifiedSpan};
+use firn_castore::{BlobDigest, BlobRef, DirectoryDigest, Node, Root};
 use firn_proto::exchange as proto;
 use firn_store::{Store, StoreError, Visible};
-use firn_trust::{Claim, TrustedPath};
 
+use crate::compress::Squeezer;
 use crate::frame;
-use crate::{Asked, BATCH_BYTES_MAX, CLOSURE_BYTES_MAX, INLINE_BYTES_MAX, Key};
-
-/// All that can be reached from what is shared. Whatever is not in here does not exist for peers.
-#[derive(Debug, Default)]
-pub struct Shared(RwLock<Reachable>);
-
-#[derive(Debug, Default)]
-struct Reachable {
-    claims: BTreeMap<StorePathHash, Claim>,
-    roots: BTreeMap<Root, SharedRoot>,
-    /// Each with its length, and how many of the roots have it.
-    blobs: BTreeMap<BlobDigest, (u64, u32)>,
-}
-
-#[derive(Debug)]
-struct SharedRoot {
-    /// The length of all its Directories as a reply has them.
-    closure_bytes: usize,
-    /// As what it is shared: itself, and paths. Never empty.
-    holders: BTreeSet<Visible>,
-}
-
-impl Shared {
-    /// Shares a path and all beneath it. One that is shared with another root must be [removed](Shared::remove) first.
-    pub fn add_path(&self, path: &TrustedPath, closure: &Closure) {
-        let hash = *path.facts().path.hash();
-        let mut reachable = self.write();
-        reachable.claims.insert(hash, path.claim().clone());
-        reachable.add(Visible::Path(hash), closure);
-    }
-
-    /// Shares a tree that needs no path.
-    pub fn add_root(&self, closure: &Closure) {
-        self.write().add(Visible::Root(closure.root().clone()), closure);
-    }
-
-    /// Whether this is shared as such.
-    pub fn has(&self, what: &Visible) -> bool {
-        let reachable = self.read();
-        match what {
-            Visible::Path(hash) => reachable.claims.contains_key(hash),
-            Visible::Root(root) => reachable.roots.get(root).is_some_and(|root| root.holders.contains(what)),
-        }
-    }
-
-    /// Shares something no longer. What of its tree other shared trees have as well stays shared.
-    pub fn remove(&self, what: &Visible, closure: &Closure) {
-        let mut reachable = self.write();
-        if let Visible::Path(hash) = what {
-            reachable.claims.remove(hash);
-        }
-        reachable.remove(what, closure);
-    }
-
-    /// Shares this instead, all at once.
-    pub fn replace(&self, other: Shared) {
-        *self.write() = other.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-    }
-
-    /// Under which keys a holder of all this can be found.
-    pub fn keys(&self) -> Vec<Key> {
-        let reachable = self.read();
-        let paths = reachable.claims.keys().copied().map(Key::Path);
-        paths.chain(reachable.roots.keys().cloned().map(Key::Root)).collect()
-    }
-
-    fn claim(&self, hash: &StorePathHash) -> Option<Claim> {
-        self.read().claims.get(hash).cloned()
-    }
-
-    fn closure_bytes(&self, root: &Root) -> Option<usize> {
-        self.read().roots.get(root).map(|root| root.closure_bytes)
-    }
-
-    fn holders(&self, root: &Root) -> Vec<Visible> {
-        self.read().roots.get(root).map(|root| root.holders.iter().cloned().collect()).unwrap_or_default()
-    }
-
-    fn blob(&self, digest: BlobDigest) -> Option<BlobRef> {
-        self.read().blobs.get(&digest).map(|(size, _)| BlobRef { digest, size: *size })
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, Reachable> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Reachable> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Reachable {
-    fn add(&mut self, holder: Visible, closure: &Closure) {
-        if let Some(root) = self.roots.get_mut(closure.root()) {
-            root.holders.insert(holder);
-            return;
-        }
-        let closure_bytes =
-            closure.directories().map(|directory| frame::put_bytes(directory.encoded())).sum();
-        let holders = BTreeSet::from([holder]);
-        self.roots.insert(closure.root().clone(), SharedRoot { closure_bytes, holders });
-        for blob in closure.blobs() {
-            self.blobs.entry(blob.digest).or_insert((blob.size, 0)).1 += 1;
-        }
-    }
-
-    fn remove(&mut self, holder: &Visible, closure: &Closure) {
-        let Some(root) = self.roots.get_mut(closure.root()) else { return };
-        if !root.holders.remove(holder) || !root.holders.is_empty() {
-            return;
-        }
-        self.roots.remove(closure.root());
-        for blob in closure.blobs() {
-            if let btree_map::Entry::Occupied(mut entry) = self.blobs.entry(blob.digest) {
-                match &mut entry.get_mut().1 {
-                    1 => drop(entry.remove()),
-                    count => *count -= 1,
-                }
-            }
-        }
-    }
-}
+use crate::known::Tags;
+use crate::shared::{Extent, Shared};
+use crate::{
+    Asked, BATCH_BYTES_MAX, BITMAP_BYTES_MAX, CLOSURE_BYTES_MAX, FELLOWS_MAX, Fellow, INLINE_BYTES_MAX, Key,
+    Micros, Question,
+};
 
 /// Is told of what a peer reads.
 type OnUse = Arc<dyn Fn(&Visible) + Send + Sync>;
@@ -167,43 +51,51 @@ impl SharedView {
 /// A reply that is pulled piece by piece, so that its memory stays flat.
 pub struct Reply {
     /// Goes out first.
-    head: Option<Bytes>,
-    is_ok: bool,
+    header: Option<proto::ReplyHeader>,
     view: SharedView,
     body: Body,
+    about: Option<Key>,
+    may_be_compressed: bool,
+    squeezer: Option<Squeezer>,
 }
 
 enum Body {
     Empty,
-    Items(VecDeque<Bytes>),
-    Directories { queue: VecDeque<DirectoryDigest>, seen: BTreeSet<DirectoryDigest> },
+    Claim(Bytes),
+    Directories { queue: VecDeque<DirectoryDigest>, seen: BTreeSet<DirectoryDigest>, have: Tags },
     Batch { digests: VecDeque<BlobDigest>, bytes_left: u64 },
     Span(BlobRef, Span),
+    Proof(Bytes),
+    Have { tree: Option<Extent>, digests: VecDeque<BlobDigest> },
 }
 
 /// Answers what a peer asks, out of what it may see. What cannot be understood is refused.
 pub fn answer(view: &SharedView, request: Bytes) -> Reply {
-    let (status, body) = match Asked::decode(request) {
-        Ok(asked) => body(view, asked),
-        Err(_) => (proto::Status::Refused, Body::Empty),
+    let Ok(Question { asked, takes_zstd }) = Question::decode(request) else {
+        return Reply::new(view, proto::Status::Refused, Body::Empty);
     };
-    let header = proto::ReplyHeader { status: status.into() };
-    let is_ok = status == proto::Status::Ok;
-    Reply { head: Some(frame::put_message(&header)), is_ok, view: view.clone(), body }
+    let about = match &asked {
+        Asked::Path(hash) => Some(Key::Path(*hash)),
+        Asked::Closure { root, .. } | Asked::Have { root: Some(root), .. } => Some(Key::Root(root.clone())),
+        Asked::Batch(_) | Asked::Ranges { .. } | Asked::Have { root: None, .. } => None,
+    };
+    let (status, body) = body(view, asked);
+    let may_be_compressed = takes_zstd && status == proto::Status::Ok;
+    Reply { about, may_be_compressed, ..Reply::new(view, status, body) }
 }
 
 fn body(view: &SharedView, asked: Asked) -> (proto::Status, Body) {
     let body = match asked {
         Asked::Path(hash) => view.shared.claim(&hash).map(|claim| {
             view.used(&[Visible::Path(hash)]);
-            Body::Items(VecDeque::from([frame::put_message(&claim.to_proto())]))
+            Body::Claim(frame::put_message(&claim.to_proto()))
         }),
-        Asked::Closure(root) => match view.shared.closure_bytes(&root) {
+        Asked::Closure { root, have } => match view.shared.closure_bytes(&root) {
             // No asker would take so long a reply, and each would take it for a lie.
             Some(bytes) if bytes > CLOSURE_BYTES_MAX => return (proto::Status::Refused, Body::Empty),
             bytes => bytes.map(|_| {
                 view.used(&view.shared.holders(&root));
-                directories(&root)
+                directories(&root, have)
             }),
         },
         Asked::Batch(digests) => Some(Body::Batch { digests: digests.into(), bytes_left: BATCH_BYTES_MAX }),
@@ -212,14 +104,9 @@ fn body(view: &SharedView, asked: Asked) -> (proto::Status, Body) {
             let span = if span.fits(blob.size) { span } else { Span::last(blob.size) };
             Body::Span(blob, span)
         }),
-        Asked::Have(digests) => {
-            let item = |digest| match view.shared.blob(digest) {
-                Some(blob) => proto::HaveItem { size: blob.size, ..proto::HaveItem::default() },
-                None => {
-                    proto::HaveItem { status: proto::Status::Missing.into(), ..proto::HaveItem::default() }
-                }
-            };
-            Some(Body::Items(digests.into_iter().map(|digest| frame::put_message(&item(digest))).collect()))
+        Asked::Have { root, digests } => {
+            let tree = root.map(|root| view.shared.extent(&root));
+            Some(Body::Have { tree, digests: digests.into() })
         }
     };
     match body {
@@ -228,10 +115,10 @@ fn body(view: &SharedView, asked: Asked) -> (proto::Status, Body) {
     }
 }
 
-fn directories(root: &Root) -> Body {
+fn directories(root: &Root, have: Tags) -> Body {
     match root.node() {
         Node::Directory { digest, .. } => {
-            Body::Directories { queue: VecDeque::from([*digest]), seen: BTreeSet::from([*digest]) }
+            Body::Directories { queue: VecDeque::from([*digest]), seen: BTreeSet::from([*digest]), have }
         }
         Node::File { .. } | Node::Symlink { .. } => Body::Empty,
     }
@@ -241,9 +128,54 @@ fn directories(root: &Root) -> Body {
 const PIECE_BYTES: usize = 128 << 10;
 
 impl Reply {
+    fn new(view: &SharedView, status: proto::Status, body: Body) -> Self {
+        let header = proto::ReplyHeader { status: status.into(), ..Default::default() };
+        let (view, header) = (view.clone(), Some(header));
+        Self { header, view, body, about: None, may_be_compressed: false, squeezer: None }
+    }
+
+    /// Not now: the peer is to ask again after this time.
+    pub fn busy(view: &SharedView, after: Micros) -> Self {
+        let mut reply = Self::new(view, proto::Status::Busy, Body::Empty);
+        if let Some(header) = &mut reply.header {
+            header.busy_ms = u32::try_from(after.0.div_ceil(1000)).unwrap_or(u32::MAX);
+        }
+        reply
+    }
+
     /// Whether there is something for this peer; else the reply says only that there is not.
     pub fn is_ok(&self) -> bool {
-        self.is_ok
+        self.header.as_ref().is_some_and(|header| header.status() == proto::Status::Ok)
+    }
+
+    /// The path or the root that was asked about, if the request names one.
+    pub fn about(&self) -> Option<&Key> {
+        self.about.as_ref()
+    }
+
+    /// Whether the asker takes a compressed body, and there is one.
+    pub fn may_be_compressed(&self) -> bool {
+        self.may_be_compressed
+    }
+
+    /// The same reply with its body compressed; `level` as zstd counts them. Only before the first piece, and where it
+    /// [may be](Reply::may_be_compressed); else nothing changes.
+    pub fn compressed(mut self, level: i32) -> io::Result<Self> {
+        if let Some(header) = &mut self.header
+            && self.may_be_compressed
+        {
+            header.encoding = proto::Encoding::Zstd.into();
+            self.squeezer = Some(Squeezer::new(level)?);
+        }
+        Ok(self)
+    }
+
+    /// The same reply, which hints at these as well. Only before the first piece.
+    pub fn hinting(mut self, fellows: &[Fellow]) -> Self {
+        if let Some(header) = &mut self.header {
+            header.fellows = fellows.iter().take(FELLOWS_MAX).map(Fellow::to_proto).collect();
+        }
+        self
     }
 
     /// The next piece; `None` at the end. After an error, or where a piece has gone meanwhile, the stream must be broken
@@ -251,31 +183,84 @@ impl Reply {
     // No Iterator: an error ends it.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<Bytes>, ReplyError> {
-        let Some(first) = self.next_item()? else { return Ok(None) };
-        if first.len() >= PIECE_BYTES {
-            return Ok(Some(first));
+        if let Some(header) = self.header.take() {
+            let header = self.begin(header)?;
+            let head = frame::put_message(&header);
+            return Ok(Some(match self.squeezer {
+                // Compressing may take long, and a header alone tells the asker that something comes.
+                Some(_) => head,
+                None => self.gather(head)?,
+            }));
         }
-        let mut piece = BytesMut::from(&first[..]);
+        match self.squeezer.take() {
+            Some(squeezer) => self.squeeze(squeezer),
+            None => match self.next_item()? {
+                Some(first) => self.gather(first).map(Some),
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// Joins what follows to what comes first, if that is short.
+    fn gather(&mut self, first: Bytes) -> Result<Bytes, ReplyError> {
+        if first.len() >= PIECE_BYTES {
+            return Ok(first);
+        }
+        let Some(second) = self.next_item()? else { return Ok(first) };
+        let mut piece = BytesMut::with_capacity(PIECE_BYTES.max(first.len() + second.len()) + (8 << 10));
+        piece.extend_from_slice(&first);
+        piece.extend_from_slice(&second);
         while piece.len() < PIECE_BYTES
             && let Some(item) = self.next_item()?
         {
             piece.extend_from_slice(&item);
         }
-        Ok(Some(piece.freeze()))
+        Ok(piece.freeze())
+    }
+
+    /// The next piece of the compressed body.
+    fn squeeze(&mut self, mut squeezer: Squeezer) -> Result<Option<Bytes>, ReplyError> {
+        while squeezer.ready() < PIECE_BYTES {
+            match self.next_item()? {
+                Some(item) => squeezer.put(&item)?,
+                None => return Ok(Some(squeezer.finish()?)),
+            }
+        }
+        let piece = squeezer.take();
+        self.squeezer = Some(squeezer);
+        Ok(Some(piece))
+    }
+
+    /// A span is read before the header says that it is here.
+    fn begin(&mut self, header: proto::ReplyHeader) -> Result<proto::ReplyHeader, ReplyError> {
+        let Body::Span(blob, span) = &self.body else { return Ok(header) };
+        match undamaged(self.view.store.read_span(blob, *span))? {
+            Some(proven) => {
+                self.body = Body::Proof(proven.to_proof());
+                Ok(header)
+            }
+            None => {
+                self.body = Body::Empty;
+                self.squeezer = None;
+                Ok(proto::ReplyHeader { status: proto::Status::Missing.into(), ..Default::default() })
+            }
+        }
     }
 
     fn next_item(&mut self) -> Result<Option<Bytes>, ReplyError> {
-        if let Some(head) = self.head.take() {
-            return Ok(Some(self.begin(head)?));
-        }
+        let view = &self.view;
         match &mut self.body {
             Body::Empty | Body::Span(..) => Ok(None),
-            Body::Items(items) => Ok(items.pop_front()),
-            Body::Directories { queue, seen } => {
+            Body::Claim(bytes) | Body::Proof(bytes) => {
+                let bytes = std::mem::take(bytes);
+                Ok((!bytes.is_empty()).then_some(bytes))
+            }
+            Body::Directories { queue, seen, have } => {
                 let Some(digest) = queue.pop_front() else { return Ok(None) };
-                let directory = self.view.store.directory(&digest)?.ok_or(ReplyError::Gone)?;
+                let directory = view.store.directory(&digest)?.ok_or(ReplyError::Gone)?;
                 for (_, node) in &directory {
                     if let Node::Directory { digest, .. } = node
+                        && !have.has(digest)
                         && seen.insert(*digest)
                     {
                         queue.push_back(*digest);
@@ -284,25 +269,17 @@ impl Reply {
                 Ok(Some(frame::put(directory.encoded())))
             }
             Body::Batch { digests, bytes_left } => match digests.pop_front() {
-                Some(digest) => Ok(Some(frame::put_message(&batch_item(&self.view, digest, bytes_left)?))),
+                Some(digest) => Ok(Some(frame::put_message(&batch_item(view, digest, bytes_left)?))),
                 None => Ok(None),
             },
-        }
-    }
-
-    /// A span is read before the header says that it is here.
-    fn begin(&mut self, head: Bytes) -> Result<Bytes, ReplyError> {
-        let Body::Span(blob, span) = &self.body else { return Ok(head) };
-        match undamaged(self.view.store.read_span(blob, *span))? {
-            Some(proven) => {
-                self.body = Body::Items(VecDeque::from([proven.to_proof()]));
-                Ok(head)
-            }
-            None => {
-                self.body = Body::Empty;
-                let header = proto::ReplyHeader { status: proto::Status::Missing.into() };
-                Ok(frame::put_message(&header))
-            }
+            Body::Have { tree, digests } => match (tree.take(), digests.pop_front()) {
+                (Some(extent), digest) => {
+                    digest.into_iter().for_each(|digest| digests.push_front(digest));
+                    Ok(Some(frame::put_message(&have_tree(extent))))
+                }
+                (None, Some(digest)) => Ok(Some(frame::put_message(&have_blob(view, digest)?))),
+                (None, None) => Ok(None),
+            },
         }
     }
 
@@ -322,6 +299,9 @@ pub enum ReplyError {
     /// The store could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The body could not be compressed.
+    #[error("compressing failed: {0}")]
+    Compress(#[from] io::Error),
     /// It was there when the reply began.
     #[error("what was to be sent has gone")]
     Gone,
@@ -353,4 +333,31 @@ fn batch_item(
         }
         None => Ok(with(proto::Status::Missing)),
     }
+}
+
+fn have_tree(extent: Extent) -> proto::HaveItem {
+    match extent {
+        Extent::Whole => proto::HaveItem::default(),
+        Extent::Partial => proto::HaveItem { partial: true, ..Default::default() },
+        Extent::Nothing => have_nothing(),
+    }
+}
+
+fn have_blob(view: &SharedView, digest: BlobDigest) -> Result<proto::HaveItem, StoreError> {
+    let Some(blob) = view.shared.blob(digest) else { return Ok(have_nothing()) };
+    let runs = view.store.groups(&blob)?;
+    if runs == [Span::whole(blob.size)] {
+        return Ok(proto::HaveItem { size: blob.size, ..Default::default() });
+    }
+    if runs.is_empty() {
+        return Ok(have_nothing());
+    }
+    let mut groups = Groups::default();
+    runs.iter().for_each(|run| groups.insert(run.groups()));
+    let groups = groups.to_bitmap(BITMAP_BYTES_MAX).into();
+    Ok(proto::HaveItem { size: blob.size, partial: true, groups, ..Default::default() })
+}
+
+fn have_nothing() -> proto::HaveItem {
+    proto::HaveItem { status: proto::Status::Missing.into(), ..Default::default() }
 }

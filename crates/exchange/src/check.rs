@@ -3,17 +3,19 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use firn_bao::{BLOB_BYTES_MAX, SpanError, VerifiedSpan};
+use firn_bao::{BLOB_BYTES_MAX, Groups, SpanError, VerifiedSpan};
 use firn_castore::{
     BlobDigest, BlobRef, Closure, ClosureBuilder, ClosureError, Directory, DirectoryDigest, DirectoryError,
-    Root,
+    Node, Root,
 };
 use firn_proto::exchange as proto;
 use firn_trust::{Admitted, Claim, ClaimError, Policy, Refusal};
 use prost::Message;
 
+use crate::compress::{Expanded, expand};
 use crate::frame::{self, FrameError};
-use crate::{CLAIM_BYTES_MAX, CLAIMS_MAX, Request};
+use crate::known::Known;
+use crate::{CLAIM_BYTES_MAX, CLAIMS_MAX, Micros, Request};
 
 /// What a reply has proven, or has the right to say.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub enum Verified {
     Untrusted,
     /// All Directories beneath the root.
     Closure(Arc<Closure>),
+    /// All but some that have the tag of another one that was offered: to be asked for without an offer.
+    Overlap,
     /// The root itself is at fault, whoever serves it.
     BadRoot(RootFault),
     /// For each blob of the batch, in order.
@@ -32,12 +36,20 @@ pub enum Verified {
     Span(VerifiedSpan),
     /// The peer says that the blob has another length, and has proven nothing yet: its last group would.
     OtherSize(BlobRef),
-    /// For each blob that was asked about, in order.
-    Have(Vec<Presence>),
+    /// For the root and each blob that was asked about, in order.
+    Have {
+        /// Of the tree.
+        tree: Option<Presence>,
+        /// Of the blobs.
+        blobs: Vec<(BlobRef, Presence)>,
+    },
     /// The peer has it not, or not for this node.
     Missing,
     /// The peer may have it, but not now.
-    Busy,
+    Busy {
+        /// When to ask again, if it says so.
+        after: Option<Micros>,
+    },
     /// The peer does not serve such a request.
     Refused,
 }
@@ -67,13 +79,13 @@ impl BatchAnswer {
     }
 }
 
-/// What a peer has of a blob.
+/// What a peer says that it has of a blob or a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Presence {
     /// All of it.
     Whole,
-    /// These groups: a bitmap, least significant bit first.
-    Partial(Bytes),
+    /// These groups, of a blob; of a tree that is on its way, none are told.
+    Partial(Groups),
     /// Nothing.
     Missing,
 }
@@ -109,6 +121,12 @@ pub enum Lie {
     /// An unknown status.
     #[error("garbage: status {0}")]
     Status(i32),
+    /// An unknown encoding.
+    #[error("garbage: encoding {0}")]
+    Encoding(i32),
+    /// A body that is said to be compressed and is not.
+    #[error("garbage: no zstd frame")]
+    Zstd,
     /// A malformed claim.
     #[error("a malformed claim: {0}")]
     Claim(#[from] ClaimError),
@@ -150,24 +168,37 @@ pub fn check(request: &Request, mut reply: Bytes, policy: &Policy) -> Result<Ver
         proto::Status::Ok => {}
         _ if !reply.is_empty() => return Err(Lie::NotAsked),
         proto::Status::Missing => return Ok(Verified::Missing),
-        proto::Status::Busy => return Ok(Verified::Busy),
+        proto::Status::Busy => {
+            let after = (header.busy_ms > 0).then(|| Micros::from_millis(header.busy_ms.into()));
+            return Ok(Verified::Busy { after });
+        }
         proto::Status::Refused => return Ok(Verified::Refused),
     }
+    let encoding = proto::Encoding::try_from(header.encoding).map_err(|_| Lie::Encoding(header.encoding))?;
+    let body = match encoding {
+        proto::Encoding::Plain => reply,
+        proto::Encoding::Zstd => match expand(&reply, request.body_bytes_max()) {
+            Expanded::Body(body) => body,
+            Expanded::TooMuch => return Err(Lie::TooMuch),
+            Expanded::Garbage => return Err(Lie::Zstd),
+        },
+    };
+    check_body(request, body, policy)
+}
+
+fn check_body(request: &Request, body: Bytes, policy: &Policy) -> Result<Verified, Lie> {
     match request {
-        Request::Path(hash) => claims(reply, policy, |claim| claim.facts.path.hash() == hash),
-        Request::Closure(root) => closure(reply, root),
-        Request::Batch(blobs) => batch(reply, blobs),
-        Request::Ranges { blob, span } => match VerifiedSpan::verify(*blob, *span, &reply) {
+        Request::Path(hash) => claims(body, policy, |claim| claim.facts.path.hash() == hash),
+        Request::Closure { root, known } => closure(body, root, known),
+        Request::Batch(blobs) => batch(body, blobs),
+        Request::Ranges { blob, span } => match VerifiedSpan::verify(*blob, *span, &body) {
             Ok(span) => Ok(Verified::Span(span)),
             Err(SpanError::Size { header, .. }) if header <= BLOB_BYTES_MAX => {
                 Ok(Verified::OtherSize(BlobRef { size: header, ..*blob }))
             }
             Err(source) => Err(Lie::Blob { blob: *blob, source }),
         },
-        Request::Have(digests) => {
-            let presences = items(reply, digests.len())?;
-            Ok(Verified::Have(presences.into_iter().map(presence).collect::<Result<_, _>>()?))
-        }
+        Request::Have { root, blobs } => have(body, root.is_some(), blobs),
     }
 }
 
@@ -196,7 +227,7 @@ fn claims(mut body: Bytes, policy: &Policy, asked: impl Fn(&Claim) -> bool) -> R
     Ok(if admitted.is_empty() && is_untrusted { Verified::Untrusted } else { Verified::Claims(admitted) })
 }
 
-fn closure(mut body: Bytes, root: &Root) -> Result<Verified, Lie> {
+fn closure(mut body: Bytes, root: &Root, known: &Known) -> Result<Verified, Lie> {
     let mut builder = match ClosureBuilder::new(root.clone()) {
         Ok(builder) => builder,
         Err(fault) => return Ok(Verified::BadRoot(fault.into())),
@@ -209,16 +240,33 @@ fn closure(mut body: Bytes, root: &Root) -> Result<Verified, Lie> {
         }
         let inserted = Directory::decode(encoded, &digest)
             .map_err(RootFault::from)
-            .and_then(|directory| Ok(builder.insert(directory)?));
+            .and_then(|directory| Ok(insert(&mut builder, directory, known)?));
         if let Err(fault) = inserted {
             return Ok(Verified::BadRoot(fault));
         }
+    }
+    if builder.next_missing().is_some() && builder.missing().all(|digest| known.has_tag_of(&digest)) {
+        return Ok(Verified::Overlap);
     }
     match builder.finish() {
         Ok(closure) => Ok(Verified::Closure(Arc::new(closure))),
         Err(ClosureError::Incomplete(_)) => Err(Lie::Incomplete),
         Err(fault) => Ok(Verified::BadRoot(fault.into())),
     }
+}
+
+/// Takes a Directory, and all beneath it that is known and was therefore left out.
+fn insert(builder: &mut ClosureBuilder, directory: Directory, known: &Known) -> Result<(), ClosureError> {
+    let mut next = vec![directory];
+    while let Some(directory) = next.pop() {
+        for (_, node) in &directory {
+            if let Node::Directory { digest, .. } = node {
+                next.extend(known.get(digest).cloned());
+            }
+        }
+        builder.insert(directory)?;
+    }
+    Ok(())
 }
 
 fn batch(body: Bytes, blobs: &[BlobRef]) -> Result<Verified, Lie> {
@@ -245,10 +293,23 @@ fn batch_answer(blob: BlobRef, item: proto::BatchItem) -> Result<BatchAnswer, Li
     }
 }
 
-fn presence(item: proto::HaveItem) -> Result<Presence, Lie> {
+fn have(body: Bytes, with_tree: bool, blobs: &[BlobRef]) -> Result<Verified, Lie> {
+    let items: Vec<proto::HaveItem> = items(body, blobs.len() + usize::from(with_tree))?;
+    let mut items = items.into_iter();
+    let tree = match with_tree {
+        true => items.next().map(|item| presence(item, None)).transpose()?,
+        false => None,
+    };
+    let blobs = blobs.iter().zip(items).map(|(blob, item)| Ok((*blob, presence(item, Some(blob.size))?)));
+    Ok(Verified::Have { tree, blobs: blobs.collect::<Result<_, Lie>>()? })
+}
+
+/// What is of another length than the asker believes is not what it asks about.
+fn presence(item: proto::HaveItem, size: Option<u64>) -> Result<Presence, Lie> {
     match proto::Status::try_from(item.status).map_err(|_| Lie::Status(item.status))? {
-        proto::Status::Ok if item.groups.is_empty() => Ok(Presence::Whole),
-        proto::Status::Ok => Ok(Presence::Partial(item.groups)),
+        proto::Status::Ok if size.is_some_and(|size| size != item.size) => Ok(Presence::Missing),
+        proto::Status::Ok if item.partial => Ok(Presence::Partial(Groups::from_bitmap(&item.groups))),
+        proto::Status::Ok => Ok(Presence::Whole),
         proto::Status::Missing | proto::Status::Busy | proto::Status::Refused => Ok(Presence::Missing),
     }
 }

@@ -10,17 +10,25 @@
 
 mod answer;
 mod check;
+mod compress;
+mod fellows;
 mod fetch;
 mod frame;
 mod ids;
+mod known;
 mod request;
+mod shared;
 
-pub use answer::{Reply, ReplyError, Shared, SharedView, answer};
+pub use answer::{Reply, ReplyError, SharedView, answer};
 pub use check::{BatchAnswer, Lie, Presence, RootFault, Verified, check};
+pub use fellows::{FELLOWS_MAX, Fellow, fellows};
 pub use fetch::{AskId, Candidate, Fetch, Goal, Input, Limits, Micros, Outcome, Output, Rejection};
 pub use frame::FrameError;
 pub use ids::{Key, PeerId, PeerIdError};
+pub use known::{KNOWN_MAX, Known, Tags};
 pub use request::{
-    Asked, BATCH_BLOBS_MAX, BATCH_BYTES_MAX, CLAIM_BYTES_MAX, CLAIMS_MAX, CLOSURE_BYTES_MAX, HAVE_BLOBS_MAX,
-    INLINE_BYTES_MAX, REQUEST_BYTES_MAX, Request, RequestError, SPAN_GROUPS_MAX,
+    Asked, BATCH_BLOBS_MAX, BATCH_BYTES_MAX, BITMAP_BYTES_MAX, CLAIM_BYTES_MAX, CLAIMS_MAX,
+    CLOSURE_BYTES_MAX, HAVE_BLOBS_MAX, INLINE_BYTES_MAX, Question, REQUEST_BYTES_MAX, Request, RequestError,
+    SPAN_GROUPS_MAX,
 };
+pub use shared::Shared;

@@ -7,6 +7,7 @@ use firn_nix::StorePathHash;
 use firn_proto::exchange as proto;
 
 use crate::frame::{self, FrameError};
+use crate::known::{Known, Tags};
 
 /// The longest request, in bytes.
 pub const REQUEST_BYTES_MAX: usize = 1 << 20;
@@ -27,9 +28,13 @@ pub const INLINE_BYTES_MAX: u64 = 64 << 10;
 pub const SPAN_GROUPS_MAX: u64 = (4 << 20) / GROUP_BYTES;
 /// The most blobs in one `Have` request.
 pub const HAVE_BLOBS_MAX: usize = 4096;
+/// The longest bitmap of one blob, in bytes: of a blob of 128 GiB. What is past that counts as absent.
+pub const BITMAP_BYTES_MAX: usize = 1 << 20;
 
 /// A frame's length prefix and a status.
 const ITEM_OVERHEAD_BYTES: usize = 32;
+/// A header with the most fellows, and what compression adds to bytes that it does not help with.
+const HEADER_BYTES_MAX: usize = 64 << 10;
 
 /// What this node asks of a peer. It names blobs with the lengths that it believes, which stay at home.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +42,12 @@ pub enum Request {
     /// Who vouches for which root of this store path?
     Path(StorePathHash),
     /// The Directories beneath this root, parents first.
-    Closure(Root),
+    Closure {
+        /// This root.
+        root: Root,
+        /// Without these.
+        known: Known,
+    },
     /// Small blobs, inline.
     Batch(Vec<BlobRef>),
     /// Groups of one blob with their proof.
@@ -47,8 +57,13 @@ pub enum Request {
         /// These groups.
         span: Span,
     },
-    /// Which of these blobs are there?
-    Have(Vec<BlobDigest>),
+    /// What is there?
+    Have {
+        /// Of this tree.
+        root: Option<Root>,
+        /// Of these blobs.
+        blobs: Vec<BlobRef>,
+    },
 }
 
 /// What a peer asks of this node.
@@ -57,7 +72,12 @@ pub enum Asked {
     /// See [`Request::Path`].
     Path(StorePathHash),
     /// See [`Request::Closure`].
-    Closure(Root),
+    Closure {
+        /// This root.
+        root: Root,
+        /// Without what has these tags.
+        have: Tags,
+    },
     /// See [`Request::Batch`].
     Batch(Vec<BlobDigest>),
     /// See [`Request::Ranges`].
@@ -68,7 +88,21 @@ pub enum Asked {
         span: Span,
     },
     /// See [`Request::Have`].
-    Have(Vec<BlobDigest>),
+    Have {
+        /// Of this tree.
+        root: Option<Root>,
+        /// Of these blobs.
+        digests: Vec<BlobDigest>,
+    },
+}
+
+/// A request as it came, and what its asker takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// What is asked.
+    pub asked: Asked,
+    /// Whether the body may be compressed.
+    pub takes_zstd: bool,
 }
 
 /// Why a request cannot be answered.
@@ -102,21 +136,26 @@ pub enum RequestError {
     /// No root.
     #[error(transparent)]
     Root(#[from] RootError),
+    /// Tags that are cut off, or too many.
+    #[error("the tags of Directories that are there are cut off, or too many")]
+    Tags,
     /// An empty range, or one that no blob can have.
     #[error("the range of groups is empty, backwards or too far out")]
     Range,
 }
 
 impl Request {
-    /// The bytes that go over the wire.
-    pub fn encode(&self) -> Bytes {
+    /// The bytes that go over the wire. `takes_zstd` allows the body of the reply to be compressed.
+    pub fn encode(&self, takes_zstd: bool) -> Bytes {
         use proto::request::Request as Kind;
         let digest = |digest: &[u8; 32]| Bytes::copy_from_slice(digest);
         let kind = match self {
             Request::Path(hash) => {
                 Kind::Path(proto::PathRequest { hash: Bytes::copy_from_slice(hash.as_bytes()) })
             }
-            Request::Closure(root) => Kind::Closure(proto::ClosureRequest { root: root.to_bytes().into() }),
+            Request::Closure { root, known } => {
+                Kind::Closure(proto::ClosureRequest { root: root.to_bytes().into(), have: known.to_tags() })
+            }
             Request::Batch(blobs) => Kind::Batch(proto::BatchRequest {
                 digests: blobs.iter().map(|blob| digest(blob.digest.as_bytes())).collect(),
             }),
@@ -127,23 +166,31 @@ impl Request {
                     range: Some(range),
                 })
             }
-            Request::Have(digests) => Kind::Have(proto::HaveRequest {
-                digests: digests.iter().map(|d| digest(d.as_bytes())).collect(),
+            Request::Have { root, blobs } => Kind::Have(proto::HaveRequest {
+                digests: blobs.iter().map(|blob| digest(blob.digest.as_bytes())).collect(),
+                root: root.as_ref().map(|root| root.to_bytes().into()).unwrap_or_default(),
             }),
         };
-        frame::put_message(&proto::Request { request: Some(kind) })
+        frame::put_message(&proto::Request { request: Some(kind), zstd: takes_zstd })
     }
 
     /// The longest reply that an honest peer gives to this, in bytes.
     pub fn reply_bytes_max(&self) -> usize {
+        self.body_bytes_max() + HEADER_BYTES_MAX
+    }
+
+    /// The longest body that an honest peer gives to this, in bytes, not compressed.
+    pub(crate) fn body_bytes_max(&self) -> usize {
         let body = match self {
             Request::Path(_) => CLAIMS_MAX * CLAIM_BYTES_MAX,
-            Request::Closure(root) => closure_bytes_max(root),
+            Request::Closure { root, .. } => closure_bytes_max(root),
             Request::Batch(blobs) => batch_bytes_max(blobs.len()),
             Request::Ranges { span, .. } => span_bytes_max(*span),
-            Request::Have(digests) => digests.len() * ((1 << 20) + ITEM_OVERHEAD_BYTES),
+            Request::Have { blobs, .. } => {
+                ITEM_OVERHEAD_BYTES + blobs.iter().map(bitmap_bytes_max).sum::<usize>()
+            }
         };
-        body.min(CLOSURE_BYTES_MAX) + ITEM_OVERHEAD_BYTES
+        body.min(CLOSURE_BYTES_MAX)
     }
 }
 
@@ -161,28 +208,43 @@ fn closure_bytes_max(root: &Root) -> usize {
     entries.saturating_mul(255 + 4095 + 2 * ITEM_OVERHEAD_BYTES)
 }
 
+fn bitmap_bytes_max(blob: &BlobRef) -> usize {
+    let bytes = (blob.size / GROUP_BYTES / 8).saturating_add(1);
+    ITEM_OVERHEAD_BYTES + BITMAP_BYTES_MAX.min(usize::try_from(bytes).unwrap_or(usize::MAX))
+}
+
 /// Each group comes with less than one parent of its own, and all with one path from the root.
 fn span_bytes_max(span: Span) -> usize {
     let groups = (span.groups().end - span.groups().start).min(SPAN_GROUPS_MAX) as usize;
     groups * (GROUP_BYTES as usize + 64) + 2 * 64 * 64
 }
 
-impl Asked {
+impl Question {
     /// Reads a request as it came over the wire.
     pub fn decode(mut bytes: Bytes) -> Result<Self, RequestError> {
-        use proto::request::Request as Kind;
         limit("bytes", bytes.len(), REQUEST_BYTES_MAX)?;
         let request: proto::Request = frame::take_message(&mut bytes)?;
         if !bytes.is_empty() {
             return Err(RequestError::TooMuch(bytes.len()));
         }
-        Ok(match request.request.ok_or(RequestError::Unknown)? {
+        let asked = Asked::of(request.request.ok_or(RequestError::Unknown)?)?;
+        Ok(Self { asked, takes_zstd: request.zstd })
+    }
+}
+
+impl Asked {
+    fn of(kind: proto::request::Request) -> Result<Self, RequestError> {
+        use proto::request::Request as Kind;
+        Ok(match kind {
             Kind::Path(path) => {
                 let hash: [u8; 20] =
                     path.hash[..].try_into().map_err(|_| RequestError::StorePathHash(path.hash.len()))?;
                 Asked::Path(hash.into())
             }
-            Kind::Closure(closure) => Asked::Closure(Root::from_bytes(&closure.root)?),
+            Kind::Closure(closure) => Asked::Closure {
+                root: Root::from_bytes(&closure.root)?,
+                have: Tags::from_bytes(&closure.have).ok_or(RequestError::Tags)?,
+            },
             Kind::Batch(batch) => Asked::Batch(digests(&batch.digests, BATCH_BLOBS_MAX)?),
             Kind::Ranges(ranges) => {
                 let range = ranges.range.ok_or(RequestError::Range)?;
@@ -190,7 +252,10 @@ impl Asked {
                 limit("groups", (range.end - range.start) as usize, SPAN_GROUPS_MAX as usize)?;
                 Asked::Ranges { digest: ranges.digest[..].try_into()?, span }
             }
-            Kind::Have(have) => Asked::Have(digests(&have.digests, HAVE_BLOBS_MAX)?),
+            Kind::Have(have) => Asked::Have {
+                root: (!have.root.is_empty()).then(|| Root::from_bytes(&have.root)).transpose()?,
+                digests: digests(&have.digests, HAVE_BLOBS_MAX)?,
+            },
         })
     }
 }
@@ -219,45 +284,59 @@ mod tests {
         prop_oneof![
             any::<[u8; 20]>().prop_map(|hash| Request::Path(hash.into())),
             (digest, any::<u64>()).prop_map(|(digest, size)| {
-                Request::Closure(Node::Directory { digest: digest.into(), size }.into())
+                Request::Closure {
+                    root: Node::Directory { digest: digest.into(), size }.into(),
+                    known: Known::default(),
+                }
             }),
             prop::collection::vec(blob.clone(), 0..20).prop_map(Request::Batch),
-            (blob, 0u64..1 << 30, 1..=SPAN_GROUPS_MAX).prop_map(|(blob, start, length)| {
+            (blob.clone(), 0u64..1 << 30, 1..=SPAN_GROUPS_MAX).prop_map(|(blob, start, length)| {
                 Request::Ranges { blob, span: Span::from_groups(start..start + length).unwrap() }
             }),
-            prop::collection::vec(digest.prop_map(BlobDigest::from), 0..20).prop_map(Request::Have),
+            prop::collection::vec(blob, 0..20).prop_map(|blobs| Request::Have { root: None, blobs }),
+            (digest, any::<u64>()).prop_map(|(digest, size)| {
+                let root = Node::Directory { digest: digest.into(), size }.into();
+                Request::Have { root: Some(root), blobs: Vec::new() }
+            }),
         ]
+    }
+
+    fn digests_of(blobs: Vec<BlobRef>) -> Vec<BlobDigest> {
+        blobs.into_iter().map(|blob| blob.digest).collect()
     }
 
     fn as_asked(request: Request) -> Asked {
         match request {
             Request::Path(hash) => Asked::Path(hash),
-            Request::Closure(root) => Asked::Closure(root),
-            Request::Batch(blobs) => Asked::Batch(blobs.into_iter().map(|blob| blob.digest).collect()),
+            Request::Closure { root, known } => {
+                Asked::Closure { root, have: Tags::from_bytes(&known.to_tags()).unwrap() }
+            }
+            Request::Batch(blobs) => Asked::Batch(digests_of(blobs)),
             Request::Ranges { blob, span } => Asked::Ranges { digest: blob.digest, span },
-            Request::Have(digests) => Asked::Have(digests),
+            Request::Have { root, blobs } => Asked::Have { root, digests: digests_of(blobs) },
         }
     }
 
     proptest! {
         #[test]
-        fn over_the_wire(request in requests()) {
-            prop_assert_eq!(Asked::decode(request.encode()).unwrap(), as_asked(request));
+        fn over_the_wire(request in requests(), takes_zstd in any::<bool>()) {
+            let question = Question::decode(request.encode(takes_zstd)).unwrap();
+            prop_assert_eq!(question, Question { asked: as_asked(request), takes_zstd });
         }
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = Asked::decode(bytes.into());
+            let _ = Question::decode(bytes.into());
         }
 
         #[test]
         fn altered_requests_never_panic(
             request in requests(), at in any::<prop::sample::Index>(), byte in any::<u8>()
         ) {
-            let mut bytes = request.encode().to_vec();
+            let mut bytes = request.encode(true).to_vec();
             let at = at.index(bytes.len());
             bytes[at] = byte;
-            let _ = Asked::decode(bytes.into());
+            let _ = Question::decode(bytes.into());
         }
     }
 
@@ -265,6 +344,6 @@ mod tests {
     fn too_many_blobs_are_refused() {
         let request = Request::Batch(vec![BlobRef::of(b"1"); BATCH_BLOBS_MAX + 1]);
         let error = RequestError::TooMany { what: "blobs", count: 1025, max: 1024 };
-        assert_eq!(Asked::decode(request.encode()), Err(error));
+        assert_eq!(Question::decode(request.encode(false)), Err(error));
     }
 }

@@ -126,6 +126,8 @@ pub(crate) struct AddressBook {
     relays: Vec<RelayUrl>,
     named: BTreeMap<PeerId, BTreeSet<SocketAddr>>,
     records: Mutex<BTreeMap<PeerId, AddressRecord>>,
+    /// What others have said of where a peer is. Whoever hints last is heard.
+    hints: Mutex<BTreeMap<PeerId, BTreeSet<SocketAddr>>>,
 }
 
 impl AddressBook {
@@ -134,7 +136,8 @@ impl AddressBook {
         relays: Vec<RelayUrl>,
         named: impl IntoIterator<Item = (PeerId, SocketAddr)>,
     ) -> Self {
-        let mut book = Self { rules, relays, named: BTreeMap::new(), records: Mutex::default() };
+        let (records, hints) = Default::default();
+        let mut book = Self { rules, relays, named: BTreeMap::new(), records, hints };
         for (peer, address) in named {
             book.named.entry(peer).or_default().insert(address);
         }
@@ -155,6 +158,17 @@ impl AddressBook {
         records.insert(record.peer(), record);
     }
 
+    /// Remembers what somebody else says of where a peer is, as far as the rules allow to dial it.
+    pub(crate) fn hint(&self, peer: PeerId, addresses: &[SocketAddr]) {
+        let allowed = addresses.iter().copied().filter(|address| self.rules.allows(*address));
+        let allowed: BTreeSet<SocketAddr> = allowed.take(ADDRESSES_MAX).collect();
+        let mut hints = self.hints();
+        if allowed.is_empty() || (hints.len() >= BOOK_PEERS_MAX && !hints.contains_key(&peer)) {
+            return;
+        }
+        hints.insert(peer, allowed);
+    }
+
     /// When the record of this peer was signed, if there is one.
     pub(crate) fn signed_at_us(&self, peer: PeerId) -> Option<u64> {
         self.records().get(&peer).map(AddressRecord::signed_at_us)
@@ -164,7 +178,13 @@ impl AddressBook {
     pub(crate) fn dialable(&self, peer: PeerId) -> BTreeSet<TransportAddr> {
         let named = self.named.get(&peer).into_iter().flatten().copied().map(TransportAddr::Ip);
         let claimed = self.records().get(&peer).map(|record| record.dialable(&self.rules, &self.relays));
-        named.chain(claimed.into_iter().flatten()).collect()
+        let hinted = self.hints().get(&peer).cloned().unwrap_or_default();
+        let hinted = hinted.into_iter().map(TransportAddr::Ip);
+        named.chain(claimed.into_iter().flatten()).chain(hinted).collect()
+    }
+
+    fn hints(&self) -> MutexGuard<'_, BTreeMap<PeerId, BTreeSet<SocketAddr>>> {
+        self.hints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn records(&self) -> MutexGuard<'_, BTreeMap<PeerId, AddressRecord>> {

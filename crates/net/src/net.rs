@@ -8,8 +8,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use firn_engine::{Ask, AskError, Find, Found, Via};
-use firn_exchange::{Key, PeerId, Request};
+use firn_engine::{Ask, AskError, Find, Found, Received, Via};
+use firn_exchange::{Fellow, Key, PeerId, Request};
 use futures::{
     StreamExt,
     future::BoxFuture,
@@ -212,9 +212,14 @@ impl Net {
 }
 
 impl Ask for Net {
-    fn ask(&self, peer: PeerId, request: Request) -> BoxFuture<'static, Result<Bytes, AskError>> {
+    fn ask(
+        &self,
+        peer: PeerId,
+        request: Request,
+        received: Received,
+    ) -> BoxFuture<'static, Result<Bytes, AskError>> {
         let reply_bytes_max = request.reply_bytes_max();
-        Box::pin(Arc::clone(&self.asker).ask(peer, request.encode(), reply_bytes_max))
+        Box::pin(Arc::clone(&self.asker).ask(peer, request.encode(false), reply_bytes_max, received))
     }
 }
 
@@ -232,6 +237,10 @@ impl Find for Net {
         };
         let mut seen = BTreeSet::from([self.local]);
         stream::iter(near).chain(far).filter(move |found| std::future::ready(seen.insert(found.peer))).boxed()
+    }
+
+    fn hint(&self, fellow: &Fellow) -> bool {
+        fellow.peer != self.local && self.asker.hint(fellow)
     }
 }
 

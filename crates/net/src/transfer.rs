@@ -7,8 +7,8 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use firn_engine::AskError;
-use firn_exchange::PeerId;
+use firn_engine::{AskError, Received};
+use firn_exchange::{Fellow, PeerId};
 use futures::{
     FutureExt,
     future::{BoxFuture, Shared},
@@ -136,6 +136,7 @@ impl Asker {
         peer: PeerId,
         request: Bytes,
         reply_bytes_max: usize,
+        received: Received,
     ) -> Result<Bytes, AskError> {
         let mut again = true;
         loop {
@@ -148,7 +149,7 @@ impl Asker {
                     return Err(AskError::Unreachable(Box::new(error)));
                 }
             };
-            let failed = match link.ask(&request, reply_bytes_max).await {
+            let failed = match link.ask(&request, reply_bytes_max, &received).await {
                 Ok(reply) => return Ok(reply),
                 Err(failed) => failed,
             };
@@ -210,6 +211,12 @@ impl Asker {
         let dial = dial.boxed().shared();
         links.insert(peer, dial.clone());
         dial
+    }
+
+    /// Where a peer may be, by another one's word; false: nothing of it may be dialled.
+    pub(crate) fn hint(&self, fellow: &Fellow) -> bool {
+        self.book.hint(fellow.peer, &fellow.addresses);
+        !self.book.dialable(fellow.peer).is_empty()
     }
 
     fn forget(&self, peer: PeerId, dial: &SharedDial) {
@@ -318,14 +325,24 @@ fn make_room(links: &mut BTreeMap<PeerId, SharedDial>) {
 }
 
 impl Link {
-    async fn ask(&self, request: &Bytes, reply_bytes_max: usize) -> Result<Bytes, StreamError> {
+    async fn ask(
+        &self,
+        request: &Bytes,
+        reply_bytes_max: usize,
+        received: &Received,
+    ) -> Result<Bytes, StreamError> {
         let _permit = self.streams.acquire().await.expect("this semaphore is never closed");
-        let reply = self.exchange(request, reply_bytes_max).await;
+        let reply = self.exchange(request, reply_bytes_max, received).await;
         *self.asked_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         reply
     }
 
-    async fn exchange(&self, request: &Bytes, reply_bytes_max: usize) -> Result<Bytes, StreamError> {
+    async fn exchange(
+        &self,
+        request: &Bytes,
+        reply_bytes_max: usize,
+        received: &Received,
+    ) -> Result<Bytes, StreamError> {
         let lost = |error: iroh::endpoint::ConnectionError| StreamError::Broken {
             source: error.into(),
             retry: true,
@@ -337,13 +354,14 @@ impl Link {
             written.map_err(|error| self.broken(error, true))?;
         }
         send.finish().map_err(|error| self.broken(error, true))?;
-        self.read_reply(&mut receive, reply_bytes_max).await
+        self.read_reply(&mut receive, reply_bytes_max, received).await
     }
 
     async fn read_reply(
         &self,
         receive: &mut RecvStream,
         reply_bytes_max: usize,
+        received: &Received,
     ) -> Result<Bytes, StreamError> {
         let mut reply = BytesMut::new();
         while let Some(chunk) = progress(receive.read_chunk(READ_BYTES))
@@ -354,6 +372,7 @@ impl Link {
                 return Err(StreamError::TooMuch);
             }
             reply.extend_from_slice(&chunk);
+            received.add(chunk.len() as u64);
         }
         Ok(reply.freeze())
     }

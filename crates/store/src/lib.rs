@@ -18,7 +18,6 @@ pub mod conformance;
 mod disk;
 mod error;
 mod evict;
-mod groups;
 mod mark;
 mod memory;
 mod nar;

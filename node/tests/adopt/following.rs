@@ -2,10 +2,9 @@
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use firn_bao::Span;
-use firn_engine::{Ask, AskError, Engine, EngineConfig, Find, Found};
-use firn_exchange::{Key, Limits, PeerId, Request};
+use firn_engine::{Engine, EngineConfig, Nobody};
+use firn_exchange::Limits;
 use firn_nix::StorePath;
 use firn_node::{
     adopter::{AdoptConfig, AdoptStatus, Adopter},
@@ -13,31 +12,12 @@ use firn_node::{
 };
 use firn_store::{DiskStore, Reason, Visible, closure};
 use firn_trust::{Ground, Policy};
-use futures::{
-    FutureExt, StreamExt,
-    future::{self, BoxFuture},
-    stream::{self, BoxStream},
-};
 use tokio::time::{Instant, timeout};
 
 use crate::world::{NixRoot, noise};
 
 const SOON: Duration = Duration::from_secs(30);
 const STOPS_WITHIN: Duration = Duration::from_secs(2);
-
-struct Nobody;
-
-impl Ask for Nobody {
-    fn ask(&self, _: PeerId, _: Request) -> BoxFuture<'static, Result<Bytes, AskError>> {
-        future::ready(Err(AskError::Stalled)).boxed()
-    }
-}
-
-impl Find for Nobody {
-    fn find(&self, _: Key) -> BoxStream<'static, Found> {
-        stream::empty().boxed()
-    }
-}
 
 /// An engine with its adopter.
 struct Node {
@@ -50,7 +30,7 @@ impl Node {
         let store = Arc::new(DiskStore::open(&data_dir.join("store")).unwrap());
         let policy = Policy::new(vec![nix.public_key.parse().unwrap()]);
         let (ask, find) = (Arc::new(Nobody), Arc::new(Nobody));
-        let config = EngineConfig { limits: Limits::default(), seed: 1 };
+        let config = EngineConfig { limits: Limits::default(), seed: 1, me: [0; 32].into() };
         let engine = Engine::open(store, policy.clone(), ask, find, config).await.unwrap();
         let config = AdoptConfig::new(NixStore::at(nix.path(), None));
         let config = AdoptConfig { poll: Duration::from_millis(100), ..config };

@@ -8,7 +8,7 @@ use firn_bao::{Span, VerifiedSpan};
 use firn_castore::{
     BlobDigest, BlobRef, Closure, ClosureBuilder, Directory, DirectoryDigest, Node, PathComponent, Root,
 };
-use firn_exchange::{Request, SPAN_GROUPS_MAX, Shared, SharedView, Verified, answer, check};
+use firn_exchange::{Known, Request, SPAN_GROUPS_MAX, Shared, SharedView, Verified, answer, check};
 use firn_store::{Blobs, MemoryStore};
 use firn_trust::Policy;
 use prost::encoding::encode_varint;
@@ -163,12 +163,12 @@ fn target(closure: &Closure, longer_by_one: bool, seed: u64) -> Option<BlobRef> 
 }
 
 fn ask(view: &SharedView, request: &Request) -> Option<Verified> {
-    let reply = answer(view, request.encode()).collect().ok()?;
+    let reply = answer(view, request.encode(false)).collect().ok()?;
     check(request, reply, &Policy::default()).ok()
 }
 
 fn closure(view: &SharedView, root: &Root) -> Option<Arc<Closure>> {
-    match ask(view, &Request::Closure(root.clone()))? {
+    match ask(view, &Request::Closure { root: root.clone(), known: Known::default() })? {
         Verified::Closure(closure) => Some(closure),
         _ => None,
     }

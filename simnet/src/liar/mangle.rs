@@ -18,7 +18,7 @@ pub(super) fn header(reply: &Bytes) -> Option<(proto::Status, Bytes)> {
 
 /// A good reply with these items.
 pub(super) fn reply(items: impl IntoIterator<Item = Bytes>) -> Bytes {
-    let header = proto::ReplyHeader { status: proto::Status::Ok.into() };
+    let header = proto::ReplyHeader { status: proto::Status::Ok.into(), ..Default::default() };
     let mut reply = BytesMut::from(&header.encode_length_delimited_to_vec()[..]);
     items.into_iter().for_each(|item| reply.put(item));
     reply.freeze()
@@ -28,7 +28,7 @@ pub(super) fn reply(items: impl IntoIterator<Item = Bytes>) -> Bytes {
 pub(super) fn one_of_batch(view: &SharedView, digest: BlobDigest) -> Option<Bytes> {
     // A request names blobs by their digests alone.
     let request = Request::Batch(vec![BlobRef { digest, size: 0 }]);
-    let reply = answer(view, request.encode()).collect().ok()?;
+    let reply = answer(view, request.encode(false)).collect().ok()?;
     Some(header(&reply)?.1)
 }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use firn_castore::{BlobDigest, Root};
-use firn_exchange::{Asked, SharedView, answer};
+use firn_exchange::{Asked, Question, SharedView, answer};
 use firn_nix::{ContentAddress, ContentHash};
 use firn_proto::exchange as proto;
 use firn_trust::Claim;
@@ -118,7 +118,7 @@ impl Liar {
         if self.kind == LieKind::Garbage {
             return LiarReply::new(mangle::garbage(self.seed), Next::End);
         }
-        let asked = Asked::decode(request.clone()).ok();
+        let asked = Question::decode(request.clone()).ok().map(|question| question.asked);
         let Some(honest) = self.consistent(request, asked.as_ref()) else {
             return LiarReply::new(Bytes::new(), Next::BreakOff);
         };
@@ -131,7 +131,7 @@ impl Liar {
             (LieKind::WrongByte, Some(Asked::Batch(_))) => mangle::batch_bytes(honest),
             (LieKind::WrongByte, Some(Asked::Ranges { .. })) => mangle::last_byte(honest),
             (LieKind::WrongLengthHeader, Some(Asked::Ranges { .. })) => mangle::length(honest),
-            (LieKind::WrongDirectory, Some(Asked::Closure(_))) => mangle::last_directory(honest),
+            (LieKind::WrongDirectory, Some(Asked::Closure { .. })) => mangle::last_directory(honest),
             _ => honest,
         };
         LiarReply::new(mangled, Next::End)
@@ -140,7 +140,7 @@ impl Liar {
     /// What somebody would answer who believed in this liar's trees and claims; `None` where it cannot go on.
     fn consistent(&self, request: Bytes, asked: Option<&Asked>) -> Option<Bytes> {
         let reply = match asked {
-            Some(Asked::Closure(root)) => self.tree_of_own(root).map(|tree| tree.closure_reply()),
+            Some(Asked::Closure { root, .. }) => self.tree_of_own(root).map(|tree| tree.closure_reply()),
             Some(Asked::Batch(digests)) => {
                 let own = digests.iter().any(|digest| self.owner(digest).is_some());
                 own.then(|| self.mixed_batch(digests)).flatten()
@@ -149,7 +149,7 @@ impl Liar {
                 let tree = self.owner(digest);
                 tree.and_then(|tree| answer(tree.view(), request.clone()).collect().ok())
             }
-            Some(Asked::Path(_) | Asked::Have(_)) | None => None,
+            Some(Asked::Path(_) | Asked::Have { .. }) | None => None,
         };
         match reply {
             Some(reply) => Some(reply),

@@ -85,7 +85,7 @@ pub(crate) async fn open_with(
     keys: Vec<PublicKey>,
     limits: Limits,
 ) -> Engine {
-    let config = EngineConfig { limits, seed: 7 };
+    let config = EngineConfig { limits, seed: 7, me: [9; 32].into() };
     let (ask, find) = (Arc::new(net.clone()), Arc::new(net.clone()));
     Engine::open(store, Policy::new(keys), ask, find, config).await.unwrap()
 }

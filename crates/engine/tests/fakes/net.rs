@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
-use firn_engine::{Ask, AskError, Engine, Find, Found, Via};
-use firn_exchange::{Key, PeerId, Request, SharedView, answer};
+use firn_engine::{Ask, AskError, Engine, Find, Found, Received, Via};
+use firn_exchange::{Fellow, Key, PeerId, Request, SharedView, answer};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, stream};
@@ -77,10 +77,19 @@ impl Find for Net {
             false => found.boxed(),
         }
     }
+
+    fn hint(&self, fellow: &Fellow) -> bool {
+        self.0.peers.lock().unwrap().contains_key(&fellow.peer)
+    }
 }
 
 impl Ask for Net {
-    fn ask(&self, peer: PeerId, request: Request) -> BoxFuture<'static, Result<Bytes, AskError>> {
+    fn ask(
+        &self,
+        peer: PeerId,
+        request: Request,
+        _: Received,
+    ) -> BoxFuture<'static, Result<Bytes, AskError>> {
         self.0.asked.lock().unwrap().push((peer, request.clone()));
         let Some((view, manner)) = self.0.peers.lock().unwrap().get(&peer).cloned() else {
             return async { Err(AskError::Unreachable("it has left".into())) }.boxed();
@@ -88,7 +97,7 @@ impl Ask for Net {
         let guard = UnderWay::new(self.0.clone());
         async move {
             let _guard = guard;
-            let honest = answer(&view, request.encode()).collect().unwrap();
+            let honest = answer(&view, request.encode(false)).collect().unwrap();
             manner(&request, honest).await
         }
         .boxed()
@@ -177,7 +186,7 @@ pub(crate) fn is_for_claims(request: &Request) -> bool {
 }
 
 pub(crate) fn is_for_closure(request: &Request) -> bool {
-    matches!(request, Request::Closure(_))
+    matches!(request, Request::Closure { .. })
 }
 
 pub(crate) fn is_for_contents(request: &Request) -> bool {

@@ -546,11 +546,11 @@ impl Fetch {
             Err(lie) => return self.blame(ask, lie),
         };
         match verified {
-            Verified::Busy => {
+            Verified::Busy { .. } => {
                 self.peers.rest(&ask.peer, now);
                 self.give_back(ask);
             }
-            Verified::Refused | Verified::Have(_) => self.failed(now, ask),
+            Verified::Refused | Verified::Have { .. } => self.failed(now, ask),
             Verified::Claims(claims) => {
                 self.peers.succeeded(&ask.peer);
                 claims.into_iter().for_each(|claim| self.claimed(now, ask.peer, claim));

@@ -159,7 +159,9 @@ fn a_root_that_brings_nothing_yields_at_once_though_nothing_is_asked_of_anyone()
     let outputs = bench.poll();
     let [Output::Find(Key::Root(found))] = &outputs[..] else { panic!("{outputs:?}") };
     assert_eq!(found, next.root());
-    assert!(matches!(&bench.asks[&bench.only(peer(2))], (_, Request::Closure(root)) if root == next.root()));
+    assert!(
+        matches!(&bench.asks[&bench.only(peer(2))], (_, Request::Closure { root, .. }) if root == next.root())
+    );
 }
 
 #[test]
@@ -173,7 +175,7 @@ fn who_claims_the_root_at_hand_late_is_asked_for_it_too() {
     bench.tell(Input::Answered { id: bench.only(peer(1)), result: Err(Lie::TooMuch) });
     let outputs = bench.poll();
     assert!(matches!(&outputs[..], [Output::Blame { .. }]), "{outputs:?}");
-    assert!(matches!(bench.asks[&bench.only(peer(2))], (_, Request::Closure(_))));
+    assert!(matches!(bench.asks[&bench.only(peer(2))], (_, Request::Closure { .. })));
 }
 
 #[test]
@@ -194,7 +196,7 @@ fn a_root_that_nobody_could_deliver_is_tried_again_when_another_peer_claims_it()
     bench.poll();
     bench.answer(bench.only(peer(1)), Verified::Missing);
     bench.poll();
-    assert!(matches!(bench.asks[&bench.only(peer(2))], (_, Request::Closure(_))));
+    assert!(matches!(bench.asks[&bench.only(peer(2))], (_, Request::Closure { .. })));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use super::candidates::Candidate;
 use super::queue::{Queue, Work};
 use super::{Micros, Rejection};
 use crate::check::{BatchAnswer, Lie, RootFault, Verified};
-use crate::{PeerId, Request};
+use crate::{Known, PeerId, Request};
 
 /// How long one peer has for the closure before another one is asked as well.
 const HEDGE: Micros = Micros::from_millis(1_000);
@@ -110,7 +110,7 @@ impl Tree {
             let allowed = 1 + now.0.saturating_sub(self.begun.0) / HEDGE.0;
             return (self.closures_asked < allowed).then(|| {
                 self.closures_asked += 1;
-                (Request::Closure(self.root().clone()), Task::Closure)
+                (Request::Closure { root: self.root().clone(), known: Known::default() }, Task::Closure)
             });
         }
         let nothing = BTreeSet::new();

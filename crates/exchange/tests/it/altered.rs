@@ -23,7 +23,12 @@ fn assert_harmless(request: &Request, result: Result<Verified, Lie>) {
     match result {
         Err(_) => {}
         Ok(
-            Verified::Missing | Verified::Busy | Verified::Refused | Verified::Have(_) | Verified::Untrusted,
+            Verified::Missing
+            | Verified::Busy { .. }
+            | Verified::Refused
+            | Verified::Have { .. }
+            | Verified::Overlap
+            | Verified::Untrusted,
         ) => {}
         Ok(Verified::Claims(claims)) => {
             let honest = WORLD.public.path.facts();

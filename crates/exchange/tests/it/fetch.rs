@@ -194,7 +194,7 @@ fn a_busy_peer_is_left_alone_for_a_while() {
     let mut bench = Bench::of_tree(&world, &[1], Limits::default(), 0);
     bench.poll();
     let (id, _, first) = bench.take_ask().unwrap();
-    bench.tell(Input::Answered { id, result: Ok(Verified::Busy) });
+    bench.tell(Input::Answered { id, result: Ok(Verified::Busy { after: None }) });
     assert!(bench.poll().is_empty() && bench.asks.is_empty());
     assert_eq!(bench.fetch.deadline(), Some(Micros::from_millis(250)));
     bench.sleep();
@@ -286,7 +286,7 @@ fn many_false_roots_do_not_crowd_out_a_true_one_that_nobody_attests() {
     bench.sleep();
     bench.poll();
     // The first root that is tried is that of the peer that names only one.
-    let Some((_, _, Request::Closure(root))) = bench.take_ask() else { panic!() };
+    let Some((_, _, Request::Closure { root, .. })) = bench.take_ask() else { panic!() };
     assert_eq!(root, *world.public.closure.root());
 }
 

@@ -1,10 +1,10 @@
 //! Replies made by hand.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use firn_bao::{BLOB_BYTES_MAX, Span, SpanError};
-use firn_castore::{BlobRef, ClosureError, Directory, DirectoryDigest, DirectoryError, Node};
+use firn_bao::{BLOB_BYTES_MAX, Groups, Span, SpanError};
+use firn_castore::{BlobRef, ClosureError, Directory, DirectoryDigest, DirectoryError, Node, Root};
 use firn_exchange::{
-    BatchAnswer, CLAIMS_MAX, FrameError, Lie, Presence, Request, RootFault, Verified, check,
+    BatchAnswer, CLAIMS_MAX, FrameError, Known, Lie, Presence, Request, RootFault, Verified, check,
 };
 use firn_proto::exchange as proto;
 use firn_proto::exchange::Status;
@@ -15,7 +15,7 @@ use prost::encoding::encode_varint;
 use crate::world::{World, contents, file, name, policy};
 
 fn header(status: i32) -> Bytes {
-    proto::ReplyHeader { status }.encode_length_delimited_to_vec().into()
+    proto::ReplyHeader { status, ..Default::default() }.encode_length_delimited_to_vec().into()
 }
 
 /// An honest header and these items.
@@ -47,7 +47,7 @@ fn statuses() {
     for request in World::new().public.requests() {
         let status = |status: Status| checked(&request, header(status.into()));
         assert!(matches!(status(Status::Missing), Ok(Verified::Missing)));
-        assert!(matches!(status(Status::Busy), Ok(Verified::Busy)));
+        assert!(matches!(status(Status::Busy), Ok(Verified::Busy { after: None })));
         assert!(matches!(status(Status::Refused), Ok(Verified::Refused)));
         assert_eq!(lie(&request, header(4)), Lie::Status(4));
         assert_eq!(lie(&request, header(-1)), Lie::Status(-1));
@@ -59,7 +59,7 @@ fn statuses() {
 
 #[test]
 fn lengths_of_items_that_are_not_there_take_no_memory() {
-    let request = Request::Closure(World::new().public.closure.root().clone());
+    let request = directories_of(World::new().public.closure.root().clone());
     let huge = [&header(0)[..], &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]].concat();
     assert_eq!(lie(&request, huge.into()), Lie::Garbage(FrameError::Truncated { length: u64::MAX, left: 0 }));
     let no_varint = [&header(0)[..], &[0xff; 11]].concat();
@@ -109,7 +109,7 @@ fn a_claim_of_nothing_but_empty_signatures_is_too_much_before_it_is_taken_apart(
 #[test]
 fn directories_that_nobody_named() {
     let world = World::new();
-    let request = Request::Closure(world.public.closure.root().clone());
+    let request = directories_of(world.public.closure.root().clone());
     let honest: Vec<&[u8]> = world.public.closure.directories().map(|d| &d.encoded()[..]).collect();
     assert!(matches!(checked(&request, frames(&honest)), Ok(Verified::Closure(_))));
     let digest = |at: usize| DirectoryDigest::of(honest[at]);
@@ -120,12 +120,12 @@ fn directories_that_nobody_named() {
     assert_eq!(lie(&request, frames(&honest[..2])), Lie::Incomplete);
     assert_eq!(lie(&request, frames(&[])), Lie::Incomplete);
     assert_eq!(lie(&request, frames(&[b"garbage"])), Lie::Directory(DirectoryDigest::of(b"garbage")));
-    let of_a_file = Request::Closure(file(b"x").into());
+    let of_a_file = directories_of(file(b"x").into());
     assert_eq!(lie(&of_a_file, frames(&[b""])), Lie::Directory(DirectoryDigest::of(b"")));
 }
 
 fn fault(top: Node, directories: &[&[u8]]) -> RootFault {
-    match checked(&Request::Closure(top.into()), frames(directories)) {
+    match checked(&directories_of(top.into()), frames(directories)) {
         Ok(Verified::BadRoot(fault)) => fault,
         other => panic!("{other:?}"),
     }
@@ -214,14 +214,28 @@ fn a_length_in_the_header_that_no_blob_has() {
     assert_eq!(lie(&request, with_size(blob.size)), Lie::Blob { blob, source });
 }
 
+fn directories_of(root: Root) -> Request {
+    Request::Closure { root, known: Known::default() }
+}
+
 #[test]
 fn presences() {
-    let digests = vec![BlobRef::of(b"1").digest, BlobRef::of(b"2").digest];
-    let request = Request::Have(digests);
+    let blobs = vec![BlobRef::of(b"1"), BlobRef { digest: BlobRef::of(b"2").digest, size: 40_000 }];
+    let request = Request::Have { root: None, blobs: blobs.clone() };
     let whole = proto::HaveItem { size: 1, ..Default::default() };
-    let partial = proto::HaveItem { size: 40_000, groups: Bytes::from_static(&[5]), ..Default::default() };
-    let Ok(Verified::Have(presences)) = checked(&request, items(&[whole.clone(), partial])) else { panic!() };
-    assert_eq!(presences, [Presence::Whole, Presence::Partial(Bytes::from_static(&[5]))]);
+    let groups = Bytes::from_static(&[5]);
+    let partial = proto::HaveItem { size: 40_000, partial: true, groups, ..Default::default() };
+    let mut some = Groups::default();
+    [0..1, 2..3].into_iter().for_each(|run| some.insert(run));
+    let said = |said: &[proto::HaveItem]| match checked(&request, items(said)) {
+        Ok(Verified::Have { tree: None, blobs }) => blobs,
+        other => panic!("{other:?}"),
+    };
+    let presences = said(&[whole.clone(), partial.clone()]);
+    assert_eq!(presences, [(blobs[0], Presence::Whole), (blobs[1], Presence::Partial(some))]);
+    // What is of another length is not what was asked about.
+    let other = proto::HaveItem { size: 40_001, ..partial };
+    assert_eq!(said(&[whole.clone(), other])[1], (blobs[1], Presence::Missing));
     assert_eq!(lie(&request, items(std::slice::from_ref(&whole))), Lie::Incomplete);
     assert_eq!(lie(&request, items(&vec![whole.clone(); 3])), Lie::NotAsked);
     let unknown = proto::HaveItem { status: 7, ..Default::default() };

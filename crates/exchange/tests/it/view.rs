@@ -3,8 +3,8 @@
 use firn_bao::Span;
 use firn_castore::{BlobDigest, BlobRef, Directory, Node, SymlinkTarget};
 use firn_exchange::{
-    BATCH_BLOBS_MAX, BATCH_BYTES_MAX, BatchAnswer, CLOSURE_BYTES_MAX, HAVE_BLOBS_MAX, Presence, Request,
-    SPAN_GROUPS_MAX, Shared, SharedView, Verified, answer,
+    BATCH_BLOBS_MAX, BATCH_BYTES_MAX, BatchAnswer, CLOSURE_BYTES_MAX, HAVE_BLOBS_MAX, Known, Presence,
+    Request, SPAN_GROUPS_MAX, Shared, SharedView, Verified, answer,
 };
 use firn_store::Blobs;
 use firn_trust::Admitted;
@@ -21,7 +21,7 @@ fn what_is_shared_is_given_whole() {
                 assert_eq!(path.facts(), world.public.path.facts());
                 assert_eq!(path.attestations(), world.public.path.attestations());
             }
-            (Request::Closure(_), Verified::Closure(closure)) => {
+            (Request::Closure { .. }, Verified::Closure(closure)) => {
                 assert_eq!(closure.root(), world.public.closure.root());
                 assert_eq!(closure.blobs(), world.public.blobs());
             }
@@ -36,8 +36,10 @@ fn what_is_shared_is_given_whole() {
                 assert_eq!((proven.blob(), proven.span()), (*blob, *span));
                 assert_eq!(proven.bytes()[..], contents(100_000, 3)[16_384..65_536]);
             }
-            (Request::Have(digests), Verified::Have(presences)) => {
-                assert_eq!(presences, vec![Presence::Whole; digests.len()]);
+            (Request::Have { blobs: asked, .. }, Verified::Have { tree, blobs }) => {
+                assert_eq!(tree, Some(Presence::Whole));
+                let whole = asked.iter().map(|blob| (*blob, Presence::Whole)).collect::<Vec<_>>();
+                assert_eq!(blobs, whole);
             }
             (request, verified) => panic!("{request:?}: {verified:?}"),
         }
@@ -64,29 +66,31 @@ fn what_is_private_looks_like_what_is_not_there() {
             Request::Batch(blobs) => {
                 Request::Batch(blobs.into_iter().filter(|blob| *blob != common).collect())
             }
-            Request::Have(digests) => {
-                Request::Have(digests.into_iter().filter(|digest| *digest != common.digest).collect())
+            Request::Have { root, blobs } => {
+                Request::Have { root, blobs: blobs.into_iter().filter(|blob| *blob != common).collect() }
             }
             request => request,
         };
         match (&request, world.ask(&request).unwrap()) {
-            (Request::Path(_) | Request::Closure(_) | Request::Ranges { .. }, Verified::Missing) => {}
+            (Request::Path(_) | Request::Closure { .. } | Request::Ranges { .. }, Verified::Missing) => {}
             (Request::Batch(_), Verified::Batch(answers)) => {
                 assert!(!answers.is_empty());
                 assert!(answers.iter().all(|(_, answer)| *answer == BatchAnswer::Missing));
             }
-            (Request::Have(_), Verified::Have(presences)) => {
-                assert!(!presences.is_empty());
-                assert!(presences.iter().all(|presence| *presence == Presence::Missing));
+            (Request::Have { .. }, Verified::Have { tree, blobs }) => {
+                assert_eq!(tree, Some(Presence::Missing));
+                assert!(!blobs.is_empty());
+                assert!(blobs.iter().all(|(_, presence)| *presence == Presence::Missing));
             }
             (request, verified) => panic!("{request:?}: {verified:?}"),
         }
-        let of_nothing = answer(&nothing, request.encode()).collect().unwrap();
+        let of_nothing = answer(&nothing, request.encode(false)).collect().unwrap();
         assert_eq!(world.reply(&request), of_nothing, "{request:?}");
     }
     assert!(matches!(world.ask(&Request::Batch(vec![common])), Ok(Verified::Batch(_))));
-    let Ok(Verified::Have(presences)) = world.ask(&Request::Have(vec![common.digest])) else { panic!() };
-    assert_eq!(presences, [Presence::Whole]);
+    let request = Request::Have { root: None, blobs: vec![common] };
+    let Ok(Verified::Have { tree: None, blobs }) = world.ask(&request) else { panic!() };
+    assert_eq!(blobs, [(common, Presence::Whole)]);
 }
 
 #[test]
@@ -161,7 +165,7 @@ fn a_root_without_directories() {
         Node::File { blob: BlobRef::of(b"leaf"), executable: true },
     ] {
         let closure = closure_of(node, &[]);
-        let request = Request::Closure(closure.root().clone());
+        let request = Request::Closure { root: closure.root().clone(), known: Known::default() };
         assert!(matches!(world.ask(&request), Ok(Verified::Missing)));
         world.shared.add_root(&closure);
         let Ok(Verified::Closure(got)) = world.ask(&request) else { panic!() };
@@ -185,7 +189,10 @@ fn a_closure_that_no_reply_can_hold_is_refused_rather_than_begun() {
     let closure = closure_of(node, &[vec![top], below].concat());
     let world = World::new();
     world.shared.add_root(&closure);
-    assert!(matches!(world.ask(&Request::Closure(closure.root().clone())), Ok(Verified::Refused)));
+    assert!(matches!(
+        world.ask(&Request::Closure { root: closure.root().clone(), known: Known::default() }),
+        Ok(Verified::Refused)
+    ));
 }
 
 #[test]
@@ -201,13 +208,13 @@ fn requests_that_are_none_are_refused() {
     refused(vec![0xff; 11]);
     refused(b"GET / HTTP/1.1\r\n".to_vec());
     let blob = BlobRef::of(b"leaf");
-    let mut padded = Request::Batch(vec![blob]).encode().to_vec();
+    let mut padded = Request::Batch(vec![blob]).encode(false).to_vec();
     padded.push(0);
     refused(padded);
-    refused(Request::Batch(vec![blob; BATCH_BLOBS_MAX + 1]).encode().to_vec());
-    refused(Request::Have(vec![blob.digest; HAVE_BLOBS_MAX + 1]).encode().to_vec());
+    refused(Request::Batch(vec![blob; BATCH_BLOBS_MAX + 1]).encode(false).to_vec());
+    refused(Request::Have { root: None, blobs: vec![blob; HAVE_BLOBS_MAX + 1] }.encode(false).to_vec());
     let span = Span::from_groups(0..SPAN_GROUPS_MAX + 1).unwrap();
-    refused(Request::Ranges { blob, span }.encode().to_vec());
+    refused(Request::Ranges { blob, span }.encode(false).to_vec());
     // ranges{digest: 32 bytes, range{start: 1, end: 1}}: empty; {start: 2, end: 1}: backwards; {end: 2^60}: too far.
     let ranges = |range: &[u8]| {
         let body = [&[0x0a, 32][..], &[7; 32], &[0x12, range.len() as u8], range].concat();

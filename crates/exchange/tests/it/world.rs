@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use firn_bao::Span;
 use firn_castore::{BlobRef, Closure, ClosureBuilder, Directory, Node, PathComponent};
-use firn_exchange::{Lie, Request, Shared, SharedView, Verified, answer, check};
+use firn_exchange::{Known, Lie, Request, Shared, SharedView, Verified, answer, check};
 use firn_nix::{NarFacts, NarLayout, Sha256Writer, SigningKey, StorePath, write_nar};
 use firn_store::{Blobs, Directories, MemoryStore, StoreError, conformance};
 use firn_trust::{Claim, PathFacts, Policy, TrustedPath};
@@ -133,7 +133,7 @@ impl World {
 
     /// What an honest holder of this world replies.
     pub(crate) fn reply(&self, request: &Request) -> Bytes {
-        answer(&self.view(), request.encode()).collect().unwrap()
+        answer(&self.view(), request.encode(false)).collect().unwrap()
     }
 
     pub(crate) fn ask(&self, request: &Request) -> Result<Verified, Lie> {
@@ -156,10 +156,10 @@ impl Held {
         let large = *blobs.iter().max_by_key(|blob| blob.size).unwrap();
         vec![
             Request::Path(*self.path.facts().path.hash()),
-            Request::Closure(self.closure.root().clone()),
+            Request::Closure { root: self.closure.root().clone(), known: Known::default() },
             Request::Batch(blobs.iter().copied().filter(|blob| *blob != large).collect()),
             Request::Ranges { blob: large, span: Span::from_groups(1..4).unwrap() },
-            Request::Have(blobs.iter().map(|blob| blob.digest).collect()),
+            Request::Have { root: Some(self.closure.root().clone()), blobs },
         ]
     }
 }

@@ -40,7 +40,7 @@ async fn a_long_reply_comes_whole() {
 #[tokio::test(flavor = "multi_thread")]
 async fn more_than_the_request_allows_is_refused() {
     let (giver, asker, id) = pair(Manner::Long(10_000_000)).await;
-    let request = Request::Have(Vec::new());
+    let request = Request::Have { root: None, blobs: Vec::new() };
     let bytes_max = request.reply_bytes_max();
     let error = ask(&asker, id, request).await.unwrap_err();
     assert!(matches!(error, AskError::TooMuch { bytes_max: max } if max == bytes_max), "{error}");

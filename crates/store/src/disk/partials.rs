@@ -19,7 +19,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use firn_bao::{Outboard, Span, VerifiedSpan};
+use firn_bao::{Groups, Outboard, Span, VerifiedSpan};
 use firn_castore::BlobRef;
 
 use super::{
@@ -27,7 +27,7 @@ use super::{
     layout::{Layout, check_room},
     vfs::{Access, Disk, DiskFile},
 };
-use crate::{StoreError, groups::Groups, lock};
+use crate::{StoreError, lock};
 
 /// How many blobs may be partly here. Beyond, the one goes whose last span came longest ago.
 const PARTIALS_MAX: usize = 4096;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use firn_bao::{GROUP_BYTES, Outboard, Span, SpanError, VerifiedSpan};
+use firn_bao::{GROUP_BYTES, Groups, Outboard, Span, SpanError, VerifiedSpan};
 use firn_castore::{BlobDigest, BlobRef, Directory, DirectoryDigest, Node, Root};
 use firn_nix::StorePathHash;
 use firn_trust::StoredPath;
@@ -18,7 +18,6 @@ use rustix::fs::OFlags;
 
 use crate::{
     Collected, Damage, Item, KnownTree, Listing, Reason, StoreError, UnixSeconds, Usage, Visible,
-    groups::Groups,
     mark::{Holds, Live, mark},
     tree,
 };
