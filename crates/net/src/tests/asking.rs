@@ -141,7 +141,7 @@ async fn bad_configuration_is_refused() {
 async fn a_shutdown_ends_what_is_under_way() {
     let (manner, stalled) = stall();
     let (giver, asker, id) = pair(manner).await;
-    let asking = tokio::spawn(asker.ask(id, request()));
+    let asking = tokio::spawn(asker.ask(id, request(), Received::default()));
     let Stalled { begun, _end: end } = stalled;
     timeout(DEADLINE, begun).await.unwrap().unwrap();
     shut_down([giver]).await;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use firn_engine::{Ask, AskError};
+use firn_engine::{Ask, AskError, Received};
 use firn_exchange::{Key, PeerId, Request};
 use tokio::{
     sync::oneshot,
@@ -181,12 +181,12 @@ fn key(byte: u8) -> Key {
 }
 
 async fn ask(net: &Net, peer: PeerId, request: Request) -> Result<Bytes, AskError> {
-    timeout(DEADLINE, net.ask(peer, request)).await.unwrap()
+    timeout(DEADLINE, net.ask(peer, request, Received::default())).await.unwrap()
 }
 
 /// What [`Manner::Echo`] says to this asker, which is on loopback.
 fn echo(asker: &Net, request: &Request) -> Vec<u8> {
-    [&request.encode()[..], format!("{} true", asker.status().peer).as_bytes()].concat()
+    [&request.encode(false)[..], format!("{} true", asker.status().peer).as_bytes()].concat()
 }
 
 async fn shut_down(nets: impl IntoIterator<Item = Net>) {
