@@ -48,16 +48,22 @@ pub(crate) fn write_nar(store: &Path) -> Outcome<()> {
     Ok(write_nar_to(&store, Arc::new(closure), &mut output)?)
 }
 
+/// Ends with standard input: whoever started this process closes that to end it, and so does its death.
+pub(crate) fn input_ended() -> impl Future<Output = ()> + Send + 'static {
+    let (ended, end) = oneshot::channel();
+    thread::spawn(move || {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        let _ = ended.send(());
+    });
+    end.map(|_| ())
+}
+
 /// Serves a store on a free port of the loopback until standard input ends; prints the address.
 pub(crate) fn serve(store: &Path) -> Outcome<()> {
     Runtime::new()?.block_on(async {
         let engine = open(store).await?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let (ended, end) = oneshot::channel();
-        thread::spawn(move || {
-            let _ = std::io::stdin().read_to_end(&mut Vec::new());
-            let _ = ended.send(());
-        });
+        let end = input_ended();
         println!("{}", listener.local_addr()?);
         let config = GatewayConfig {
             priority: PRIORITY,
@@ -65,7 +71,7 @@ pub(crate) fn serve(store: &Path) -> Outcome<()> {
             write_timeout: WRITE_TIMEOUT,
             version: String::new(),
         };
-        Gateway { engine, config }.serve(listener, end.map(|_| ())).await;
+        Gateway { engine, config }.serve(listener, end).await;
         Ok(())
     })
 }

@@ -24,6 +24,8 @@ pub(crate) struct Row {
     baseline_cpu_s: Option<f64>,
     #[serde(skip)]
     against: &'static str,
+    #[serde(skip)]
+    note: String,
 }
 
 impl Row {
@@ -52,12 +54,18 @@ impl Row {
             peak_rss_mb: cost.peak_rss_mb,
             baseline_cpu_s: None,
             against,
+            note: String::new(),
         }
     }
 
     /// Under its name, with what it should reach.
     pub(crate) fn named(self, row: &'static str, goal: Option<f64>) -> Self {
         Self { row, goal, ..self }
+    }
+
+    /// With more figures, for people.
+    pub(crate) fn noted(self, note: String) -> Self {
+        Self { note, ..self }
     }
 
     /// One JSON object on one line.
@@ -97,7 +105,8 @@ impl fmt::Display for Row {
             theirs,
             self.peak_rss_mb,
             self.against,
-        )
+        )?;
+        if self.note.is_empty() { Ok(()) } else { write!(f, "; {}", self.note) }
     }
 }
 

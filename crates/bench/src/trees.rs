@@ -9,7 +9,7 @@
 //! The contents of the first two are BLAKE3's extended output, so that nothing is there twice and nothing compresses.
 
 use std::{
-    cell::OnceCell,
+    cell::{OnceCell, RefCell},
     collections::BTreeMap,
     fs::{self, File},
     io::{self, BufWriter, Write},
@@ -59,13 +59,15 @@ pub(crate) struct Trees {
     big: OnceCell<PathBuf>,
     small: OnceCell<PathBuf>,
     toolchain: OnceCell<PathBuf>,
+    /// Smaller ones, by name.
+    parts: RefCell<BTreeMap<String, PathBuf>>,
 }
 
 impl Trees {
     /// Trees within a directory.
     pub(crate) fn new(directory: PathBuf, scale: Scale) -> Self {
-        let (big, small, toolchain) = Default::default();
-        Self { directory, scale, big, small, toolchain }
+        let (big, small, toolchain, parts) = Default::default();
+        Self { directory, scale, big, small, toolchain, parts }
     }
 
     /// The big file.
@@ -81,6 +83,32 @@ impl Trees {
     /// The copy of the toolchain.
     pub(crate) fn toolchain(&self) -> Result<&Path, BenchError> {
         self.made(&self.toolchain, "toolchain", |tree| copy_toolchain(tree, self.scale))
+    }
+
+    /// A file as the big one, of so many bytes.
+    pub(crate) fn file(&self, bytes: u64) -> Result<PathBuf, BenchError> {
+        let name = format!("file-{bytes}");
+        self.part(&name, |file| write_file(file, &name, self.scale.of(bytes)))
+    }
+
+    /// A tree as the small one, of so many files.
+    pub(crate) fn small_part(&self, files: u64) -> Result<PathBuf, BenchError> {
+        let share = files as f64 / SMALL_FILES as f64;
+        self.part(&format!("small-{files}"), |tree| make_small(tree, Scale(self.scale.0 * share)))
+    }
+
+    fn part(
+        &self,
+        name: &str,
+        make: impl FnOnce(&Path) -> Result<(), BenchError>,
+    ) -> Result<PathBuf, BenchError> {
+        if let Some(tree) = self.parts.borrow().get(name) {
+            return Ok(tree.clone());
+        }
+        let tree = self.directory.join(name);
+        make(&tree)?;
+        self.parts.borrow_mut().insert(name.into(), tree.clone());
+        Ok(tree)
     }
 
     fn made<'a>(

@@ -4,6 +4,7 @@ use std::{
     error::Error,
     fs::{self, File},
     io::Read,
+    net::{IpAddr, Ipv4Addr},
     num::NonZeroUsize,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
@@ -12,12 +13,14 @@ use std::{
 };
 
 use clap::Subcommand;
+use firn_castore::Root;
+use firn_net::StaticPeer;
 use firn_nix::{ContentAddress, ContentHash, NarFacts, source_store_path};
 use firn_store::{AddOptions, DiskStore, Paths, Reason, Room, UnixSeconds, add_tree};
 use firn_trust::{PathFacts, TrustedPath};
 use serde::{Deserialize, Serialize};
 
-use crate::{error::BenchError, reading};
+use crate::{crowd, error::BenchError, peers, raw, reading};
 
 /// What a process of ours can do.
 #[derive(Debug, Subcommand)]
@@ -47,17 +50,82 @@ pub(crate) enum Work {
         /// A file of their names, a NUL after each.
         list: PathBuf,
     },
+    /// Gives a store to peers until standard input ends; says who and where it is on standard output.
+    Seed {
+        /// The store.
+        store: PathBuf,
+        /// Where it listens.
+        #[arg(long, default_value_t = LOOPBACK)]
+        ip: IpAddr,
+    },
+    /// Gets a tree from peers into a store, until that is durable. The time is that of the getting alone.
+    Get {
+        /// The store, which is made if there is none.
+        store: PathBuf,
+        /// The tree.
+        root: Root,
+        /// Whom to ask.
+        peers: Vec<StaticPeer>,
+        /// From where.
+        #[arg(long, default_value_t = LOOPBACK)]
+        ip: IpAddr,
+    },
+    /// Many peers in one process, each with a connection and a store in memory, that get trees at once.
+    Crowd {
+        /// Whom they ask.
+        peer: StaticPeer,
+        /// The trees, dealt out to them in turn.
+        roots: Vec<Root>,
+        /// How many peers.
+        #[arg(long)]
+        count: usize,
+    },
+    /// Sends the bytes of a file on one bare stream of iroh to each who connects, until standard input ends.
+    RawSend {
+        /// The file; from its start again if it is too short.
+        file: PathBuf,
+        /// How many bytes.
+        bytes: u64,
+        /// Where it listens.
+        #[arg(long, default_value_t = LOOPBACK)]
+        ip: IpAddr,
+    },
+    /// Reads such a stream to its end and drops what comes. The time is from the dial to the last byte.
+    RawTake {
+        /// Who sends.
+        peer: StaticPeer,
+        /// From where.
+        #[arg(long, default_value_t = LOOPBACK)]
+        ip: IpAddr,
+    },
 }
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// What a process of ours has to say in the end, as one line of JSON on standard error: standard output may be a NAR.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Report {
-    /// How long the work took, from opening the store until it was closed.
+    /// How long the work took, from opening the store until it was closed unless the work says otherwise.
     pub(crate) seconds: f64,
     /// The most memory that the process had, VmHWM, in units of 10^6 bytes.
     pub(crate) peak_rss_mb: f64,
+    /// What else there is to say.
+    pub(crate) said: Said,
+}
+
+/// What some works have to say besides.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Said {
+    /// How long that part of the work took which counts, where it is not the whole.
+    pub(crate) seconds: Option<f64>,
     /// The store path that was added.
     pub(crate) path: Option<String>,
+    /// Its tree.
+    pub(crate) root: Option<String>,
+    /// The longest time in which nothing came.
+    pub(crate) stall_s: f64,
+    /// Who was caught lying.
+    pub(crate) liars: Vec<String>,
 }
 
 impl Report {
@@ -75,21 +143,31 @@ impl Work {
     /// Does it and says what it took.
     pub(crate) fn run(self) -> Outcome<()> {
         let start = Instant::now();
-        let path = match self {
-            Work::Add { store, tree, in_place } => Some(add(&store, &tree, in_place)?),
-            Work::Nar { store } => reading::write_nar(&store).map(|()| None)?,
-            Work::Serve { store } => reading::serve(&store).map(|()| None)?,
-            Work::Blake3 { list } => hash_files(&list).map(|()| None)?,
-        };
-        let seconds = start.elapsed().as_secs_f64();
-        let report = Report { seconds, peak_rss_mb: peak_rss_mb()?, path };
+        let said = self.work()?;
+        let seconds = said.seconds.unwrap_or_else(|| start.elapsed().as_secs_f64());
+        let report = Report { seconds, peak_rss_mb: peak_rss_mb()?, said };
         eprintln!("{}", serde_json::to_string(&report)?);
         Ok(())
     }
+
+    fn work(self) -> Outcome<Said> {
+        let nothing = |()| Said::default();
+        match self {
+            Work::Add { store, tree, in_place } => add(&store, &tree, in_place),
+            Work::Nar { store } => reading::write_nar(&store).map(nothing),
+            Work::Serve { store } => reading::serve(&store).map(nothing),
+            Work::Blake3 { list } => hash_files(&list).map(nothing),
+            Work::Seed { store, ip } => peers::seed(&store, ip).map(nothing),
+            Work::Get { store, root, peers, ip } => peers::get(&store, root, peers, ip),
+            Work::Crowd { peer, roots, count } => crowd::get(peer, &roots, count).map(nothing),
+            Work::RawSend { file, bytes, ip } => raw::send(&file, bytes, ip).map(nothing),
+            Work::RawTake { peer, ip } => raw::take(peer, ip),
+        }
+    }
 }
 
-/// As `firn add` does it; the path.
-fn add(store: &Path, tree: &Path, in_place: bool) -> Outcome<String> {
+/// As `firn add --share` does it; the path and its tree.
+fn add(store: &Path, tree: &Path, in_place: bool) -> Outcome<Said> {
     let store = DiskStore::open(store)?;
     let jobs = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let now = UnixSeconds(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs());
@@ -100,9 +178,10 @@ fn add(store: &Path, tree: &Path, in_place: bool) -> Outcome<String> {
     let nar = NarFacts { nar_hash: added.nar_hash, nar_size: added.nar_size, references: Default::default() };
     let ca = ContentAddress::Nar(ContentHash::Sha256(*nar.nar_hash.as_bytes()));
     let path = source_store_path(&name, &nar.nar_hash)?;
-    let said = path.to_absolute();
-    let facts = PathFacts { path, root: added.closure.root().clone(), nar, deriver: None, ca: Some(ca) };
-    let path = TrustedPath::added_here(facts, Vec::new(), &[]).to_stored(false);
+    let root = added.closure.root();
+    let said = Said { path: Some(path.to_absolute()), root: Some(root.to_string()), ..Said::default() };
+    let facts = PathFacts { path, root: root.clone(), nar, deriver: None, ca: Some(ca) };
+    let path = TrustedPath::added_here(facts, Vec::new(), &[]).to_stored(true);
     store.commit(path, Some(&Reason::added()))?;
     Ok(said)
 }
@@ -131,7 +210,8 @@ mod tests {
 
     #[test]
     fn a_report_is_the_last_line_that_was_said() {
-        let report = Report { seconds: 1.5, peak_rss_mb: 20.25, path: Some("/nix/store/x".into()) };
+        let said = Said { path: Some("/nix/store/x".into()), ..Said::default() };
+        let report = Report { seconds: 1.5, peak_rss_mb: 20.25, said };
         let said = format!("a warning\n{}\n", serde_json::to_string(&report).unwrap());
         assert_eq!(Report::parse(&said).unwrap(), report);
         assert!(matches!(Report::parse("killed"), Err(BenchError::Answer { .. })));

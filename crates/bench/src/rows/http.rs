@@ -2,24 +2,23 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader, Read},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, geteuid, kill_process};
+use rustix::process::geteuid;
 
 use super::{Bench, against_slowest, store_with, work};
 use crate::{
-    cost::{Cost, Pipeline, cpu_of_children, start},
+    cost::{Cost, Pipeline, cpu_of_children},
     error::BenchError,
     places::Place,
+    serving::Server,
     table::Row,
     tools::Tool,
-    work::Report,
 };
 
 /// How long a server may take to listen.
@@ -46,15 +45,7 @@ pub(super) fn big(bench: &Bench) -> Result<Row, BenchError> {
 
 fn from_gateway(curl: &Path, store: &Path, path: &str, size: u64) -> Result<Cost, BenchError> {
     let cpu = cpu_of_children()?;
-    let mut command = work(&["serve".as_ref(), store.as_os_str()]);
-    let mut server =
-        Server(start(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()))?);
-    let mut address = String::new();
-    if let Some(pipe) = server.0.stdout.take() {
-        let read = BufReader::new(pipe).read_line(&mut address);
-        read.map_err(|_| BenchError::Silent("our gateway"))?;
-    }
-    let address = address.trim();
+    let (mut server, address) = Server::start_ours(&mut work(&["serve".as_ref(), store.as_os_str()]))?;
     let hash: String = path.trim_start_matches("/nix/store/").chars().take(HASH_LETTERS).collect();
     let narinfo = said_by(Command::new(curl).args(["-sf", &format!("http://{address}/{hash}.narinfo")]))?;
     let url = narinfo.lines().find_map(|line| line.strip_prefix("URL: "));
@@ -68,7 +59,7 @@ fn from_nginx(curl: &Path, files: &NginxFiles) -> Result<Cost, BenchError> {
     let cpu = cpu_of_children()?;
     let mut command = Tool::Nginx.command()?;
     command.arg("-p").arg(&files.directory).arg("-c").arg(files.directory.join("nginx.conf"));
-    let mut server = Server(start(command.stdin(Stdio::null()).stdout(Stdio::null()))?);
+    let mut server = Server::start(&mut command)?;
     let begun = Instant::now();
     while TcpStream::connect(files.address).is_err() {
         if begun.elapsed() > START_TIMEOUT {
@@ -101,39 +92,6 @@ fn said_by(command: &mut Command) -> Result<String, BenchError> {
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr).into();
             Err(BenchError::Failed { program, status: output.status, said })
-        }
-    }
-}
-
-/// A server that ends with its run, whatever happens.
-struct Server(Child);
-
-impl Server {
-    /// Ends our gateway, which says what it took.
-    fn end_by_closing_its_input(&mut self) -> Result<Report, BenchError> {
-        drop(self.0.stdin.take());
-        let mut said = String::new();
-        if let Some(mut pipe) = self.0.stderr.take() {
-            let _ = pipe.read_to_string(&mut said);
-        }
-        let _ = self.0.wait();
-        Report::parse(&said)
-    }
-
-    /// Asks nginx to end its worker and itself.
-    fn end_by_signal(&mut self) {
-        if let Some(pid) = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw) {
-            let _ = kill_process(pid, Signal::TERM);
-        }
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // After the end of a child that was waited for, its id may be another's.
-        if matches!(self.0.try_wait(), Ok(None)) {
-            self.end_by_signal();
         }
     }
 }

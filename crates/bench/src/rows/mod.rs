@@ -5,6 +5,9 @@ mod adopt;
 mod http;
 mod nar;
 mod size;
+mod swarm;
+
+pub(crate) use swarm::SWARM;
 
 use std::{
     ffi::OsStr,
@@ -109,7 +112,7 @@ fn add_afresh<'a>(place: &'a Place, tree: &'a Path, how: How) -> Contender<'a> {
 fn store_with(place: &Place, name: &str, tree: &Path) -> Result<(PathBuf, String), BenchError> {
     let store = place.join(name);
     let report = cost_of_work(adding(&store, tree, How::Copy))?.1;
-    Ok((store, report.path.unwrap_or_default()))
+    Ok((store, report.said.path.unwrap_or_default()))
 }
 
 /// Ours against the slowest of others, all in turn.
