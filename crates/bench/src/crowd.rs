@@ -1,6 +1,6 @@
 //! Many peers at once, for what they cost the one that all of them ask.
 
-use std::{error::Error, net::Ipv4Addr, sync::Arc};
+use std::{error::Error, sync::Arc};
 
 use firn_castore::Root;
 use firn_net::StaticPeer;
@@ -8,15 +8,15 @@ use firn_store::MemoryStore;
 use futures::future::try_join_all;
 use tokio::runtime::Runtime;
 
-use crate::peers::Party;
+use crate::peers::{Party, Spot};
 
 /// Each has an endpoint, a key and an empty store in memory, and gets one of the trees. Nobody begins before all are
 /// there.
 pub(crate) fn get(peer: StaticPeer, roots: &[Root], count: usize) -> Result<(), Box<dyn Error>> {
     Runtime::new()?.block_on(async {
-        let start = |number| {
-            let store = Arc::new(MemoryStore::new());
-            Party::start(store, Ipv4Addr::LOCALHOST.into(), number, vec![peer])
+        let start = |number| async move {
+            let spot = Spot { name: format!("one of a crowd: {number}"), ..Spot::default() };
+            Party::start(Arc::new(MemoryStore::new()), &spot, vec![peer]).await
         };
         let parties = try_join_all((0..count).map(start)).await?;
         let get = |(party, root): (&Party, &Root)| {

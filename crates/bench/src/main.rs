@@ -15,6 +15,9 @@
 mod cost;
 mod crowd;
 mod error;
+mod first_byte;
+mod input;
+mod lab;
 mod peers;
 mod places;
 mod raw;
@@ -69,7 +72,7 @@ struct Choice {
     /// One JSON object a line instead of the table.
     #[arg(long)]
     json: bool,
-    /// Where trees and stores are made: about 6 GiB in memory [default: /dev/shm].
+    /// Where trees and stores are made: about 8 GiB in memory [default: /dev/shm].
     #[arg(long, value_name = "DIRECTORY")]
     dir: Option<PathBuf>,
     /// Where the rows that need a disk write: about 3 GiB [default: target/tmp].
@@ -146,8 +149,8 @@ fn run(choice: &Choice, plans: &[&Plan]) -> Result<ExitCode, BenchError> {
     let mut code = ExitCode::SUCCESS;
     for plan in plans {
         match plan.run(&bench) {
-            Ok(row) if choice.json => println!("{}", row.json()),
-            Ok(row) => println!("{row}"),
+            Ok(row) if choice.json => row.all().for_each(|row| println!("{}", row.json())),
+            Ok(row) => row.all().for_each(|row| println!("{row}")),
             Err(error) => {
                 eprintln!("firn-bench: {}: {error}", plan.name);
                 code = ExitCode::FAILURE;

@@ -2,7 +2,7 @@
 
 use std::{
     error::Error,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     process,
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -12,13 +12,16 @@ use std::{
 use bytes::Bytes;
 use firn_castore::Root;
 use firn_engine::{Engine, EngineConfig, Progress};
-use firn_exchange::{Limits, Micros, Reply, answer};
+use firn_exchange::{Asked, Limits, Micros, Reply, answer};
 use firn_net::{Answerer, BrokenOff, Identity, Net, NetConfig, Peer, ReplyBody, StaticPeer};
 use firn_store::{DiskStore, Store};
 use firn_trust::Policy;
 use tokio::runtime::Runtime;
 
-use crate::{reading::input_ended, work::Said};
+use crate::{
+    input::{input_ended, told_to_go},
+    work::{Said, key},
+};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -28,22 +31,70 @@ const FETCH_DEADLINE: Micros = Micros::from_millis(6 * 3600 * 1000);
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(10);
 const ADDRESS_POLL: Duration = Duration::from_millis(5);
 
-/// Answers everybody out of all that the engine shares.
-struct GivesAll(Arc<OnceLock<Engine>>);
+/// Who a peer is and where it listens.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Spot {
+    /// Its address.
+    #[arg(long, default_value_t = LOOPBACK)]
+    pub(crate) ip: IpAddr,
+    /// Its port; 0 is any.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) port: u16,
+    /// What its key is made of; one of its own by default.
+    #[arg(long, default_value_t = process::id().to_string())]
+    pub(crate) name: String,
+    /// A byte of each piece of contents that it gives is wrong.
+    #[arg(long)]
+    pub(crate) lies: bool,
+}
 
-impl Answerer for GivesAll {
-    fn answer(&self, _from: Peer, request: Bytes) -> Box<dyn ReplyBody> {
-        Box::new(Body(self.0.get().map(|engine| answer(&engine.shared_view(), request))))
+impl Default for Spot {
+    fn default() -> Self {
+        Self { ip: LOOPBACK, port: 0, name: process::id().to_string(), lies: false }
     }
 }
 
-/// A reply; none before there is an engine.
-struct Body(Option<Reply>);
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// The key of a peer of this name, which whoever made up the name knows, too.
+pub(crate) fn identity(name: &str) -> Identity {
+    Identity::from_seed(blake3::derive_key("firn bench peer 1", name.as_bytes()))
+}
+
+/// Answers everybody out of all that the engine shares.
+struct GivesAll {
+    engine: Arc<OnceLock<Engine>>,
+    lies: bool,
+}
+
+impl Answerer for GivesAll {
+    fn answer(&self, _from: Peer, request: Bytes) -> Box<dyn ReplyBody> {
+        let of_contents =
+            matches!(Asked::decode(request.clone()), Ok(Asked::Batch(_) | Asked::Ranges { .. }));
+        let reply = self.engine.get().map(|engine| answer(&engine.shared_view(), request));
+        Box::new(Body { reply, lies: self.lies && of_contents })
+    }
+}
+
+struct Body {
+    /// None before there is an engine.
+    reply: Option<Reply>,
+    lies: bool,
+}
 
 impl ReplyBody for Body {
     fn next(&mut self) -> Result<Option<Bytes>, BrokenOff> {
-        self.0.as_mut().ok_or(BrokenOff)?.next().map_err(|_| BrokenOff)
+        let piece = self.reply.as_mut().ok_or(BrokenOff)?.next().map_err(|_| BrokenOff)?;
+        Ok(piece.map(|piece| if self.lies { with_wrong_end(&piece) } else { piece }))
     }
+}
+
+fn with_wrong_end(piece: &[u8]) -> Bytes {
+    let mut wrong = piece.to_vec();
+    if let Some(last) = wrong.last_mut() {
+        *last ^= 1;
+    }
+    wrong.into()
 }
 
 /// An engine and the network that it asks and that asks it.
@@ -53,29 +104,24 @@ pub(crate) struct Party {
 }
 
 impl Party {
-    /// Starts one; those of one process differ by their number.
-    pub(crate) async fn start(
-        store: Arc<dyn Store>,
-        ip: IpAddr,
-        number: usize,
-        peers: Vec<StaticPeer>,
-    ) -> Outcome<Self> {
-        let seed = blake3::hash(format!("firn-bench {} {number}", process::id()).as_bytes());
-        let iroh_bind = vec![SocketAddr::new(ip, 0)];
-        let identity = Identity::from_seed(*seed.as_bytes());
-        let config = NetConfig { iroh_bind, peers, ..NetConfig::new(identity) };
+    /// Starts one.
+    pub(crate) async fn start(store: Arc<dyn Store>, spot: &Spot, peers: Vec<StaticPeer>) -> Outcome<Self> {
+        let iroh_bind = vec![SocketAddr::new(spot.ip, spot.port)];
+        let config = NetConfig { iroh_bind, peers, ..NetConfig::new(identity(&spot.name)) };
         let place = Arc::new(OnceLock::new());
-        let net = Arc::new(Net::start(config, Arc::new(GivesAll(place.clone()))).await?);
+        let answerer = GivesAll { engine: place.clone(), lies: spot.lies };
+        let net = Arc::new(Net::start(config, Arc::new(answerer)).await?);
         let limits = Limits { deadline: Some(FETCH_DEADLINE), ..Limits::default() };
-        let config = EngineConfig { limits, seed: number as u64 };
-        let policy = Policy::new(Vec::new());
-        let engine = Engine::open(store, policy, net.clone(), net.clone(), config).await?;
+        let seed = u64::from(process::id());
+        let policy = Policy::new(vec![key().public()]);
+        let engine =
+            Engine::open(store, policy, net.clone(), net.clone(), EngineConfig { limits, seed }).await?;
         let _ = place.set(engine.clone());
         Ok(Self { engine, net })
     }
 
     /// Who it is and where.
-    async fn name(&self) -> Outcome<StaticPeer> {
+    pub(crate) async fn name(&self) -> Outcome<StaticPeer> {
         let begun = Instant::now();
         loop {
             let status = self.net.status();
@@ -91,10 +137,10 @@ impl Party {
 }
 
 /// Gives a store to peers until standard input ends.
-pub(crate) fn seed(store: &Path, ip: IpAddr) -> Outcome<()> {
+pub(crate) fn seed(store: &Path, spot: &Spot) -> Outcome<()> {
     let store = Arc::new(DiskStore::open(store)?);
     Runtime::new()?.block_on(async {
-        let party = Party::start(store, ip, 0, Vec::new()).await?;
+        let party = Party::start(store, spot, Vec::new()).await?;
         println!("{}", party.name().await?);
         input_ended().await;
         Ok(party.net.shutdown().await?)
@@ -102,38 +148,62 @@ pub(crate) fn seed(store: &Path, ip: IpAddr) -> Outcome<()> {
 }
 
 /// Gets a tree from peers, timed from the call of the engine, which has an open store, until what came is durable.
-pub(crate) fn get(store: &Path, root: Root, peers: Vec<StaticPeer>, ip: IpAddr) -> Outcome<Said> {
+///
+/// One that is attended says who it is, begins when it is told to, says when half has come and when all has, and gives
+/// to others until standard input ends.
+pub(crate) fn get(
+    store: &Path,
+    root: Root,
+    peers: Vec<StaticPeer>,
+    spot: &Spot,
+    attended: bool,
+) -> Outcome<Said> {
     let store = Arc::new(DiskStore::open(store)?);
     Runtime::new()?.block_on(async {
-        let party = Party::start(store, ip, 0, peers).await?;
+        let party = Party::start(store, spot, peers).await?;
+        if attended {
+            println!("{}", party.name().await?);
+            told_to_go().await;
+        }
         let begun = Instant::now();
-        let stalls = Mutex::new(Stalls { came: 0, last: begun, longest: Duration::ZERO });
+        let course = Mutex::new(Course { came: 0, last: begun, longest: Duration::ZERO, half: attended });
         let note = |progress: &Progress| {
-            stalls.lock().unwrap_or_else(PoisonError::into_inner).note(progress);
+            course.lock().unwrap_or_else(PoisonError::into_inner).note(progress);
         };
         party.engine.get_root(root, &note).await?;
         let seconds = Some(begun.elapsed().as_secs_f64());
+        if attended {
+            println!("done");
+            input_ended().await;
+        }
         party.net.shutdown().await?;
-        let liars = party.engine.peers().into_iter().filter(|(_, entry)| !entry.lies.is_empty());
-        let liars = liars.map(|(peer, _)| peer.to_string()).collect();
-        let stalls = stalls.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(Said { seconds, liars, stall_s: stalls.longest.as_secs_f64(), ..Said::default() })
+        let known = party.engine.peers();
+        let liars = known.iter().filter(|(_, entry)| !entry.lies.is_empty());
+        let liars = liars.map(|(peer, entry)| (peer.to_string(), entry.bytes)).collect();
+        let course = course.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(Said { seconds, liars, stall_s: course.longest.as_secs_f64(), ..Said::default() })
     })
 }
 
-/// How long nothing came. What counts is verified contents: the Directories come before that.
-struct Stalls {
+/// How a fetch went. What counts is verified contents: the Directories come before that.
+struct Course {
     came: u64,
     last: Instant,
     longest: Duration,
+    /// Whether it is still to be said that half has come.
+    half: bool,
 }
 
-impl Stalls {
+impl Course {
     fn note(&mut self, progress: &Progress) {
         let came = progress.givers.iter().map(|(_, bytes)| bytes).sum();
         if came > self.came {
             let now = Instant::now();
             (self.longest, self.last, self.came) = (self.longest.max(now - self.last), now, came);
+        }
+        if self.half && progress.bytes_total > 0 && came >= progress.bytes_total / 2 {
+            self.half = false;
+            println!("half");
         }
     }
 }

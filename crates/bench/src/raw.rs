@@ -22,7 +22,7 @@ use iroh::{
 };
 use tokio::runtime::Runtime;
 
-use crate::{reading::input_ended, work::Said};
+use crate::{input::input_ended, work::Said};
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 

@@ -26,6 +26,8 @@ pub(crate) struct Row {
     against: &'static str,
     #[serde(skip)]
     note: String,
+    #[serde(skip)]
+    also: Option<Box<Row>>,
 }
 
 impl Row {
@@ -55,6 +57,7 @@ impl Row {
             baseline_cpu_s: None,
             against,
             note: String::new(),
+            also: None,
         }
     }
 
@@ -66,6 +69,16 @@ impl Row {
     /// With more figures, for people.
     pub(crate) fn noted(self, note: String) -> Self {
         Self { note, ..self }
+    }
+
+    /// With another one that came out of the same runs.
+    pub(crate) fn and(self, also: Row) -> Self {
+        Self { also: Some(Box::new(also)), ..self }
+    }
+
+    /// Itself, and what came out of the same runs.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Row> {
+        std::iter::successors(Some(self), |row| row.also.as_deref())
     }
 
     /// One JSON object on one line.

@@ -33,6 +33,8 @@ const SMALL_FILE_BYTES_MAX: u64 = 13 << 10;
 const SMALL_FAN_OUT: u64 = 8;
 const TOOLCHAIN_FILES: u64 = 52_000;
 const TOOLCHAIN_BYTES: u64 = 1_300_000_000;
+const TEXT_BYTES: u64 = 30_000_000;
+const HEADERS: &str = "/usr/include";
 const BUFFER_BYTES: usize = 1 << 20;
 /// A store remembers no tree of which anything has changed within the last 2 s: it might change again unnoticed.
 const SETTLE: Duration = Duration::from_millis(2100);
@@ -95,6 +97,11 @@ impl Trees {
     pub(crate) fn small_part(&self, files: u64) -> Result<PathBuf, BenchError> {
         let share = files as f64 / SMALL_FILES as f64;
         self.part(&format!("small-{files}"), |tree| make_small(tree, Scale(self.scale.0 * share)))
+    }
+
+    /// Text: C headers and the toolchain's documentation.
+    pub(crate) fn text(&self) -> Result<PathBuf, BenchError> {
+        self.part("text", |tree| copy_text(tree, self.scale.of(TEXT_BYTES)))
     }
 
     fn part(
@@ -194,6 +201,29 @@ fn copy_toolchain(tree: &Path, scale: Scale) -> Result<(), BenchError> {
             fs::copy(entry.path(), &to).map(|_| ())
         };
         copied.map_err(BenchError::io(&to))?;
+    }
+    Ok(())
+}
+
+/// The first files that are text, of both together, until there is enough.
+fn copy_text(tree: &Path, bytes: u64) -> Result<(), BenchError> {
+    let mut left = bytes;
+    for (source, name) in [(PathBuf::from(HEADERS), "include"), (sysroot()?.join("share"), "share")] {
+        // A machine may have only one of them.
+        for entry in walk(&source).map_while(Result::ok).filter(|entry| entry.file_type().is_file()) {
+            let contents = fs::read(entry.path()).map_err(BenchError::io(entry.path()))?;
+            if contents.len() as u64 > left || std::str::from_utf8(&contents).is_err() {
+                continue;
+            }
+            left -= contents.len() as u64;
+            let to = tree.join(name).join(entry.path().strip_prefix(&source).unwrap_or(entry.path()));
+            let folder = to.parent().unwrap_or(tree);
+            fs::create_dir_all(folder).map_err(BenchError::io(folder))?;
+            fs::write(&to, contents).map_err(BenchError::io(&to))?;
+            if left < bytes / 100 {
+                return Ok(());
+            }
+        }
     }
     Ok(())
 }

@@ -2,25 +2,34 @@
 
 use std::{
     error::Error,
+    ffi::OsStr,
     fs::{self, File},
     io::Read,
     net::{IpAddr, Ipv4Addr},
     num::NonZeroUsize,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
+    process::{self, Command},
     thread,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use clap::Subcommand;
 use firn_castore::Root;
 use firn_net::StaticPeer;
-use firn_nix::{ContentAddress, ContentHash, NarFacts, source_store_path};
+use firn_nix::{ContentAddress, ContentHash, NarFacts, SigningKey, StorePathHash, source_store_path};
 use firn_store::{AddOptions, DiskStore, Paths, Reason, Room, UnixSeconds, add_tree};
 use firn_trust::{PathFacts, TrustedPath};
 use serde::{Deserialize, Serialize};
 
-use crate::{crowd, error::BenchError, peers, raw, reading};
+use crate::{
+    crowd,
+    error::BenchError,
+    first_byte,
+    lab::delay,
+    peers::{self, Spot},
+    raw, reading,
+};
 
 /// What a process of ours can do.
 #[derive(Debug, Subcommand)]
@@ -44,6 +53,8 @@ pub(crate) enum Work {
     Serve {
         /// The store.
         store: PathBuf,
+        /// Whom to ask for what it has not.
+        peers: Vec<StaticPeer>,
     },
     /// Hashes files with BLAKE3 on one thread.
     Blake3 {
@@ -54,9 +65,8 @@ pub(crate) enum Work {
     Seed {
         /// The store.
         store: PathBuf,
-        /// Where it listens.
-        #[arg(long, default_value_t = LOOPBACK)]
-        ip: IpAddr,
+        #[command(flatten)]
+        spot: Spot,
     },
     /// Gets a tree from peers into a store, until that is durable. The time is that of the getting alone.
     Get {
@@ -66,9 +76,20 @@ pub(crate) enum Work {
         root: Root,
         /// Whom to ask.
         peers: Vec<StaticPeer>,
-        /// From where.
-        #[arg(long, default_value_t = LOOPBACK)]
-        ip: IpAddr,
+        #[command(flatten)]
+        spot: Spot,
+        /// Says how far it is, begins when it is told to, and goes on giving.
+        #[arg(long)]
+        attended: bool,
+    },
+    /// Reads a path up to the first byte of a file.
+    FirstByte {
+        /// The path.
+        hash: StorePathHash,
+        /// Who has it.
+        peer: StaticPeer,
+        #[command(flatten)]
+        spot: Spot,
     },
     /// Many peers in one process, each with a connection and a store in memory, that get trees at once.
     Crowd {
@@ -98,6 +119,19 @@ pub(crate) enum Work {
         #[arg(long, default_value_t = LOOPBACK)]
         ip: IpAddr,
     },
+    /// Carries packets between two devices, which it makes, until standard input ends.
+    DelayLink {
+        /// One end.
+        one: String,
+        /// The other.
+        other: String,
+        /// How long a packet is under way.
+        #[arg(long)]
+        one_way_us: u64,
+        /// The share that is lost, of 1.
+        #[arg(long)]
+        loss: f64,
+    },
 }
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -124,8 +158,8 @@ pub(crate) struct Said {
     pub(crate) root: Option<String>,
     /// The longest time in which nothing came.
     pub(crate) stall_s: f64,
-    /// Who was caught lying.
-    pub(crate) liars: Vec<String>,
+    /// Who was caught lying, and how many bytes of each were true.
+    pub(crate) liars: Vec<(String, u64)>,
 }
 
 impl Report {
@@ -135,6 +169,13 @@ impl Report {
         let wrong = |_| BenchError::Answer { program: "firn-bench work".into(), said: said.into() };
         serde_json::from_str(last).map_err(wrong)
     }
+}
+
+/// A command of our own. The link keeps naming what runs, also if the file was built anew meanwhile, and in a namespace.
+pub(crate) fn work<Word: AsRef<OsStr>>(words: &[Word]) -> Command {
+    let mut command = Command::new(format!("/proc/{}/exe", process::id()));
+    command.arg("work").args(words);
+    command
 }
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -155,18 +196,29 @@ impl Work {
         match self {
             Work::Add { store, tree, in_place } => add(&store, &tree, in_place),
             Work::Nar { store } => reading::write_nar(&store).map(nothing),
-            Work::Serve { store } => reading::serve(&store).map(nothing),
+            Work::Serve { store, peers } => reading::serve(&store, peers).map(nothing),
             Work::Blake3 { list } => hash_files(&list).map(nothing),
-            Work::Seed { store, ip } => peers::seed(&store, ip).map(nothing),
-            Work::Get { store, root, peers, ip } => peers::get(&store, root, peers, ip),
+            Work::Seed { store, spot } => peers::seed(&store, &spot).map(nothing),
+            Work::Get { store, root, peers, spot, attended } => {
+                peers::get(&store, root, peers, &spot, attended)
+            }
+            Work::FirstByte { hash, peer, spot } => first_byte::read(hash, peer, &spot),
             Work::Crowd { peer, roots, count } => crowd::get(peer, &roots, count).map(nothing),
             Work::RawSend { file, bytes, ip } => raw::send(&file, bytes, ip).map(nothing),
             Work::RawTake { peer, ip } => raw::take(peer, ip),
+            Work::DelayLink { one, other, one_way_us, loss } => {
+                delay::run([&one, &other], Duration::from_micros(one_way_us), loss).map(nothing)
+            }
         }
     }
 }
 
-/// As `firn add --share` does it; the path and its tree.
+/// What signs all that is added, and what all of ours trust.
+pub(crate) fn key() -> SigningKey {
+    SigningKey::generate("firn-bench-1".parse().expect("it is a key's name"), [7; 32])
+}
+
+/// As `firn add --share --sign` does it; the path and its tree.
 fn add(store: &Path, tree: &Path, in_place: bool) -> Outcome<Said> {
     let store = DiskStore::open(store)?;
     let jobs = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
@@ -181,7 +233,7 @@ fn add(store: &Path, tree: &Path, in_place: bool) -> Outcome<Said> {
     let root = added.closure.root();
     let said = Said { path: Some(path.to_absolute()), root: Some(root.to_string()), ..Said::default() };
     let facts = PathFacts { path, root: root.clone(), nar, deriver: None, ca: Some(ca) };
-    let path = TrustedPath::added_here(facts, Vec::new(), &[]).to_stored(true);
+    let path = TrustedPath::added_here(facts, Vec::new(), &[key()]).to_stored(true);
     store.commit(path, Some(&Reason::added()))?;
     Ok(said)
 }

@@ -4,13 +4,13 @@ mod add;
 mod adopt;
 mod http;
 mod nar;
+mod nginx;
 mod size;
 mod swarm;
 
 pub(crate) use swarm::SWARM;
 
 use std::{
-    ffi::OsStr,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -21,6 +21,7 @@ use crate::{
     places::{Place, Places},
     table::Row,
     tools::Tool,
+    work::work,
 };
 
 /// One row: its name, what it should reach, what it needs, and how it is measured.
@@ -84,13 +85,6 @@ pub(crate) struct Bench {
 enum How {
     Copy,
     Adopt,
-}
-
-/// A command of our own. The link keeps naming what runs, also if the file was built anew meanwhile.
-fn work<Word: AsRef<OsStr>>(words: &[Word]) -> Command {
-    let mut command = Command::new("/proc/self/exe");
-    command.arg("work").args(words);
-    command
 }
 
 /// What adds a tree to a store.

@@ -1,6 +1,6 @@
 //! From one peer on the same machine: what checking and keeping cost beside moving.
 
-use std::{collections::BTreeSet, path::Path};
+use std::path::Path;
 
 use super::{Bench, Row, Seed, work};
 use crate::{
@@ -22,7 +22,7 @@ pub(super) fn toolchain(bench: &Bench) -> Result<Row, BenchError> {
 
 pub(super) fn small(bench: &Bench) -> Result<Row, BenchError> {
     let seed = Seed::make(bench, "seed", bench.places.trees.small()?)?;
-    let costs = in_turn(bench.runs, &mut [Box::new(|| from_peer(bench, &seed))])?;
+    let costs = in_turn(bench.runs, &mut [Box::new(|| seed.to_a_store(bench, None))])?;
     bench.places.memory.remove("seed")?;
     let (cost, limit) = (costs[0], seed.files as f64 / FILES_LIMIT);
     Ok(Row::limit(cost, cost.seconds, limit, "s", "20,000 files/s").noted(seed.speed(&cost)))
@@ -34,24 +34,13 @@ fn against_stream(bench: &Bench, tree: &Path) -> Result<Row, BenchError> {
     let seed = Seed::make(bench, "seed", tree)?;
     let costs = in_turn(
         bench.runs,
-        &mut [Box::new(|| from_peer(bench, &seed)), Box::new(|| streamed(file, seed.bytes))],
+        &mut [Box::new(|| seed.to_a_store(bench, None)), Box::new(|| streamed(file, seed.bytes))],
     )?;
     bench.places.memory.remove("seed")?;
     let (ours, stream) = (costs[0], costs[1]);
     let stream_speed = seed.bytes as f64 / 1e6 / stream.seconds;
     let note = format!("{}; stream {stream_speed:.0} MB/s", seed.speed(&ours));
     Ok(Row::times(ours, stream, "one bare stream of iroh").noted(note))
-}
-
-/// The peak is the larger of both ends'.
-fn from_peer(bench: &Bench, seed: &Seed) -> Result<Cost, BenchError> {
-    let store = bench.places.memory.scratch()?.join("store");
-    let cpu = cpu_of_children()?;
-    let (mut server, peer) = Server::start_ours(&mut seed.seeding())?;
-    let (got, _) = cost_of_work(seed.getting(&store, &BTreeSet::from([peer])))?;
-    let gave = server.end_by_closing_its_input()?;
-    let peak_rss_mb = got.peak_rss_mb.max(gave.peak_rss_mb);
-    Ok(Cost { cpu_s: cpu_of_children()? - cpu, peak_rss_mb, ..got })
 }
 
 fn streamed(file: &Path, bytes: u64) -> Result<Cost, BenchError> {

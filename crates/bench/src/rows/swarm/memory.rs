@@ -22,7 +22,7 @@ pub(super) fn of_seeder(bench: &Bench) -> Result<Row, BenchError> {
     let roots = [seed.root.clone(), other.said.root.unwrap_or_default()];
     let asked_by_all = || {
         let cpu = cpu_of_children()?;
-        let (mut server, peer) = Server::start_ours(&mut seed.seeding())?;
+        let (mut server, peer) = Server::start_ours(&mut seed.seeding(None)?)?;
         let mut crowd = work(&["crowd", &peer, "--count", &CONNECTIONS.to_string()]);
         let (crowd, _) = cost_of_work({
             crowd.args(&roots);
