@@ -13,6 +13,8 @@ pub(crate) enum Tool {
     Ip,
     /// `nginx`.
     Nginx,
+    /// `nix`.
+    Nix,
     /// `nix-store`.
     NixStore,
     /// `openssl`.
@@ -37,7 +39,7 @@ impl Tool {
             Tool::Curl => "curl",
             Tool::Ip | Tool::Tc => "iproute2",
             Tool::Nginx => "nginx",
-            Tool::NixStore => "nix-bin",
+            Tool::Nix | Tool::NixStore => "nix-bin",
             Tool::OpenSsl => "openssl",
             Tool::Rustc => "rustc",
             Tool::Tar => "tar",
@@ -50,6 +52,7 @@ impl Tool {
             Tool::Curl => "curl",
             Tool::Ip => "ip",
             Tool::Nginx => "nginx",
+            Tool::Nix => "nix",
             Tool::NixStore => "nix-store",
             Tool::OpenSsl => "openssl",
             Tool::Rustc => "rustc",

@@ -9,6 +9,7 @@ mod links;
 mod loopback;
 mod many;
 mod memory;
+mod nix;
 
 use std::{
     path::{Path, PathBuf},
@@ -31,11 +32,12 @@ use crate::{
 const NETWORK: [Tool; 2] = [Tool::Ip, Tool::Tc];
 const LOSSY: [Tool; 4] = [Tool::Ip, Tool::Tc, Tool::Nginx, Tool::Curl];
 const TEXT: [Tool; 5] = [Tool::Ip, Tool::Tc, Tool::Tar, Tool::Zstd, Tool::Rustc];
+const NIX: [Tool; 4] = [Tool::Nix, Tool::Nginx, Tool::Curl, Tool::Rustc];
 /// What waits for a link most of its time takes long and varies little: it runs no oftener than this.
 const RUNS_ON_LINKS_MAX: usize = 3;
 
 /// The rows of the swarm, in the order in which they are measured.
-pub(crate) const SWARM: [Plan; 12] = [
+pub(crate) const SWARM: [Plan; 14] = [
     plan("big file from a peer", Some(0.75), &[], false, loopback::big),
     plan("small tree from a peer", Some(1.0), &[], false, loopback::small),
     plan("toolchain from a peer", Some(0.55), &[Tool::Rustc], false, loopback::toolchain),
@@ -47,6 +49,8 @@ pub(crate) const SWARM: [Plan; 12] = [
     plan("one of 3 peers lies", Some(0.91), &NETWORK, false, many::lying),
     plan("5 consumers, 20 Mbit/s seeder", Some(0.77), &NETWORK, false, among::five),
     plan("first byte of a file, 40 ms", Some(1.0), &NETWORK, false, links::first_byte),
+    plan("nix copy, contents at a peer", Some(0.70), &NIX, false, nix::from_peer),
+    plan("nix copy, contents in the store", Some(0.95), &NIX, false, nix::from_store),
     plan("text over the wire", Some(0.87), &TEXT, false, links::text),
 ];
 
