@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 use firn_bao::Span;
 
 /// A set of groups as disjoint runs that do not touch: as large as what was kept, never as what was claimed.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Groups(BTreeMap<u64, u64>);
 
 impl Groups {
@@ -42,6 +42,11 @@ impl Groups {
     /// Whether all of this run is in the set.
     pub(crate) fn covers(&self, run: &Range<u64>) -> bool {
         self.0.range(..=run.start).next_back().is_some_and(|(_, end)| run.end <= *end)
+    }
+
+    /// How many runs there are.
+    pub(crate) fn run_count(&self) -> usize {
+        self.0.len()
     }
 
     /// The runs, in order.
