@@ -117,6 +117,21 @@ impl Partials {
         self.dir.join(name(blob))
     }
 
+    /// Takes back a blob that was whole, and that the process has ended before the index had it; it is verified when it is
+    /// looked for. `false` where there is no room for it.
+    pub(super) fn take_back(&self, blob: &BlobRef, file: &Path) -> Result<bool, StoreError> {
+        let mut by_blob = lock(&self.by_blob);
+        if by_blob.entries.len() >= PARTIALS_MAX && !by_blob.entries.contains_key(blob) {
+            return Ok(false);
+        }
+        // In this order, so that it can be taken back once more where the process ends between the two.
+        self.write_runs(blob, &[Span::whole(blob.size)])?;
+        let path = self.path(blob);
+        self.disk.rename(file, &path).map_err(StoreError::io(path))?;
+        by_blob.entries.entry(*blob).or_insert_with(|| Entry { partial: Arc::default(), turn: 0 });
+        Ok(true)
+    }
+
     pub(super) fn all(&self) -> Vec<BlobRef> {
         lock(&self.by_blob).entries.keys().copied().collect()
     }
@@ -193,6 +208,24 @@ impl Partials {
         }
         self.end_whole(&blob, partial, publish)?;
         Ok(Kept::Whole)
+    }
+
+    /// As [`Partials::keep`] for the last span, where all have come before and a process has ended, or something failed,
+    /// before the blob was published. Tells whether it is so.
+    pub(super) fn keep_found(
+        &self,
+        blob: &BlobRef,
+        publish: impl FnOnce(&Path) -> Result<(), StoreError>,
+    ) -> Result<bool, StoreError> {
+        let Some(partial) = self.find(blob) else { return Ok(false) };
+        let mut partial = lock(&partial);
+        self.recover(blob, &mut partial)?;
+        let is_whole = partial.groups.covers(&Span::whole(blob.size).groups());
+        if partial.state == Progress::Ended || !is_whole {
+            return Ok(false);
+        }
+        self.end_whole(blob, partial, publish)?;
+        Ok(true)
     }
 
     /// Publishes a blob of which all groups are here.
