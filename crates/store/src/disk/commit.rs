@@ -148,7 +148,10 @@ impl DiskStore {
             false => self.packs.sync(&dirty),
         };
         match synced {
-            Ok(()) => Ok((waiting, dirty)),
+            Ok(()) => {
+                self.packs.is_synced(&dirty);
+                Ok((waiting, dirty))
+            }
             Err(error) => {
                 self.give_up_unsynced(is_everything);
                 Err(error)

@@ -59,8 +59,8 @@ struct Tail {
 #[derive(Clone)]
 struct DirtyPack {
     end: u32,
-    /// Where it ended when it was durable; 0 for a new one.
-    durable_end: u32,
+    /// Where it ended when it was synced last; 0 for a new one.
+    synced_end: u32,
     file: Arc<dyn DiskFile>,
 }
 
@@ -117,12 +117,12 @@ impl Packs {
         };
         // What was written in part is written over by the next.
         file.write_all_at(&written, u64::from(tail.end)).map_err(StoreError::io(&path))?;
-        let (pack, durable_end) = (tail.pack, tail.end);
+        let (pack, synced_end) = (tail.pack, tail.end);
         // A pack grows past its full length by one record at most.
         tail.end = tail.end.saturating_add(written.len() as u32);
         let end = tail.end;
-        tail.dirty.entry(pack).or_insert(DirtyPack { end, durable_end, file }).end = end;
-        Ok(Position { pack, offset: durable_end + head.len() as u32 })
+        tail.dirty.entry(pack).or_insert(DirtyPack { end, synced_end, file }).end = end;
+        Ok(Position { pack, offset: synced_end + head.len() as u32 })
     }
 
     /// What has to be made durable.
@@ -142,16 +142,20 @@ impl Packs {
         lock(&self.tail).dirty.len() >= DIRTY_MAX
     }
 
-    /// To be told once what was dirty is durable, and in the index.
-    pub(super) fn is_durable(&self, dirty: &Dirty) {
+    /// To be told once this has been synced: it may come to the index from here on, and is not cut off any more.
+    pub(super) fn is_synced(&self, dirty: &Dirty) {
         let mut tail = lock(&self.tail);
-        for (pack, durable) in &dirty.packs {
-            let Some(now) = tail.dirty.get_mut(pack) else { continue };
-            now.durable_end = durable.end;
-            if now.end <= durable.end {
-                tail.dirty.remove(pack);
+        for (pack, synced) in &dirty.packs {
+            if let Some(now) = tail.dirty.get_mut(pack) {
+                now.synced_end = now.synced_end.max(synced.end);
             }
         }
+    }
+
+    /// To be told once what was dirty is durable, and the index has the ends of the packs.
+    pub(super) fn is_durable(&self, dirty: &Dirty) {
+        let mut tail = lock(&self.tail);
+        tail.dirty.retain(|pack, now| dirty.packs.get(pack).is_none_or(|durable| durable.end < now.end));
         tail.named = tail.named.max(dirty.made);
     }
 
@@ -160,7 +164,7 @@ impl Packs {
         let mut tail = lock(&self.tail);
         // Else the next process would find it, whole in memory as it may be, and take it for something that a sync will
         // make durable. What cannot be cut off now goes with the next opening, unless that finds it sound.
-        let cut = |dirty: &DirtyPack| cut(&*dirty.file, dirty.durable_end).unwrap_or(0);
+        let cut = |dirty: &DirtyPack| cut(&*dirty.file, dirty.synced_end).unwrap_or(0);
         let bytes = std::mem::take(&mut tail.dirty).values().map(cut).fold(0, u64::saturating_add);
         tail.skip();
         tail.failures += 1;

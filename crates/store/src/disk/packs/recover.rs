@@ -117,7 +117,7 @@ impl Packs {
         tail: &mut Tail,
         recovered: &mut Recovered,
     ) -> Result<(), StoreError> {
-        let (pack, durable_end) = (found.pack, found.indexed_end);
+        let (pack, synced_end) = (found.pack, found.indexed_end);
         // Whatever is wrong with it, its number is not used again.
         tail.pack = tail.pack.max(pack.saturating_add(1));
         tail.end = 0;
@@ -127,16 +127,16 @@ impl Packs {
             // It is damaged, which whoever reads it will be told. Nothing more is put into it.
             return Ok(());
         };
-        if length < u64::from(durable_end) {
+        if length < u64::from(synced_end) {
             return Ok(());
         }
-        let end = recovered.scan(&*file, pack, durable_end);
+        let end = recovered.scan(&*file, pack, synced_end);
         if end == 0 {
             return self.remove_file(pack);
         }
         let is_cut = cut(&*file, end).is_ok();
-        if end > durable_end {
-            tail.dirty.insert(pack, DirtyPack { end, durable_end, file: file.clone() });
+        if end > synced_end {
+            tail.dirty.insert(pack, DirtyPack { end, synced_end, file: file.clone() });
             tail.made = tail.made.max(pack);
         }
         if is_cut && end < PACK_BYTES_FULL {
