@@ -1,7 +1,7 @@
 //! What is found again of a fetch whose process was killed, and what not, where the tail of a pack is not as it was.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     env, fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -23,7 +23,7 @@ use crate::{copy, copy_in, findings, span_of};
 const FETCH: &str = "FIRN_TEST_FETCH";
 /// In front of what it says; the test harness says other things.
 const MARK: char = '»';
-const SMALL: usize = 3000;
+const SMALL: usize = 1500;
 /// The groups of a span that comes.
 const SPAN_GROUPS: u64 = 16;
 
@@ -98,7 +98,8 @@ fn a_process_that_is_killed_has_to_fetch_nothing_again() {
         return fetch(Path::new(&dir));
     }
     let (root, _, blobs) = tree();
-    for lines in [1, 50, 1200, SMALL + 10, SMALL + 40, usize::MAX] {
+    let by_name: BTreeMap<BlobRef, Bytes> = blobs.iter().map(|it| (BlobRef::of(it), it.clone())).collect();
+    for lines in [1, 50, 700, SMALL + 10, SMALL + 40, usize::MAX] {
         let scratch = crate::scratch();
         let dir = scratch.path().join("store");
         let told = fetch_until(&dir, lines);
@@ -122,7 +123,7 @@ fn a_process_that_is_killed_has_to_fetch_nothing_again() {
         let left = missing_spans(&store, &closure(&store, &root).unwrap().unwrap()).unwrap();
         assert!(lines != usize::MAX || left.is_empty());
         for missing in left {
-            let bytes = blobs.iter().find(|bytes| BlobRef::of(bytes) == missing.blob).unwrap();
+            let bytes = &by_name[&missing.blob];
             missing.spans.iter().for_each(|span| store.keep_span(&span_of(bytes, *span)).unwrap());
         }
         store.commit_root(&root, true, None).unwrap();
