@@ -129,14 +129,15 @@ fn run_disks(seeds: &Seeds) -> bool {
         sum.crashes += report.crashes;
         sum.faults += report.faults;
         sum.commits += report.commits;
+        sum.resumed += report.resumed;
         sum.losses += report.losses;
         sum.calls += report.calls;
         tell_disk(&report, seeds.trace);
     }
-    let DiskReport { crashes, faults, commits, losses, calls, .. } = sum;
+    let DiskReport { crashes, faults, commits, resumed, losses, calls, .. } = sum;
     println!(
         "{passed} disk seeds passed, {failed} failed ({commits} commits, {crashes} cut off in a call, {faults} calls \
-         that went wrong, {losses} losses told, {calls} calls)"
+         that went wrong, {resumed} groups and Directories found again, {losses} losses told, {calls} calls)"
     );
     failed == 0
 }
