@@ -1,11 +1,8 @@
 //! Answering peers over iroh. What is answered is the business of an [`Answerer`].
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+mod connections;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use firn_exchange::{PeerId, REQUEST_BYTES_MAX};
@@ -16,12 +13,13 @@ use iroh::{
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
+pub use connections::CONNECTIONS_OF_A_PEER_MAX;
+use connections::Connections;
+
 use crate::{dial::is_private, identity::peer_of_endpoint};
 
 /// Connections that others may have to this node.
 pub const CONNECTIONS_MAX: usize = 256;
-/// Connections that one peer may have to this node.
-pub const CONNECTIONS_OF_A_PEER_MAX: usize = 4;
 /// A connection has to stand, and a request to be here, within this.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A peer that takes nothing of a reply for so long is given up.
@@ -31,8 +29,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The reply is broken off by this node: the asker learns that the reply is not whole.
 const BROKEN_OFF_CODE: VarInt = VarInt::from_u32(1);
-/// This peer, or all together, have too many connections.
-const TOO_MANY_CODE: VarInt = VarInt::from_u32(2);
+/// This peer has too many connections, and this is its oldest.
+const SUPERSEDED_CODE: VarInt = VarInt::from_u32(2);
 const DONE_CODE: VarInt = VarInt::from_u32(0);
 
 /// Who asks.
@@ -75,20 +73,10 @@ pub(crate) struct Server {
     pub(crate) stop: CancellationToken,
 }
 
-/// How many connections each peer has.
-#[derive(Default, Clone)]
-struct Counts(Arc<Mutex<BTreeMap<PeerId, usize>>>);
-
-/// One connection of a peer, counted for as long as this lives.
-struct Counted {
-    counts: Counts,
-    peer: PeerId,
-}
-
 impl Server {
     /// Takes connections until the node stops, then waits for what it spawned.
     pub(crate) async fn run(self) {
-        let counts = Counts::default();
+        let standing = Connections::default();
         let mut connections = JoinSet::new();
         loop {
             let incoming = tokio::select! {
@@ -111,7 +99,7 @@ impl Server {
                 connections.spawn(serve_connection(
                     incoming,
                     Arc::clone(&self.answerer),
-                    counts.clone(),
+                    standing.clone(),
                     self.stop.clone(),
                 ));
             }
@@ -125,7 +113,7 @@ impl Server {
 async fn serve_connection(
     incoming: Incoming,
     answerer: Arc<dyn Answerer>,
-    counts: Counts,
+    standing: Connections,
     stop: CancellationToken,
 ) {
     let came_from = match incoming.remote_addr() {
@@ -138,13 +126,16 @@ async fn serve_connection(
         Some(Err(_)) | None => return,
     };
     let peer = peer_of_endpoint(connection.remote_id());
-    let Some(_counted) = counts.take(peer) else {
-        return connection.close(TOO_MANY_CODE, b"too many connections");
-    };
+    let counted = standing.take(peer);
+    let mut code = DONE_CODE;
     let mut streams = JoinSet::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
+            () = counted.superseded.cancelled() => {
+                code = SUPERSEDED_CODE;
+                break;
+            }
             Some(ended) = streams.join_next() => log_panic(ended),
             accepted = timeout(IDLE_TIMEOUT, connection.accept_bi()) => match accepted {
                 Ok(Ok((send, receive))) => {
@@ -158,7 +149,7 @@ async fn serve_connection(
         }
     }
     streams.shutdown().await;
-    connection.close(DONE_CODE, b"");
+    connection.close(code, b"");
 }
 
 /// Where the peer is on the path that is in use; before one is chosen, where it came from.
@@ -233,50 +224,9 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-impl Counts {
-    fn take(&self, peer: PeerId) -> Option<Counted> {
-        let mut counts = self.lock();
-        let count = counts.entry(peer).or_default();
-        if *count >= CONNECTIONS_OF_A_PEER_MAX {
-            return None;
-        }
-        *count += 1;
-        Some(Counted { counts: self.clone(), peer })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<PeerId, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        if let Entry::Occupied(mut count) = self.counts.lock().entry(self.peer) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_peer_has_so_many_connections_until_it_gives_one_back() {
-        let counts = Counts::default();
-        let (peer, other) = (PeerId::from([1; 32]), PeerId::from([2; 32]));
-        let mut taken: Vec<Counted> =
-            (0..CONNECTIONS_OF_A_PEER_MAX).map(|_| counts.take(peer).unwrap()).collect();
-        assert!(counts.take(peer).is_none());
-        assert!(counts.take(other).is_some());
-        taken.pop();
-        assert!(counts.take(peer).is_some());
-        taken.clear();
-        assert!(counts.lock().is_empty());
-    }
 
     #[test]
     fn an_unknown_address_is_not_private() {
