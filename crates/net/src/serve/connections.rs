@@ -39,6 +39,11 @@ impl Connections {
         Counted { connections: self.clone(), peer, superseded }
     }
 
+    /// How many each peer has.
+    pub(crate) fn counts(&self) -> BTreeMap<PeerId, usize> {
+        self.lock().iter().map(|(peer, of_peer)| (*peer, of_peer.len())).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PeerId, VecDeque<CancellationToken>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -77,7 +82,7 @@ mod tests {
         taken.drain(..2);
         taken.push_back(connections.take(peer));
         assert!(taken.iter().all(|counted| !counted.superseded.is_cancelled()));
-        assert_eq!(connections.lock()[&peer].len(), CONNECTIONS_OF_A_PEER_MAX);
+        assert_eq!(connections.counts(), BTreeMap::from([(peer, CONNECTIONS_OF_A_PEER_MAX), (other, 1)]));
         drop((taken, of_other));
         assert!(connections.lock().is_empty());
     }
