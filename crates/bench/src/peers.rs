@@ -83,6 +83,10 @@ struct Body {
 }
 
 impl ReplyBody for Body {
+    fn memory_bytes(&self) -> usize {
+        self.reply.as_ref().map_or(0, Reply::memory_bytes)
+    }
+
     fn next(&mut self) -> Result<Option<Bytes>, BrokenOff> {
         let piece = self.reply.as_mut().ok_or(BrokenOff)?.next().map_err(|_| BrokenOff)?;
         Ok(piece.map(|piece| if self.lies { with_wrong_end(&piece) } else { piece }))

@@ -23,9 +23,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 12 << 20;
 /// How many such streams' windows fit into that of a connection.
 const CONNECTION_WINDOWS: u32 = CONNECTION_WINDOW_BYTES / STREAM_WINDOW_BYTES;
 
-/// Bytes of one connection that are kept until the other side has them: at 100 Mbit/s enough for 160 ms there and back.
+/// Bytes of one connection that are kept until the other side has them: at 100 Mbit/s enough for 120 ms there and back.
 /// Fifty slow peers at once hold so much each.
-const SEND_WINDOW_BYTES: u64 = 2 << 20;
+const SEND_WINDOW_BYTES: u64 = 3 << 19;
 /// What is sent before anything was acknowledged: 32 packets, as others do by now. A claim, the Directories of a small
 /// tree or the first files each come in one round trip.
 const INITIAL_WINDOW_BYTES: u64 = 32 * 1200;

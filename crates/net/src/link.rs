@@ -28,8 +28,10 @@ pub(crate) const STREAMS_MAX: usize = 32;
 pub const PROGRESS_TIMEOUT: Duration = Duration::from_millis(2500);
 /// How much is written to a stream before progress is looked at.
 const WRITE_BYTES: usize = 64 << 10;
-/// How much is read from a stream at once.
-const READ_BYTES: usize = 1 << 20;
+/// How many packets' contents are read from a stream at once: each time takes the connection's lock.
+const READ_CHUNKS: usize = 64;
+/// One packet's contents have about so many bytes.
+const CHUNK_BYTES: usize = 1400;
 /// Few replies are longer.
 const REPLY_BYTES: usize = (1 << 20) + (128 << 10);
 /// What comes at this rate, in bytes a second, comes so fast that taking it apart would not make it faster.
@@ -118,21 +120,24 @@ impl Link {
         // Growing copies what is there; memory that is not written to costs nothing.
         let mut reply = BytesMut::with_capacity(reply_bytes_max.min(REPLY_BYTES));
         let (mut patience, mut under_way) = (Patience::default(), None);
+        let mut chunks = [const { Bytes::new() }; READ_CHUNKS];
         loop {
-            let (begun, piece_bytes) = (Instant::now(), READ_BYTES.min(download.piece_bytes(self.peer)));
-            let chunk = self.progress(receive.read_chunk(piece_bytes)).await?;
-            let chunk = chunk.map_err(|error: ReadError| self.broken(error, reply.is_empty()))?;
-            let Some(chunk) = chunk else { return Ok(reply.freeze()) };
-            if reply.len() + chunk.len() > reply_bytes_max {
+            let (begun, piece_bytes) = (Instant::now(), download.piece_bytes(self.peer));
+            let wanted = (piece_bytes / CHUNK_BYTES).clamp(1, READ_CHUNKS);
+            let read = self.progress(receive.read_many_chunks(&mut chunks[..wanted])).await?;
+            let read = read.map_err(|error: ReadError| self.broken(error, reply.is_empty()))?;
+            let Some(count) = read else { return Ok(reply.freeze()) };
+            let bytes: usize = chunks[..count].iter().map(Bytes::len).sum();
+            if reply.len() + bytes > reply_bytes_max {
                 return Err(StreamError::TooMuch);
             }
-            patience.waited(begun.elapsed(), chunk.len()).map_err(|_| StreamError::Stalled)?;
-            reply.extend_from_slice(&chunk);
-            received.add(chunk.len() as u64);
+            patience.waited(begun.elapsed(), bytes).map_err(|_| StreamError::Stalled)?;
+            chunks[..count].iter_mut().for_each(|chunk| reply.extend_from_slice(&std::mem::take(chunk)));
+            received.add(bytes as u64);
             // Only what comes after the first bytes tells how fast it comes.
             under_way.get_or_insert_with(|| self.gauge.begin());
             // What is not read here is not sent there, once the stream's window is full.
-            download.pay(self.peer, chunk.len()).await;
+            download.pay(self.peer, bytes).await;
         }
     }
 
