@@ -43,6 +43,11 @@ impl ReplyBody for Lies {
     fn next(&mut self) -> Result<Option<Bytes>, BrokenOff> {
         match self.0.as_mut().map(LiarReply::pull) {
             Some(Next::Piece(bytes)) => Ok(Some(bytes)),
+            // That one byte a second comes is up to the next call.
+            Some(Next::Pause) => {
+                std::thread::sleep(Duration::from_secs(1));
+                Ok(Some(Bytes::new()))
+            }
             Some(Next::End) => Ok(None),
             Some(Next::Stall) => {
                 std::thread::sleep(STALL);

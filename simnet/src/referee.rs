@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use firn_bao::Span;
@@ -109,7 +110,7 @@ pub(crate) struct Referee {
     aim: Aim,
     expects: Expectation,
     limits: Limits,
-    roles: BTreeMap<PeerId, Role>,
+    roles: Arc<BTreeMap<PeerId, Role>>,
     in_flight: BTreeMap<AskId, PeerId>,
     in_flight_most: usize,
     blamed: BTreeSet<PeerId>,
@@ -120,11 +121,22 @@ pub(crate) struct Referee {
 
 impl Referee {
     pub(crate) fn new(scenario: &Scenario, world: &World) -> Self {
+        let roles = world.peers.values().map(|peer| (peer.id, peer.role)).collect();
+        Self::of(scenario.aim, scenario.expects, scenario.limits, Arc::new(roles))
+    }
+
+    /// One that watches one fetch among these peers.
+    pub(crate) fn of(
+        aim: Aim,
+        expects: Expectation,
+        limits: Limits,
+        roles: Arc<BTreeMap<PeerId, Role>>,
+    ) -> Self {
         Self {
-            aim: scenario.aim,
-            expects: scenario.expects,
-            limits: scenario.limits,
-            roles: world.peers.values().map(|peer| (peer.id, peer.role)).collect(),
+            aim,
+            expects,
+            limits,
+            roles,
             in_flight: BTreeMap::new(),
             in_flight_most: 0,
             blamed: BTreeSet::new(),
@@ -269,7 +281,7 @@ impl Referee {
         truth: &Truth,
         store: &MemoryStore,
         path: &TrustedPath,
-        closure: &std::sync::Arc<Closure>,
+        closure: &Arc<Closure>,
     ) {
         let facts = path.facts();
         if closure.root() != &facts.root || !truth.may_have(closure) {
@@ -293,7 +305,7 @@ impl Referee {
         }
     }
 
-    fn let_out_tree(&mut self, truth: &Truth, store: &MemoryStore, closure: &std::sync::Arc<Closure>) {
+    fn let_out_tree(&mut self, truth: &Truth, store: &MemoryStore, closure: &Arc<Closure>) {
         if closure.root() != truth.tree.root() {
             return self.object(Violation::OtherTree(closure.root().clone()));
         }

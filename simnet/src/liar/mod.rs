@@ -238,6 +238,8 @@ impl Liar {
 pub enum Next {
     /// These bytes are sent.
     Piece(Bytes),
+    /// A second passes.
+    Pause,
     /// The reply ends, as a whole one does.
     End,
     /// The stream stays open and nothing comes any more.
