@@ -384,7 +384,7 @@ mod tests {
     /// Ids are the machine's to give.
     fn any_id() -> AskId {
         let hash = StorePathHash::from([1; 20]);
-        let mut fetch = Fetch::new(Goal::Path(hash), Limits::default(), 0);
+        let mut fetch = Fetch::new(Goal::Path(hash), PeerId::from([0; 32]), Limits::default(), 0);
         fetch.handle(Micros(0), Input::Found { key: Key::Path(hash), peer: [1; 32].into() });
         loop {
             if let Some(Output::Ask { id, .. }) = fetch.poll(Micros(0)) {
