@@ -215,9 +215,7 @@ impl<'a> Run<'a> {
             Event::Recalled(root) => match closure(&self.store, &root) {
                 Ok(closure) => Input::Recalled { closure: closure.map(Arc::new), known: Known::default() },
                 // What it claims to be is no tree: whoever is asked for it will show that.
-                Err(StoreError::Tree { .. }) => {
-                    Input::Recalled { closure: None, known: Known::default() }
-                }
+                Err(StoreError::Tree { .. }) => Input::Recalled { closure: None, known: Known::default() },
                 Err(error) => return self.broken(error),
             },
             Event::Looked(closure) => match missing_spans(&self.store, &closure) {

@@ -64,7 +64,8 @@ pub(super) fn judge(plan: &SwarmPlan, fetches: &[FetchReport], violations: &mut 
             violations.push(SwarmViolation::Wasteful { node: fetch.node, wasted, allowed });
         }
         let unverified = fetch.tally.unverified_bytes_most;
-        if unverified > plan.limits.in_flight_max as u64 * PIECE_BYTES * 5 / 4 {
+        // The last one that is asked for may go over the limit by its own length.
+        if unverified > plan.limits.bytes_in_flight_max + PIECE_BYTES {
             violations.push(SwarmViolation::TooMuchUnverified { node: fetch.node, bytes: unverified });
         }
     }

@@ -28,6 +28,7 @@ impl Swarm<'_> {
             Output::Ask { peer, id: ask, request } => self.ask(id, peer, ask, request),
             Output::Cancel(ask) => self.cancel(id, ask),
             Output::KeepClosure(closure) => self.keep_closure(id, node, &closure),
+            Output::Recall { root, .. } => self.at(self.after(LOOK_TAKES), Event::Recalled(id, root)),
             Output::Look(closure) => self.at(self.after(LOOK_TAKES), Event::Looked(id, closure)),
             Output::Keep(span) => self.keep(id, node, &span),
             Output::HashNar(signed, closure) => {

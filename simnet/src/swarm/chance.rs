@@ -26,6 +26,7 @@ impl SwarmPlan {
         if dice.percent(15) {
             limits.in_flight_max = dice.between(1..8) as usize;
             limits.in_flight_peer_max = dice.between(1..4) as usize;
+            limits.bytes_in_flight_max = dice.between(64 << 10..8 << 20);
         }
         Self {
             seed,

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use firn_castore::Closure;
-use firn_exchange::{AskId, Fetch, Micros, PeerId, Request};
+use firn_castore::{Closure, Root};
+use firn_exchange::{AskId, Fetch, Micros, Request};
 
 use super::plan::Want;
 use crate::referee::Referee;
@@ -59,10 +59,11 @@ pub(super) struct Flight {
     pub(super) errand: usize,
     pub(super) fetch: Fetch,
     pub(super) referee: Referee,
-    /// The place of the asked node in the plan, where there is such a node.
     pub(super) asks: BTreeMap<AskId, Asking>,
     pub(super) unverified_bytes: u64,
     pub(super) alarm: Option<Micros>,
+    /// Whose holders were looked for last.
+    pub(super) root: Option<Root>,
     /// The tree that is shared as coming.
     pub(super) coming: Option<Arc<Closure>>,
     /// An answer that was taken, to be given again by a driver that errs.
@@ -71,7 +72,6 @@ pub(super) struct Flight {
 
 /// A request under way.
 pub(super) struct Asking {
-    pub(super) peer: PeerId,
     /// Where it goes; `None` where nobody of this id is.
     pub(super) to: Option<usize>,
     pub(super) request: Request,

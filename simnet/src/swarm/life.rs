@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use firn_castore::Closure;
-use firn_exchange::{Goal, Input, Key, Micros};
-use firn_store::{StoreError, hash_nar, missing_spans};
+use firn_castore::{Closure, Root};
+use firn_exchange::{Fetch, Goal, Input, Key, Known, Micros};
+use firn_store::{StoreError, closure, hash_nar, missing_spans};
 
 use super::errand::{Errand, Flight, FlightId};
 use super::ground::dice_of;
-use super::machine;
 use super::node::Presence;
 use super::plan::{FaultKind, SwarmSabotage};
 use super::report::{Mark, MarkKind, SwarmViolation};
@@ -31,9 +30,10 @@ impl Swarm<'_> {
             Event::FindEnded(flight, key) => self.input(flight, Input::FindEnded(key)),
             Event::Arrives(name) => self.arrives(name),
             Event::Replied(name, reply) => self.replied(name, reply),
+            Event::Recalled(flight, root) => self.recalled(flight, &root),
             Event::Looked(flight, closure) => {
                 let missing = self.store_of(flight).map(|store| missing_spans(&*store, &closure));
-                self.from_store(flight, missing, machine::looked);
+                self.from_store(flight, missing, Input::Missing);
             }
             Event::Hash(flight, signed, closure) => {
                 let hashed = self.store_of(flight).map(|store| hash_nar(&*store, *signed, closure));
@@ -65,6 +65,21 @@ impl Swarm<'_> {
             Some(Err(error)) => self.object_to(flight, Violation::NotWhole(error)),
             None => {}
         }
+    }
+
+    /// What is here of a tree's Directories, of an earlier fetch.
+    fn recalled(&mut self, flight: FlightId, root: &Root) {
+        let Some(store) = self.store_of(flight) else { return };
+        let here = match closure(&*store, root) {
+            Ok(here) => here.map(Arc::new),
+            // What it claims to be is no tree: whoever is asked for it will show that.
+            Err(StoreError::Tree { .. }) => None,
+            Err(error) => return self.object_to(flight, Violation::NotWhole(error)),
+        };
+        if let Some(closure) = &here {
+            self.begin_coming(flight, closure);
+        }
+        self.input(flight, Input::Recalled { closure: here, known: Known::default() });
     }
 
     /// Something is wrong with a fetch.
@@ -173,11 +188,12 @@ impl Swarm<'_> {
         let referee = Referee::of(aim, Expectation::End, self.plan.limits, self.roles.clone());
         let flight = Flight {
             errand,
-            fetch: machine::begin(goal, self.nodes[node].id, limits, seed),
+            fetch: Fetch::new(goal, self.nodes[node].id, limits, seed),
             referee,
             asks: Default::default(),
             unverified_bytes: 0,
             alarm: None,
+            root: None,
             coming: None,
             settled: None,
         };
@@ -221,6 +237,9 @@ impl Swarm<'_> {
     pub(super) fn find(&mut self, flight: FlightId, key: Key) {
         let Some(of) = self.flights.get(&flight) else { return };
         let me = self.errands[of.errand].node;
+        if let (Key::Root(root), Some(of)) = (&key, self.flights.get_mut(&flight)) {
+            of.root = Some(root.clone());
+        }
         let mut holders: Vec<usize> = self.holders.get(&key).into_iter().flatten().copied().collect();
         holders.retain(|holder| *holder != me);
         let takes = self.plan.find_takes.0;

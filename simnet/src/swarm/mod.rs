@@ -13,7 +13,6 @@ mod errand;
 mod fluid;
 mod ground;
 mod life;
-mod machine;
 mod node;
 mod plan;
 mod report;

@@ -4,15 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use firn_castore::Closure;
-use firn_exchange::{Key, Lie, Micros, PeerId};
+use firn_castore::{Closure, Root};
+use firn_exchange::{Input, Key, Lie, Micros, PeerId};
 use firn_trust::SignedNarInfo;
 
 use super::bound::{due, fluid_bound};
 use super::errand::{AskName, Errand, Flight, FlightId, Tally};
 use super::fluid::Fluid;
 use super::ground::Ground;
-use super::machine;
 use super::node::Node;
 use super::plan::{FaultKind, Nature, SwarmPlan};
 use super::report::{Curve, FetchReport, Mark, NodeReport, SwarmReport, SwarmViolation};
@@ -44,6 +43,7 @@ pub(super) enum Event {
     Arrives(AskName),
     /// A reply, or the news that there is none, reaches the asker.
     Replied(AskName, Option<Result<Bytes, Lie>>),
+    Recalled(FlightId, Root),
     Looked(FlightId, Arc<Closure>),
     Hash(FlightId, Box<SignedNarInfo>, Arc<Closure>),
 }
@@ -226,7 +226,6 @@ impl<'a> Swarm<'a> {
             if let Some(flight) = self.flights.get_mut(&flight) {
                 flight.alarm = None;
             }
-            self.tell_received(flight);
             self.touched.insert(flight);
         }
     }
@@ -239,13 +238,14 @@ impl<'a> Swarm<'a> {
             let bytes = sent.or(asking.sent_bytes).unwrap_or_default();
             if bytes > asking.told_bytes {
                 asking.told_bytes = bytes;
-                machine::received(fetch, self.now, *id, bytes);
+                fetch.handle(self.now, Input::Received { id: *id, bytes });
             }
         }
     }
 
     fn poll(&mut self) {
         while let Some(id) = self.touched.pop_first() {
+            self.tell_received(id);
             while let Some(output) = self.flights.get_mut(&id).and_then(|flight| flight.fetch.poll(self.now))
             {
                 self.carry_out(id, output);

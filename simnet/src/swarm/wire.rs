@@ -26,8 +26,7 @@ impl Swarm<'_> {
         of.referee.asked(id, peer, &request);
         of.unverified_bytes += wanted_bytes(&request);
         let (unverified_bytes, most) = (of.unverified_bytes, of.referee.most_in_flight());
-        let asking =
-            Asking { peer, to, request, asked_at: now, flows: false, sent_bytes: None, told_bytes: 0 };
+        let asking = Asking { to, request, asked_at: now, flows: false, sent_bytes: None, told_bytes: 0 };
         of.asks.insert(id, asking);
         let tally = &mut self.errands[errand].tally;
         tally.asks += 1;
@@ -232,7 +231,8 @@ impl Swarm<'_> {
             return vec![Input::Failed(id)];
         };
         let mut inputs = Vec::new();
-        if let (Ok(bytes), Some(root)) = (&reply, root_of(request)) {
+        let root = self.flights.get(&flight).and_then(|of| of.root.clone());
+        if let (Ok(bytes), Some(root)) = (&reply, root) {
             let found = |peer| Input::Found { key: Key::Root(root.clone()), peer };
             inputs.extend(fellows(bytes).into_iter().map(|fellow| found(fellow.peer)));
         }
@@ -259,14 +259,6 @@ impl Swarm<'_> {
         });
         inputs.push(Input::Answered { id, result });
         inputs
-    }
-}
-
-fn root_of(request: &Request) -> Option<&firn_castore::Root> {
-    match request {
-        Request::Closure { root, .. } => Some(root),
-        Request::Have { root, .. } => root.as_ref(),
-        Request::Path(_) | Request::Batch(_) | Request::Ranges { .. } => None,
     }
 }
 
