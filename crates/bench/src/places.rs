@@ -21,8 +21,8 @@ use crate::{
 const DEFAULT_DIRECTORY: &str = "/dev/shm";
 /// Within the working directory.
 const DEFAULT_DISK_DIRECTORY: &str = "target/tmp";
-/// All trees, and beside them two stores or copies.
-const MEMORY_BYTES: u64 = 6 << 30;
+/// All trees, and beside them four stores or copies of the largest.
+const MEMORY_BYTES: u64 = 8 << 30;
 /// Two copies of the largest tree, of which the file system may still be deleting one.
 const DISK_BYTES: u64 = 3 << 30;
 /// What any scale needs.

@@ -37,10 +37,27 @@ fn people_get_a_table() {
 }
 
 #[test]
+fn a_tree_goes_from_store_to_store() {
+    for (row, unit) in [
+        ("small tree from a peer", "s"),
+        ("big file from a peer", "s"),
+        ("toolchain from a peer", "s"),
+        ("memory of a seeder, 50 connections", "MB"),
+    ] {
+        let output = bench(&["--rows", "swarm", "--json", "--only", row]);
+        assert!(output.status.success(), "{}", said(&output.stderr));
+        let measured: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&measured["row"], &measured["unit"]), (&row.into(), &unit.into()));
+        assert!(measured["ours"].as_f64().unwrap() > 0.0, "{measured}");
+    }
+}
+
+#[test]
 fn what_is_not_there_is_told_and_is_wrong_use() {
-    for (words, text) in
-        [(["--rows", "swarm"], "no rows of the swarm"), (["--only", "warp"], "add small tree")]
-    {
+    for (words, text) in [
+        (["--rows", "swarm", "--only", "warp"], "big file from a peer"),
+        (["--rows", "store", "--only", "warp"], "add small tree"),
+    ] {
         let output = bench(&words);
         assert_eq!(output.status.code(), Some(2));
         assert!(said(&output.stderr).contains(text), "{}", said(&output.stderr));

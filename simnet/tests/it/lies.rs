@@ -3,7 +3,7 @@
 use firn_castore::ClosureError;
 use firn_exchange::{Lie, Micros, Outcome, Rejection, RootFault};
 use firn_simnet::liar::LieKind;
-use firn_simnet::{Aim, Report, Role, Scenario, Vouching, run};
+use firn_simnet::{Aim, Report, Role, Scenario, TreePlan, Vouching, run};
 use firn_trust::{Ground, NarMismatch, Refusal};
 
 /// The liar, or the peer in its place, is the first; the honest holder is the second.
@@ -192,6 +192,7 @@ fn two_that_each_have_a_damaged_blob_have_all_together() {
 fn a_link_that_breaks_once_costs_no_peer() {
     let mut scenario = Scenario::duel(Role::Holder, Aim::Path, Vouching::Attested);
     scenario.peers.pop();
+    scenario.tree = TreePlan::Large;
     scenario.limits.failures_max = 2;
     let link = &mut scenario.peers[0].link;
     link.bytes_per_second = Some(4_000_000);
