@@ -8,6 +8,22 @@ use super::totals::Totals;
 pub(crate) fn run_one(seed: u64, trace: bool, totals: &mut Totals) -> SwarmReport {
     let plan = SwarmPlan::from_seed(seed);
     let report = run_swarm(&plan, trace);
+    if std::env::var_os("PROBE").is_some() {
+        let liars = plan.nodes.iter().filter(|n| n.nature != firn_simnet::swarm::Nature::Honest).count();
+        for f in report.fetches.iter().filter(|f| f.is_expected) {
+            println!(
+                "PROBE {seed} {} {} {} {} {liars} {} {} {} {}",
+                f.node,
+                f.ended.map_or(-1, |e| e.0 as i64 - f.calm_from.0 as i64),
+                f.takes().map_or(-1, |t| t.0 as i64),
+                f.bound.0,
+                plan.is_quiet() as u8,
+                plan.faults.len(),
+                f.tree_bytes,
+                f.tally.stall_most.0
+            );
+        }
+    }
     count(&report, totals);
     tell(&plan, &report, trace);
     report

@@ -24,9 +24,9 @@ impl SwarmPlan {
         let faults = if weather.is_stormy { faults(&mut nodes, dice) } else { Vec::new() };
         let mut limits = Limits::default();
         if dice.percent(15) {
-            limits.in_flight_max = dice.between(1..8) as usize;
-            limits.in_flight_peer_max = dice.between(1..4) as usize;
-            limits.bytes_in_flight_max = dice.between(64 << 10..8 << 20);
+            limits.in_flight_max = dice.between(8..32) as usize;
+            limits.in_flight_peer_max = dice.between(2..8) as usize;
+            limits.bytes_in_flight_max = dice.between(512 << 10..8 << 20);
         }
         Self {
             seed,
@@ -37,6 +37,7 @@ impl SwarmPlan {
             limits,
             find_takes: Micros::from_millis(dice.between(1..800)),
             retry_after: Micros::from_millis(dice.between(500..5_000)),
+            drivers_give_up: dice.percent(75),
             compresses: dice.percent(15),
             quirks: Quirks { repeats_answers: dice.percent(10), answers_nothing: dice.percent(10) },
             sabotage: None,

@@ -80,6 +80,8 @@ pub(super) struct Asking {
     pub(super) flows: bool,
     /// How long the reply was, once the last of it has been sent.
     pub(super) sent_bytes: Option<u64>,
+    /// Whether its end is on its way.
+    pub(super) is_ending: bool,
     /// How much of the reply the machine was told of.
     pub(super) told_bytes: u64,
 }

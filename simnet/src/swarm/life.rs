@@ -29,6 +29,7 @@ impl Swarm<'_> {
             Event::Found { flight, key, peer } => self.input(flight, Input::Found { key, peer }),
             Event::FindEnded(flight, key) => self.input(flight, Input::FindEnded(key)),
             Event::Arrives(name) => self.arrives(name),
+            Event::Watch(name, bytes) => self.watch(name, bytes),
             Event::Replied(name, reply) => self.replied(name, reply),
             Event::Recalled(flight, root) => self.recalled(flight, &root),
             Event::Looked(flight, closure) => {

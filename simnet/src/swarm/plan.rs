@@ -170,6 +170,8 @@ pub struct SwarmPlan {
     pub find_takes: Micros,
     /// After how long a fetch that has failed is begun anew.
     pub retry_after: Micros,
+    /// Whether a driver gives up a stream on which nothing comes, as `firn-net` does; else only the machine does.
+    pub drivers_give_up: bool,
     /// Whether bodies come compressed where they may.
     pub compresses: bool,
     /// What the drivers do that good ones do not.
@@ -229,6 +231,7 @@ impl SwarmPlan {
             limits: Limits::default(),
             find_takes: Micros::from_millis(50),
             retry_after: Micros::from_millis(5_000),
+            drivers_give_up: true,
             compresses: false,
             quirks: Quirks::default(),
             sabotage: None,

@@ -91,6 +91,8 @@ pub struct FetchReport {
     pub tree_bytes: u64,
     /// Whether it must come.
     pub is_expected: bool,
+    /// From when on nothing but liars stands in its way.
+    pub calm_from: Micros,
     /// When it was first begun.
     pub begun: Option<Micros>,
     /// When all was here.

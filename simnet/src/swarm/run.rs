@@ -8,7 +8,7 @@ use firn_castore::{Closure, Root};
 use firn_exchange::{Input, Key, Lie, Micros, PeerId};
 use firn_trust::SignedNarInfo;
 
-use super::bound::{due, fluid_bound};
+use super::bound::{calm_for, due, fluid_bound};
 use super::errand::{AskName, Errand, Flight, FlightId, Tally};
 use super::fluid::Fluid;
 use super::ground::Ground;
@@ -41,6 +41,8 @@ pub(super) enum Event {
     FindEnded(FlightId, Key),
     /// A request reaches its node.
     Arrives(AskName),
+    /// Does anything come? So many bytes had the last time.
+    Watch(AskName, u64),
     /// A reply, or the news that there is none, reaches the asker.
     Replied(AskName, Option<Result<Bytes, Lie>>),
     Recalled(FlightId, Root),
@@ -287,6 +289,7 @@ impl<'a> Swarm<'a> {
                 tree: errand.want.tree,
                 tree_bytes: self.ground.bytes(errand.want.tree),
                 is_expected: errand.due.is_some(),
+                calm_from: calm_for(self.plan, &self.plan.nodes[errand.node], errand.want),
                 begun: errand.begun,
                 ended: errand.ended,
                 bound: fluid_bound(self.plan, &self.ground, errand.node, errand.want),

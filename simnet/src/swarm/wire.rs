@@ -12,6 +12,8 @@ use crate::world::Answer;
 
 /// How long a dial takes to fail, as in `firn-net`.
 const DIAL_TIMEOUT: Micros = Micros::from_millis(3_000);
+/// A stream on which nothing comes for so long is given up, as in `firn-net`.
+const PROGRESS_TIMEOUT: Micros = Micros::from_millis(2_500);
 /// No link is faster, in bytes a second.
 const RATE_MAX: u64 = 1 << 40;
 /// A request and its stream take so many bytes.
@@ -26,7 +28,15 @@ impl Swarm<'_> {
         of.referee.asked(id, peer, &request);
         of.unverified_bytes += wanted_bytes(&request);
         let (unverified_bytes, most) = (of.unverified_bytes, of.referee.most_in_flight());
-        let asking = Asking { to, request, asked_at: now, flows: false, sent_bytes: None, told_bytes: 0 };
+        let asking = Asking {
+            to,
+            request,
+            asked_at: now,
+            flows: false,
+            sent_bytes: None,
+            is_ending: false,
+            told_bytes: 0,
+        };
         of.asks.insert(id, asking);
         let tally = &mut self.errands[errand].tally;
         tally.asks += 1;
@@ -38,6 +48,9 @@ impl Swarm<'_> {
             let whom = to.map_or_else(|| "nobody".into(), |to| swarm.name(to));
             format!("{} asks {whom} for {}", swarm.name(from), what(&of.request))
         });
+        if self.plan.drivers_give_up {
+            self.at(self.after(PROGRESS_TIMEOUT), Event::Watch((flight, id), 0));
+        }
         match to {
             Some(to) => {
                 let arrives_at = self.travel(from, to);
@@ -140,6 +153,9 @@ impl Swarm<'_> {
         let Some(to) = asking.to else { return };
         self.count_traffic(name, to, bytes);
         if let Some(ending) = self.endings.remove(&name) {
+            if let Some(asking) = self.asking(name) {
+                asking.is_ending = true;
+            }
             let Some(of) = self.flights.get(&name.0) else { return };
             let asker = self.errands[of.errand].node;
             let mut arrives_at = self.travel(to, asker);
@@ -163,6 +179,22 @@ impl Swarm<'_> {
         let to = self.errands[errand].node;
         self.nodes[to].received_bytes += bytes;
         self.errands[errand].tally.received_bytes += bytes;
+    }
+
+    /// Gives up a stream on which nothing has come since the last time.
+    pub(super) fn watch(&mut self, name: AskName, before: u64) {
+        let sent = self.fluid.sent(self.now, &name);
+        let Some(asking) = self.asking(name) else { return };
+        if asking.is_ending {
+            return;
+        }
+        let bytes = sent.or(asking.sent_bytes).unwrap_or_default();
+        if bytes > before {
+            return self.at(self.after(PROGRESS_TIMEOUT), Event::Watch(name, bytes));
+        }
+        asking.is_ending = true;
+        self.breaks(name);
+        self.at(self.now, Event::Replied(name, None));
     }
 
     /// What is under way for this request comes no further. The request itself stays open.
