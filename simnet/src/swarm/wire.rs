@@ -1,9 +1,10 @@
 //! Requests on their way to a node, and replies on their way back.
 
 use bytes::{Bytes, BytesMut};
+use firn_castore::Root;
 use firn_exchange::{AskId, Input, Key, Lie, Micros, PeerId, Request, check, fellows};
 
-use super::errand::{AskName, Asking, FlightId, wanted_bytes};
+use super::errand::{AskName, Asking, Flight, FlightId, wanted_bytes};
 use super::node::Presence;
 use super::plan::SwarmSabotage;
 use super::run::{Event, Swarm};
@@ -95,10 +96,23 @@ impl Swarm<'_> {
         let encoded = request.encode(self.plan.compresses);
         let node = &mut self.nodes[to];
         let is_honest = node.plan.is_honest();
+        let about = root_of(&request).cloned();
         let answer = node.answer(asker, encoded, bytes_max, may_be_busy);
         let breaks = may_be_busy && node.dice.percent(node.plan.loss_percent);
         let broken_at = node.dice.between(0..1001);
+        if let Some(root) = about.filter(|_| self.plan.askers_are_found) {
+            self.find_asker(to, asker, &root);
+        }
         self.sends(name, (to, from), answer, (bytes_max, is_honest, breaks.then_some(broken_at)));
+    }
+
+    /// Whoever asks for a tree that this node is fetching will have a part of it.
+    fn find_asker(&mut self, node: usize, asker: PeerId, root: &Root) {
+        let fetches = |of: &Flight| self.errands[of.errand].node == node && of.root.as_ref() == Some(root);
+        let fetching = self.flights.iter().filter(|(_, of)| fetches(of)).map(|(id, _)| *id);
+        for flight in fetching.collect::<Vec<_>>() {
+            self.at(self.now, Event::Found { flight, key: Key::Root(root.clone()), peer: asker });
+        }
     }
 
     fn sends(
@@ -291,6 +305,14 @@ impl Swarm<'_> {
         });
         inputs.push(Input::Answered { id, result });
         inputs
+    }
+}
+
+fn root_of(request: &Request) -> Option<&Root> {
+    match request {
+        Request::Closure { root, .. } => Some(root),
+        Request::Have { root, .. } => root.as_ref(),
+        Request::Path(_) | Request::Batch(_) | Request::Ranges { .. } => None,
     }
 }
 
