@@ -101,7 +101,22 @@ pub fn is_documented(kind: LieKind, lie: &Lie) -> bool {
         LieKind::TooMuch => matches!(lie, Lie::TooMuch),
         // Where hardly anything may come, it is too long before it is read.
         LieKind::Garbage => matches!(lie, Lie::Garbage(_) | Lie::TooMuch),
-        LieKind::FalseRoot | LieKind::WrongLengthDirectory | LieKind::EntriesBomb | LieKind::Stall => false,
+        LieKind::OtherBytes => matches!(lie, Lie::Blob { .. } | Lie::TwoSizes(_)),
+        LieKind::MoreThanAsked => matches!(lie, Lie::NotAsked | Lie::Directory(_) | Lie::Blob { .. }),
+        // Where one item more may come, the second header counts as one.
+        LieKind::Twice => {
+            let in_form = matches!(lie, Lie::Garbage(_) | Lie::Claim(_) | Lie::TooMuch);
+            in_form || matches!(lie, Lie::NotAsked | Lie::Directory(_) | Lie::Blob { .. })
+        }
+        LieKind::ZstdBomb => matches!(lie, Lie::TooMuch),
+        LieKind::FalseRoot
+        | LieKind::WrongLengthDirectory
+        | LieKind::EntriesBomb
+        | LieKind::FalseSizes
+        | LieKind::HugeFile
+        | LieKind::Stall
+        | LieKind::Dribble
+        | LieKind::HangUp => false,
     }
 }
 

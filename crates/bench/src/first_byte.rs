@@ -16,15 +16,18 @@ use crate::{
 
 const BUDGET: Duration = Duration::from_secs(10);
 
-/// As a gateway does it: what is believed of the path, its NAR, the bytes of that in order. Timed until contents come.
+/// As a gateway does it: what is believed of the path, its NAR, the bytes of that in order. Timed until contents
+/// come; the stages before that end with the belief and with the tree.
 pub(crate) fn read(hash: StorePathHash, peer: StaticPeer, spot: &Spot) -> Result<Said, Box<dyn Error>> {
     Runtime::new()?.block_on(async {
         let party = Party::start(Arc::new(MemoryStore::new()), spot, vec![peer]).await?;
         let begun = Instant::now();
         let resolved = party.engine.resolve(hash, BUDGET).await?.ok_or("no peer knows the path")?;
+        let mut stages_s = vec![begun.elapsed().as_secs_f64()];
         let name = NarName::Root(resolved.facts().root.clone());
         let nar =
             party.engine.nar(name, Some(hash), BUDGET).await?.ok_or("the path has no NAR")?.open().await?;
+        stages_s.push(begun.elapsed().as_secs_f64());
         let layout = NarLayout::new(nar.closure().clone())?;
         let mut before = 0;
         for segment in layout.segments(0..layout.nar_size()) {
@@ -40,6 +43,6 @@ pub(crate) fn read(hash: StorePathHash, peer: StaticPeer, spot: &Spot) -> Result
         let seconds = Some(begun.elapsed().as_secs_f64());
         drop(pieces);
         party.net.shutdown().await?;
-        Ok(Said { seconds, ..Said::default() })
+        Ok(Said { seconds, stages_s, ..Said::default() })
     })
 }

@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     cost::Pipeline,
     error::BenchError,
+    lab,
     trees::{Scale, Trees},
 };
 
@@ -171,6 +172,7 @@ fn delete_on_signal(directories: Vec<PathBuf>) {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
+            lab::tear_down();
             for directory in directories {
                 let _ = fs::remove_dir_all(directory);
             }

@@ -156,6 +156,8 @@ pub(crate) struct Said {
     pub(crate) path: Option<String>,
     /// Its tree.
     pub(crate) root: Option<String>,
+    /// When each of its stages ended.
+    pub(crate) stages_s: Vec<f64>,
     /// The longest time in which nothing came.
     pub(crate) stall_s: f64,
     /// Who was caught lying, and how many bytes of each were true.

@@ -12,6 +12,7 @@ pub(crate) fn run_one(pool: &Pool, seed: u64, trace: bool, totals: &mut Totals) 
     totals.add("crashes", report.crashes);
     totals.add("faults", report.faults);
     totals.add("commits", report.commits);
+    totals.add("resumed", report.resumed);
     totals.add("losses", report.losses);
     totals.add("calls", report.calls);
     tell(&report, trace);
@@ -31,13 +32,14 @@ fn tell(report: &DiskReport, trace: bool) {
 /// Tells what all came to; true if all is well.
 pub(crate) fn sum_up(totals: &Totals) -> bool {
     println!(
-        "{} disk seeds passed, {} failed ({} commits, {} cut off in a call, {} calls that went wrong, {} losses told, \
-         {} calls)",
+        "{} disk seeds passed, {} failed ({} commits, {} cut off in a call, {} calls that went wrong, {} groups and \
+         Directories found again, {} losses told, {} calls)",
         totals.get("disks passed"),
         totals.get("disks failed"),
         totals.get("commits"),
         totals.get("crashes"),
         totals.get("faults"),
+        totals.get("resumed"),
         totals.get("losses"),
         totals.get("calls")
     );

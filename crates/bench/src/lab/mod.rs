@@ -156,12 +156,24 @@ fn delete_namespace(name: &str) {
 
 /// Removes the namespaces of benches that were killed before they could.
 fn sweep() -> Result<(), BenchError> {
+    remove(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+}
+
+/// Removes all namespaces of this bench, for when it is about to be ended from outside.
+pub(crate) fn tear_down() {
+    if geteuid().is_root() {
+        // There is nobody left to tell.
+        let _ = remove(|pid| pid == process::id());
+    }
+}
+
+fn remove(of: impl Fn(u32) -> bool) -> Result<(), BenchError> {
     let listed = output_of(Tool::Ip.command()?.args(["netns", "list"]))?;
     for name in listed.lines().filter_map(|line| line.split(' ').next()) {
         let mut words = name.split('-');
         let is_ours = words.next() == Some(NAME_PREFIX);
         let pid: Option<u32> = words.next().and_then(|pid| pid.parse().ok());
-        if is_ours && pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+        if is_ours && pid.is_some_and(&of) {
             delete_namespace(name);
         }
     }

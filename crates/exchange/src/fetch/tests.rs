@@ -231,7 +231,9 @@ fn what_one_broken_connection_costs_is_one_failure() {
     let (key, whom) = (Key::Path(*path().hash()), peer(1));
     bench.fetch.peers.found(whom, key.clone());
     let peers = &mut bench.fetch.peers;
-    (0..4).for_each(|_| drop(peers.asked(&whom, 1, Micros(0))));
+    (0..4).for_each(|_| {
+        peers.asked(&whom, 1, Micros(0));
+    });
     (0..4).for_each(|_| peers.failed(&whom, Micros(0), SECOND));
     assert!(peers.any_left(&key, |_| true));
     // The second one in a row is one too many.

@@ -73,6 +73,6 @@ fn get(bench: &Bench, seed: &Seed, seeder: &Host, consumers: &[Host]) -> Result<
         seconds = seconds.max(report.seconds);
         peak_rss_mb = peak_rss_mb.max(report.peak_rss_mb);
     }
-    server.end_by_closing_its_input()?;
+    peak_rss_mb = peak_rss_mb.max(server.end_by_closing_its_input()?.peak_rss_mb);
     Ok((Cost { seconds, cpu_s: cpu_of_children()? - cpu, peak_rss_mb }, sent))
 }

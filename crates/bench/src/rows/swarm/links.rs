@@ -101,18 +101,26 @@ pub(super) fn first_byte(bench: &Bench) -> Result<Row, BenchError> {
     let seed = Seed::make(bench, "seed", &bench.places.trees.small_part(USUAL_FILES)?)?;
     let lab = Lab::new()?;
     let hosts = lab.pair(LongLink { round_trip: ROUND_TRIP, rate: None, loss: 0.0 })?;
-    let costs = in_turn(bench.runs, &mut [Box::new(|| read_first(&seed, &hosts))])?;
+    let stages = RefCell::new(Vec::new());
+    let read = || {
+        let (cost, stages_s) = read_first(&seed, &hosts)?;
+        *stages.borrow_mut() = stages_s;
+        Ok(cost)
+    };
+    let costs = in_turn(bench.runs, &mut [Box::new(read)])?;
     bench.places.memory.remove("seed")?;
     let round_trips = costs[0].seconds / ROUND_TRIP.as_secs_f64();
-    let note = format!("{:.0} ms; {} files", costs[0].seconds * 1e3, seed.files);
+    let stages: Vec<String> =
+        stages.borrow().iter().map(|s| format!("{:.1}", s / ROUND_TRIP.as_secs_f64())).collect();
+    let note = format!("of {} files; at last claim and tree at {}", seed.files, stages.join(" and "));
     Ok(Row::limit(costs[0], round_trips, ROUND_TRIPS_LIMIT, "RTT", "limit").noted(note))
 }
 
-fn read_first(seed: &Seed, [from, to]: &[Host; 2]) -> Result<Cost, BenchError> {
+fn read_first(seed: &Seed, [from, to]: &[Host; 2]) -> Result<(Cost, Vec<f64>), BenchError> {
     let cpu = cpu_of_children()?;
     let (mut server, peer) = Server::start_ours(&mut seed.seeding(Some(from))?)?;
     let reading = work(&["first-byte", hash_of(&seed.path), &peer]);
-    let (cost, _) = cost_of_work(at(Some(to), reading)?)?;
+    let (cost, report) = cost_of_work(at(Some(to), reading)?)?;
     server.end_by_closing_its_input()?;
-    Ok(Cost { cpu_s: cpu_of_children()? - cpu, ..cost })
+    Ok((Cost { cpu_s: cpu_of_children()? - cpu, ..cost }, report.said.stages_s))
 }

@@ -75,17 +75,14 @@ impl<'a> Many<'a> {
         }
         while consumer.line()? != "done" {}
         let report = consumer.end_by_closing_its_input()?;
+        let mut peak_rss_mb = report.peak_rss_mb;
         for server in &mut servers {
-            server.end_by_closing_its_input()?;
+            peak_rss_mb = peak_rss_mb.max(server.end_by_closing_its_input()?.peak_rss_mb);
         }
         if let (Mishap::Death, Some((_, host))) = (mishap, self.seeds.get(count - 1)) {
             self.lab.plug(host)?;
         }
-        let cost = Cost {
-            seconds: report.seconds,
-            cpu_s: cpu_of_children()? - cpu,
-            peak_rss_mb: report.peak_rss_mb,
-        };
+        let cost = Cost { seconds: report.seconds, cpu_s: cpu_of_children()? - cpu, peak_rss_mb };
         Ok((cost, report, peers.last().copied().unwrap_or_default().to_owned()))
     }
 

@@ -106,8 +106,12 @@ impl Seed {
     /// How fast it came, and for how much CPU.
     fn speed(&self, cost: &Cost) -> String {
         let megabytes = self.bytes as f64 / 1e6;
-        let (files, per_gb) = (self.files as f64 / cost.seconds, cost.cpu_s * 1e3 / megabytes);
-        format!("{:.0} MB/s, {files:.0} files/s, {per_gb:.2} CPU s/GB", megabytes / cost.seconds)
+        let files = match self.files {
+            1 => String::new(),
+            files => format!("{:.0} files/s, ", files as f64 / cost.seconds),
+        };
+        let per_gb = cost.cpu_s * 1e3 / megabytes;
+        format!("{:.0} MB/s, {files}{per_gb:.2} CPU s/GB", megabytes / cost.seconds)
     }
 }
 
