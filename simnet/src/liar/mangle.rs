@@ -147,7 +147,9 @@ pub(super) fn other_bytes(view: &SharedView, asked: &Asked, honest: Bytes) -> By
 pub(super) fn more(asked: &Asked, honest: Bytes) -> Bytes {
     let Some((proto::Status::Ok, body)) = header(&honest) else { return honest };
     match asked {
-        Asked::Batch(_) => batch_items(body, |items| items.push(proto::BatchItem::default())).unwrap_or(honest),
+        Asked::Batch(_) => {
+            batch_items(body, |items| items.push(proto::BatchItem::default())).unwrap_or(honest)
+        }
         // Behind all Directories of a tree an empty one is either known or belongs nowhere.
         Asked::Closure { .. } | Asked::Ranges { .. } => [&honest[..], &[0]].concat().into(),
         Asked::Path(_) | Asked::Have { .. } => honest,
