@@ -124,6 +124,10 @@ struct CountedReply {
 }
 
 impl ReplyBody for CountedReply {
+    fn memory_bytes(&self) -> usize {
+        self.reply.memory_bytes()
+    }
+
     fn next(&mut self) -> Result<Option<Bytes>, BrokenOff> {
         match self.reply.next() {
             Ok(piece) => {

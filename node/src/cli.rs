@@ -167,7 +167,11 @@ Examples:
 fn without_what_only_a_node_needs(arg: Arg) -> Arg {
     let id = arg.get_id().as_str();
     let only_for_nodes = ["role", "http", "iroh", "libp2p", "store_bytes_max"].contains(&id);
-    if only_for_nodes || id.starts_with("miss_") || id.starts_with("adopt") { arg.hide(true) } else { arg }
+    if only_for_nodes || ["miss_", "adopt", "upload_"].iter().any(|start| id.starts_with(start)) {
+        arg.hide(true)
+    } else {
+        arg
+    }
 }
 
 /// `firn get`.
@@ -213,8 +217,13 @@ const STATUS_HELP: &str = "\
                  disk_bytes_max or null, trouble: text or null},
          adopt: null or {store_dir, total_paths, adopted_paths, adopted_bytes, waiting_paths, withdrawn_paths,
                  untrusted_paths, failed_paths, last_failure or null, complete},
-         peers: [{id, via: static|mdns|dht|null, connected, asked, received_bytes, answered, sent_bytes,
-                  shared: [store path or root], lies: [text]}]}";
+         traffic: null or {upload_rate, download_rate, upload_rate_max, upload_peer_rate_max, download_rate_max,
+                 download_peer_rate_max (null: no limit), connections, requests, turned_away},
+         peers: [{id, via: static|mdns|dht|fellow|null, connected, asked, received_bytes, answered, sent_bytes,
+                  upload_rate, download_rate, connections, requests,
+                  shared: [store path or root], lies: [text]}]}
+Rates are bytes a second of replies, over the last four seconds; connections and requests are those of peers to this
+node; turned_away counts the requests that were told to come again later.";
 
 #[cfg(feature = "demo")]
 const DEMO_HELP: &str = "\

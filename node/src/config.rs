@@ -1,5 +1,6 @@
 //! How a node is set up: the command line over the environment over one file, resolved into a [`Config`].
 
+mod layers;
 mod networks;
 mod settings;
 mod values;
@@ -7,25 +8,25 @@ mod values;
 use std::{
     error::Error,
     fmt, io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
-    path::{Path, PathBuf},
-    str::FromStr,
-    time::Duration,
+    path::PathBuf,
 };
 
-use firn_net::{Multiaddr, RelayUrl, StaticPeer, bootstrap_address};
+use firn_exchange::Compress;
+use firn_net::{Multiaddr, RateLimits, RelayUrl, StaticPeer};
 use firn_nix::PublicKey;
 use ipnet::IpNet;
 
+pub use layers::JOBS_MAX;
+use layers::Layers;
 pub use networks::{NetworkError, loopback, private, public};
 pub use settings::Settings;
 pub use values::{
     ByteLimit, ByteLimitError, MissBudgets, NETWORK_NAME_BYTES_MAX, NetworkName, NetworkNameError, Role,
 };
-use values::{parse_bootstrap, parse_limit, parse_relay};
 
-use crate::{cli::Global, operations::is_store_dir};
+use crate::cli::Global;
 
 /// Everything that a node needs to know, checked.
 #[derive(Debug, Clone)]
@@ -62,6 +63,10 @@ pub struct Config {
     pub miss: MissBudgets,
     /// How much the store may take of its disk.
     pub store_bytes_max: Option<ByteLimit>,
+    /// How much goes over the wire in a second.
+    pub rates: RateLimits,
+    /// Whether it is compressed.
+    pub compress: Compress,
     /// Whether the Nix store is adopted, in the background.
     pub adopt: bool,
     /// How many threads read what is adopted.
@@ -218,179 +223,6 @@ fn first_file(environment: &Environment) -> Result<(Option<PathBuf>, Settings), 
         }
     }
     Ok((None, Settings::default()))
-}
-
-/// The command line (with the environment) over the file.
-struct Layers {
-    given: Settings,
-    written: Settings,
-    file: Option<PathBuf>,
-}
-
-impl Layers {
-    /// The uppermost value, and where it was set.
-    fn uppermost<'a, T>(&'a self, of: impl Fn(&'a Settings) -> Option<T>) -> Option<(T, Origin)> {
-        match of(&self.given) {
-            Some(value) => Some((value, Origin::CommandLine)),
-            None => Some((of(&self.written)?, Origin::File(self.file.clone().unwrap_or_default()))),
-        }
-    }
-
-    fn list<T, E: Into<Box<dyn Error + Send + Sync>>>(
-        &self,
-        key: &'static str,
-        of: fn(&Settings) -> &Option<Vec<String>>,
-        parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Result<Vec<T>, ConfigError> {
-        let Some((list, origin)) = self.uppermost(|settings| of(settings).as_deref()) else {
-            return Ok(Vec::new());
-        };
-        settings::items(list)
-            .map(|item| parse(item).map_err(|error| wrong(&origin, key, item, error)))
-            .collect()
-    }
-
-    fn address(
-        &self,
-        key: &'static str,
-        of: fn(&Settings) -> &Option<String>,
-        default: SocketAddr,
-    ) -> Result<SocketAddr, ConfigError> {
-        let Some((text, origin)) = self.uppermost(|settings| of(settings).as_deref()) else {
-            return Ok(default);
-        };
-        match text.parse::<u16>() {
-            Ok(port) => Ok(SocketAddr::new(default.ip(), port)),
-            Err(_) => text.parse().map_err(|_| wrong(&origin, key, text, ListenError)),
-        }
-    }
-
-    fn network(&self) -> Result<NetworkName, ConfigError> {
-        let Some((text, origin)) = self.uppermost(|settings| settings.network.as_deref()) else {
-            return Ok(NetworkName::usual());
-        };
-        text.parse().map_err(|error: NetworkNameError| wrong(&origin, "network", text, error))
-    }
-
-    fn store_bytes_max(&self) -> Result<Option<ByteLimit>, ConfigError> {
-        let Some((text, origin)) = self.uppermost(|settings| settings.store_bytes_max.as_deref()) else {
-            return Ok(None);
-        };
-        parse_limit(text).map_err(|error| wrong(&origin, "store-bytes-max", text, error))
-    }
-
-    fn adopt_jobs(&self) -> Result<Option<NonZeroUsize>, ConfigError> {
-        let Some((jobs, origin)) = self.uppermost(|settings| settings.adopt_jobs) else { return Ok(None) };
-        match NonZeroUsize::new(jobs as usize).filter(|jobs| jobs.get() <= JOBS_MAX as usize) {
-            Some(jobs) => Ok(Some(jobs)),
-            None => Err(wrong(&origin, "adopt-jobs", &jobs.to_string(), JobsError)),
-        }
-    }
-
-    fn miss(&self) -> MissBudgets {
-        let usual = MissBudgets::default();
-        let budget = |of: fn(&Settings) -> Option<u32>, usual| {
-            self.uppermost(of).map_or(usual, |(ms, _)| Duration::from_millis(ms.into()))
-        };
-        MissBudgets {
-            alone: budget(|settings| settings.miss_alone_ms, usual.alone),
-            near: budget(|settings| settings.miss_near_ms, usual.near),
-            dht: budget(|settings| settings.miss_dht_ms, usual.dht),
-        }
-    }
-
-    fn resolve(
-        self,
-        data_dir: PathBuf,
-        nix_root: PathBuf,
-        own_addresses: &[Ipv4Addr],
-    ) -> Result<Config, ConfigError> {
-        let any = |port| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
-        let role = self.uppermost(|settings| settings.role).map_or(Role::default(), |(role, _)| role);
-        let bootstrap = self.list("bootstrap", |settings| &settings.bootstrap, parse_bootstrap)?;
-        let peers = self.list("peer", |settings| &settings.peer, StaticPeer::from_str)?;
-        let dial = self.list("dial", |settings| &settings.dial, networks::parse)?;
-        let dial = match self.uppermost(|settings| settings.dial.as_ref()) {
-            Some(_) => dial.concat(),
-            None => default_dial(role, &bootstrap, &peers, own_addresses),
-        };
-        Ok(Config {
-            role,
-            trust: self.list("trust", |settings| &settings.trust, PublicKey::from_str)?,
-            relays: self.list("relay", |settings| &settings.relay, parse_relay)?,
-            network: self.network()?,
-            mdns: self.uppermost(|settings| settings.mdns).map_or(role == Role::Lan, |(mdns, _)| mdns),
-            http: self.address("http", |settings| &settings.http, (Ipv4Addr::LOCALHOST, 7333).into())?,
-            iroh: self.address("iroh", |settings| &settings.iroh, any(7334))?,
-            libp2p: self.address("libp2p", |settings| &settings.libp2p, any(7335))?,
-            miss: self.miss(),
-            store_bytes_max: self.store_bytes_max()?,
-            adopt: !self
-                .list("adopt", |settings| &settings.adopt, |text| parse_adopt(text, &nix_root))?
-                .is_empty(),
-            adopt_jobs: self.adopt_jobs()?,
-            file: self.file,
-            data_dir,
-            nix_root,
-            bootstrap,
-            peers,
-            dial,
-        })
-    }
-}
-
-/// Text that is nowhere to listen.
-#[derive(Debug, thiserror::Error)]
-#[error("an address is IP:PORT or PORT")]
-struct ListenError;
-
-/// The most threads that may be asked for.
-pub const JOBS_MAX: u32 = 64;
-
-/// A number of threads that is none.
-#[derive(Debug, thiserror::Error)]
-#[error("there may be 1 to {JOBS_MAX} threads")]
-struct JobsError;
-
-/// Text that does not name the Nix store.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "only the Nix store as a whole, /nix/store, is adopted by a node; `firn adopt PATH` takes single paths"
-)]
-struct AdoptError;
-
-fn parse_adopt(text: &str, nix_root: &Path) -> Result<(), AdoptError> {
-    if is_store_dir(Path::new(text), nix_root) { Ok(()) } else { Err(AdoptError) }
-}
-
-fn wrong(
-    origin: &Origin,
-    key: &'static str,
-    value: &str,
-    source: impl Into<Box<dyn Error + Send + Sync>>,
-) -> ConfigError {
-    ConfigError::Value { origin: origin.clone(), key, value: value.into(), source: source.into() }
-}
-
-/// Where peers may be, if the user doesn't say it: on the internet (of the role lan: among the neighbours), and where
-/// those are whom the user names. A seed to which nobody is named is the first of its network, and that is where its own
-/// addresses are.
-fn default_dial(
-    role: Role,
-    bootstrap: &[Multiaddr],
-    peers: &[StaticPeer],
-    own_addresses: &[Ipv4Addr],
-) -> Vec<IpNet> {
-    let usual = if role == Role::Lan { private() } else { public() };
-    let bootstrap = bootstrap.iter().filter_map(bootstrap_address);
-    let named: Vec<IpAddr> =
-        bootstrap.chain(peers.iter().map(|peer| peer.address)).map(|address| address.ip()).collect();
-    let is_first = role == Role::Seed && named.is_empty();
-    let more = if is_first { networks::home(own_addresses) } else { networks::around(&named) };
-    let mut networks = [usual, more].concat();
-    networks.sort();
-    networks.dedup();
-    networks
 }
 
 #[cfg(test)]

@@ -184,6 +184,8 @@ impl Stage {
             libp2p: any,
             miss: MissBudgets::default(),
             store_bytes_max: None,
+            rates: Default::default(),
+            compress: Default::default(),
             adopt: false,
             adopt_jobs: None,
         };

@@ -117,6 +117,8 @@ pub fn net_config(config: &Config, identity: Identity) -> NetConfig {
         network: (config.network != NetworkName::usual()).then(|| config.network.as_str().to_owned()),
         dial: DialRules::new(config.dial.clone()),
         is_server: config.role != Role::Client,
+        limits: config.rates,
+        compress: config.compress,
     }
 }
 

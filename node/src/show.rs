@@ -1,13 +1,17 @@
 //! What a command prints: the JSON object that its help describes, or lines for a person.
 
+mod status;
 mod store;
 
-use firn_proto::control::{GetReply, PeerShare, PeerStatus, StatusReply, StoreStatus};
-use indicatif::{HumanBytes, HumanDuration};
+use std::num::NonZeroU64;
+
+use firn_exchange::Compress;
+use firn_proto::control::{GetReply, PeerShare};
+use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
+pub use status::status;
 pub use store::{add, adopt, collect, pin, pins, stats, unpin, verify};
-use store::{adopt_json, adopt_text};
 
 use crate::{config::Config, node::Ready};
 
@@ -44,122 +48,6 @@ pub fn key(public: &firn_nix::PublicKey, file: &std::path::Path) -> Answer {
         text: text + "\n",
         remarks: String::new(),
     }
-}
-
-/// What `firn status` prints.
-pub fn status(reply: &StatusReply) -> Answer {
-    let store = reply.store.clone().unwrap_or_default();
-    let json = json!({
-        "version": reply.version,
-        "running": reply.running,
-        "data_dir": lossy(&reply.data_dir),
-        "role": reply.role,
-        "peer_id": or_null(&reply.peer_id),
-        "http": or_null(&reply.http_address),
-        "iroh": reply.iroh_addresses,
-        "multiaddrs": reply.multiaddrs,
-        "network": reply.network,
-        "uptime_seconds": reply.uptime_seconds,
-        "trusted_keys": reply.trusted_keys,
-        "store": {
-            "paths": store.paths,
-            "paths_shared": store.paths_shared,
-            "paths_untrusted": store.paths_untrusted,
-            "trees": store.trees,
-            "trees_shared": store.trees_shared,
-            "nar_bytes": store.nar_bytes,
-            "adopted_bytes": store.adopted_bytes,
-            "disk_bytes": store.disk_bytes,
-            "disk_bytes_max": store.disk_bytes_max,
-            "trouble": or_null(&store.trouble),
-        },
-        "adopt": reply.adopt.as_ref().map(adopt_json),
-        "provider_records": reply.provider_records,
-        "peers": reply.peers.iter().map(peer_status_json).collect::<Vec<_>>(),
-    });
-    Answer { json, text: status_text(reply, &store), remarks: String::new() }
-}
-
-fn peer_status_json(peer: &PeerStatus) -> Value {
-    json!({
-        "id": peer.id,
-        "via": or_null(&peer.via),
-        "connected": peer.connected,
-        "asked": peer.asked,
-        "received_bytes": peer.received_bytes,
-        "answered": peer.answered,
-        "sent_bytes": peer.sent_bytes,
-        "shared": peer.shared,
-        "lies": peer.lies,
-    })
-}
-
-fn status_text(reply: &StatusReply, store: &StoreStatus) -> String {
-    let mut lines = Vec::new();
-    let mut row = |name: &str, value: String| {
-        if !value.is_empty() {
-            lines.push(format!("{name:<12} {value}"));
-        }
-    };
-    row("data", lossy(&reply.data_dir));
-    if reply.running {
-        let uptime = std::time::Duration::from_secs(reply.uptime_seconds);
-        row("node", format!("{}, version {}, up {}", reply.role, reply.version, HumanDuration(uptime)));
-        row("id", reply.peer_id.clone());
-        row("http", reply.http_address.clone());
-        row("iroh", reply.iroh_addresses.join(" "));
-        row("multiaddr", reply.multiaddrs.join(" "));
-        row("network", reply.network.clone());
-    } else {
-        row("node", "none runs".into());
-    }
-    row("trusts", reply.trusted_keys.join(" "));
-    row("paths", paths_text(store));
-    row("trees", format!("{}, {} shared", store.trees, store.trees_shared));
-    row("store", room_text(store));
-    row("trouble", store.trouble.clone());
-    row("adopting", reply.adopt.as_ref().map(adopt_text).unwrap_or_default());
-    for peer in &reply.peers {
-        lines.extend(peer_lines(peer));
-    }
-    lines.join("\n") + "\n"
-}
-
-fn paths_text(store: &StoreStatus) -> String {
-    let mut text =
-        format!("{}, {} shared, {} as NARs", store.paths, store.paths_shared, HumanBytes(store.nar_bytes));
-    if store.paths_untrusted > 0 {
-        text += &format!("; {} more are out of view, no trusted key vouches for them", store.paths_untrusted);
-    }
-    text
-}
-
-/// What the store takes, against its limit.
-fn room_text(store: &StoreStatus) -> String {
-    let mut text = HumanBytes(store.disk_bytes).to_string();
-    if let Some(bytes_max) = store.disk_bytes_max {
-        text += &format!(" of {}", HumanBytes(bytes_max));
-    }
-    if store.adopted_bytes > 0 {
-        text += &format!(", and {} adopted in place", HumanBytes(store.adopted_bytes));
-    }
-    text
-}
-
-fn peer_lines(peer: &PeerStatus) -> Vec<String> {
-    let via = if peer.via.is_empty() { "it found us" } else { &peer.via };
-    let connected = if peer.connected { "connected" } else { "not connected" };
-    let mut lines = vec![format!(
-        "peer {}: {via}, {connected}; gave {} in {}; was given {} in {}",
-        peer.id,
-        HumanBytes(peer.received_bytes),
-        counted(peer.asked, "answer"),
-        HumanBytes(peer.sent_bytes),
-        counted(peer.answered, "answer"),
-    )];
-    lines.extend(peer.shared.iter().map(|shared| format!("  had {shared}")));
-    lines.extend(peer.lies.iter().map(|lie| format!("  LIED: {lie}")));
-    lines
 }
 
 /// What `firn node` prints once it is ready.
@@ -256,6 +144,11 @@ pub fn config(config: &Config, control_socket: &std::path::Path) -> Answer {
         "miss_near_ms": config.miss.near.as_millis() as u64,
         "miss_dht_ms": config.miss.dht.as_millis() as u64,
         "store_bytes_max": config.store_bytes_max.map(|limit| limit.0),
+        "upload_max": config.rates.upload,
+        "upload_peer_max": config.rates.upload_peer,
+        "download_max": config.rates.download,
+        "download_peer_max": config.rates.download_peer,
+        "compress": compress_word(config.compress),
         "adopt": config.adopt,
         "adopt_jobs": config.adopt_jobs,
     });
@@ -285,12 +178,35 @@ pub fn config(config: &Config, control_socket: &std::path::Path) -> Answer {
         ("network", config.network.as_str().into()),
         ("neighbours", if config.mdns { "looked for (mDNS)" } else { "not looked for" }.into()),
         ("would dial in", none(&dial, "no network that a peer names")),
+        ("gives peers", rates_text(config.rates.upload, config.rates.upload_peer)),
+        ("takes from peers", rates_text(config.rates.download, config.rates.download_peer)),
+        ("compresses", compress_word(config.compress).into()),
         ("binary cache", format!("http://{}", config.http)),
         ("iroh", format!("udp {}", config.iroh)),
         ("libp2p", format!("udp {}", config.libp2p)),
     ];
     let text = rows.iter().map(|(name, value)| format!("{name:<17} {value}\n")).collect();
     Answer { json, text, remarks: String::new() }
+}
+
+/// How it is written in the configuration.
+fn compress_word(compress: Compress) -> &'static str {
+    match compress {
+        Compress::Auto => "auto",
+        Compress::Always => "always",
+        Compress::Never => "never",
+    }
+}
+
+/// The limits of one direction.
+fn rates_text(all: Option<NonZeroU64>, peer: Option<NonZeroU64>) -> String {
+    let rate = |rate: NonZeroU64| format!("{}/s", HumanBytes(rate.get()));
+    match (all.map(rate), peer.map(rate)) {
+        (None, None) => "as much as the wire bears".into(),
+        (Some(all), None) => format!("at most {all}"),
+        (None, Some(peer)) => format!("at most {peer} each"),
+        (Some(all), Some(peer)) => format!("at most {all}, {peer} each"),
+    }
 }
 
 fn texts<T: ToString>(values: impl Iterator<Item = T>) -> Vec<String> {

@@ -5,12 +5,12 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use firn_bao::{Groups, Span, VerifiedSpan};
+use firn_bao::{GROUP_BYTES, Groups, Span, VerifiedSpan};
 use firn_castore::{BlobDigest, BlobRef, DirectoryDigest, Node, Root};
 use firn_proto::exchange as proto;
 use firn_store::{Store, StoreError, Visible};
 
-use crate::compress::Squeezer;
+use crate::compress::{ENCODER_BYTES, SAMPLE_BYTES, Squeezer, is_worth_it};
 use crate::frame;
 use crate::known::Tags;
 use crate::shared::{Extent, Shared};
@@ -56,6 +56,17 @@ pub struct Reply {
     body: Body,
     about: Option<Key>,
     may_be_compressed: bool,
+    squeezing: Option<Squeezing>,
+    /// Items that were looked at, and go first.
+    seen: VecDeque<Bytes>,
+}
+
+/// A body that is being compressed.
+struct Squeezing {
+    level: i32,
+    /// Bytes of it that were taken in.
+    bytes: u64,
+    /// None until the body has shown that it is worth it, and after its end.
     squeezer: Option<Squeezer>,
 }
 
@@ -82,6 +93,13 @@ pub fn answer(view: &SharedView, request: Bytes) -> Reply {
     let (status, body) = body(view, asked);
     let may_be_compressed = takes_zstd && status == proto::Status::Ok;
     Reply { about, may_be_compressed, ..Reply::new(view, status, body) }
+}
+
+/// The whole reply to whoever cannot be answered now: it is to ask again after this time.
+pub fn busy(after: Micros) -> Bytes {
+    let busy_ms = u32::try_from(after.0.div_ceil(1000)).unwrap_or(u32::MAX);
+    let status = proto::Status::Busy.into();
+    frame::put_message(&proto::ReplyHeader { status, busy_ms, ..Default::default() })
 }
 
 fn body(view: &SharedView, asked: Asked) -> (proto::Status, Body) {
@@ -126,26 +144,33 @@ fn directories(root: &Root, have: Tags) -> Body {
 
 /// A piece of a reply is about so long, so that many small items do not cost a step each.
 const PIECE_BYTES: usize = 128 << 10;
+/// A compressed piece, so that most bodies are one, and their encoder is gone when it is sent.
+const SQUEEZED_BYTES: usize = 512 << 10;
 
 impl Reply {
     fn new(view: &SharedView, status: proto::Status, body: Body) -> Self {
         let header = proto::ReplyHeader { status: status.into(), ..Default::default() };
         let (view, header) = (view.clone(), Some(header));
-        Self { header, view, body, about: None, may_be_compressed: false, squeezer: None }
-    }
-
-    /// Not now: the peer is to ask again after this time.
-    pub fn busy(view: &SharedView, after: Micros) -> Self {
-        let mut reply = Self::new(view, proto::Status::Busy, Body::Empty);
-        if let Some(header) = &mut reply.header {
-            header.busy_ms = u32::try_from(after.0.div_ceil(1000)).unwrap_or(u32::MAX);
-        }
-        reply
+        let (seen, squeezing) = (VecDeque::new(), None);
+        Self { header, view, body, about: None, may_be_compressed: false, squeezing, seen }
     }
 
     /// Whether there is something for this peer; else the reply says only that there is not.
     pub fn is_ok(&self) -> bool {
         self.header.as_ref().is_some_and(|header| header.status() == proto::Status::Ok)
+    }
+
+    /// About how much memory its pieces take, two of which are held at once: a span is read as a whole, all else is cut.
+    pub fn memory_bytes(&self) -> usize {
+        let span = match &self.body {
+            Body::Span(_, span) => {
+                usize::try_from(span.groups().end - span.groups().start).unwrap_or(usize::MAX)
+            }
+            _ => 0,
+        };
+        let encoder = if self.squeezing.is_some() { ENCODER_BYTES + SQUEEZED_BYTES } else { 0 };
+        // What is read, and the proof that is made of it.
+        encoder + 2 * (PIECE_BYTES + span.saturating_mul(GROUP_BYTES as usize))
     }
 
     /// The path or the root that was asked about, if the request names one.
@@ -158,16 +183,18 @@ impl Reply {
         self.may_be_compressed
     }
 
-    /// The same reply with its body compressed; `level` as zstd counts them. Only before the first piece, and where it
-    /// [may be](Reply::may_be_compressed); else nothing changes.
-    pub fn compressed(mut self, level: i32) -> io::Result<Self> {
-        if let Some(header) = &mut self.header
-            && self.may_be_compressed
-        {
-            header.encoding = proto::Encoding::Zstd.into();
-            self.squeezer = Some(Squeezer::new(level)?);
+    /// The same reply with its body compressed, if that begins with something that gets shorter; `level` as zstd counts
+    /// them. Only before the first piece, and where it [may be](Reply::may_be_compressed); else nothing changes.
+    pub fn compressed(mut self, level: i32) -> Self {
+        if self.header.is_some() && self.may_be_compressed {
+            self.squeezing = Some(Squeezing { level, bytes: 0, squeezer: None });
         }
-        Ok(self)
+        self
+    }
+
+    /// The level at which the body is compressed, and how many bytes of it were so far.
+    pub fn squeezed(&self) -> Option<(i32, u64)> {
+        self.squeezing.as_ref().map(|squeezing| (squeezing.level, squeezing.bytes))
     }
 
     /// The same reply, which hints at these as well. Only before the first piece.
@@ -184,20 +211,20 @@ impl Reply {
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<Bytes>, ReplyError> {
         if let Some(header) = self.header.take() {
-            let header = self.begin(header)?;
-            let head = frame::put_message(&header);
-            return Ok(Some(match self.squeezer {
+            let mut header = self.begin(header)?;
+            if self.squeezing.is_some() && self.begin_squeezing()? {
+                header.encoding = proto::Encoding::Zstd.into();
                 // Compressing may take long, and a header alone tells the asker that something comes.
-                Some(_) => head,
-                None => self.gather(head)?,
-            }));
+                return Ok(Some(frame::put_message(&header)));
+            }
+            return self.gather(frame::put_message(&header)).map(Some);
         }
-        match self.squeezer.take() {
-            Some(squeezer) => self.squeeze(squeezer),
-            None => match self.next_item()? {
-                Some(first) => self.gather(first).map(Some),
-                None => Ok(None),
-            },
+        if self.squeezing.is_some() {
+            return self.squeeze();
+        }
+        match self.next_item()? {
+            Some(first) => self.gather(first).map(Some),
+            None => Ok(None),
         }
     }
 
@@ -218,16 +245,43 @@ impl Reply {
         Ok(piece.freeze())
     }
 
+    /// Looks at how the body begins; false: it goes as it is.
+    fn begin_squeezing(&mut self) -> Result<bool, ReplyError> {
+        let mut sample = Vec::with_capacity(SAMPLE_BYTES);
+        let mut seen = VecDeque::new();
+        while sample.len() < SAMPLE_BYTES
+            && let Some(item) = self.next_item()?
+        {
+            sample.extend_from_slice(&item[..item.len().min(SAMPLE_BYTES)]);
+            seen.push_back(item);
+        }
+        self.seen = seen;
+        match self.squeezing.take_if(|_| !is_worth_it(&sample)) {
+            Some(_) => Ok(false),
+            None => {
+                if let Some(squeezing) = &mut self.squeezing {
+                    squeezing.squeezer = Some(Squeezer::new(squeezing.level)?);
+                }
+                Ok(true)
+            }
+        }
+    }
+
     /// The next piece of the compressed body.
-    fn squeeze(&mut self, mut squeezer: Squeezer) -> Result<Option<Bytes>, ReplyError> {
-        while squeezer.ready() < PIECE_BYTES {
-            match self.next_item()? {
-                Some(item) => squeezer.put(&item)?,
-                None => return Ok(Some(squeezer.finish()?)),
+    fn squeeze(&mut self) -> Result<Option<Bytes>, ReplyError> {
+        let taken = self.squeezing.as_mut().and_then(|squeezing| squeezing.squeezer.take());
+        let Some(mut squeezer) = taken else { return Ok(None) };
+        while squeezer.ready() < SQUEEZED_BYTES {
+            let Some(item) = self.next_item()? else { return Ok(Some(squeezer.finish()?)) };
+            squeezer.put(&item)?;
+            if let Some(squeezing) = &mut self.squeezing {
+                squeezing.bytes += item.len() as u64;
             }
         }
         let piece = squeezer.take();
-        self.squeezer = Some(squeezer);
+        if let Some(squeezing) = &mut self.squeezing {
+            squeezing.squeezer = Some(squeezer);
+        }
         Ok(Some(piece))
     }
 
@@ -241,13 +295,16 @@ impl Reply {
             }
             None => {
                 self.body = Body::Empty;
-                self.squeezer = None;
+                self.squeezing = None;
                 Ok(proto::ReplyHeader { status: proto::Status::Missing.into(), ..Default::default() })
             }
         }
     }
 
     fn next_item(&mut self) -> Result<Option<Bytes>, ReplyError> {
+        if let Some(item) = self.seen.pop_front() {
+            return Ok(Some(item));
+        }
         let view = &self.view;
         match &mut self.body {
             Body::Empty | Body::Span(..) => Ok(None),

@@ -3,10 +3,28 @@
 use std::io::{self, Read, Write};
 
 use bytes::Bytes;
-use zstd::stream::{read::Decoder, write::Encoder};
+use zstd::stream::{raw::CParameter, read::Decoder, write::Encoder};
 
 /// The largest window that a frame may want: what decompressing takes in memory, as a power of two, 8 MiB.
 const WINDOW_LOG_MAX: u32 = 23;
+
+/// The window and the tables of the encoder, as powers of two: bodies are short, and many are compressed at once.
+const ENCODER_WINDOW_LOG: u32 = 20;
+const ENCODER_TABLE_LOG: u32 = 18;
+/// What an encoder takes in memory, about.
+pub(crate) const ENCODER_BYTES: usize = 4 << 20;
+
+/// So much of a body tells whether it is worth compressing.
+pub(crate) const SAMPLE_BYTES: usize = 64 << 10;
+/// A body that is shorter is not.
+const BODY_BYTES_MIN: usize = 256;
+
+/// Whether the body that begins like this gets shorter by at least a twentieth.
+pub(crate) fn is_worth_it(sample: &[u8]) -> bool {
+    let sample = &sample[..sample.len().min(SAMPLE_BYTES)];
+    let squeezed = || zstd::bulk::compress(sample, 1).map_or(usize::MAX, |squeezed| squeezed.len());
+    sample.len() >= BODY_BYTES_MIN && squeezed() <= sample.len() / 20 * 19
+}
 
 /// What became of a compressed body.
 pub(crate) enum Expanded {
@@ -41,7 +59,11 @@ pub(crate) struct Squeezer(Encoder<'static, Vec<u8>>);
 impl Squeezer {
     /// `level` as zstd counts them.
     pub(crate) fn new(level: i32) -> io::Result<Self> {
-        Encoder::new(Vec::new(), level).map(Self)
+        let mut encoder = Encoder::new(Vec::new(), level)?;
+        encoder.set_parameter(CParameter::WindowLog(ENCODER_WINDOW_LOG))?;
+        encoder.set_parameter(CParameter::HashLog(ENCODER_TABLE_LOG))?;
+        encoder.set_parameter(CParameter::ChainLog(ENCODER_TABLE_LOG))?;
+        Ok(Self(encoder))
     }
 
     pub(crate) fn put(&mut self, piece: &[u8]) -> io::Result<()> {
@@ -85,6 +107,17 @@ mod tests {
             let Expanded::Body(back) = expand(&frame, body.len()) else { panic!() };
             assert_eq!(back, body);
         }
+    }
+
+    #[test]
+    fn what_does_not_shrink_is_not_worth_it() {
+        let mut noise = vec![0; 1 << 20];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        assert!(!is_worth_it(&noise));
+        assert!(!is_worth_it(&[0; 100]));
+        assert!(is_worth_it(&[0; 1000]));
+        let text: String = (0..10_000).map(|number| format!("{number} bottles ")).collect();
+        assert!(is_worth_it(text.as_bytes()));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 mod answer;
 mod check;
+mod codec;
 mod compress;
 mod fellows;
 mod fetch;
@@ -19,8 +20,9 @@ mod known;
 mod request;
 mod shared;
 
-pub use answer::{Reply, ReplyError, SharedView, answer};
+pub use answer::{Reply, ReplyError, SharedView, answer, busy};
 pub use check::{BatchAnswer, Lie, Presence, RootFault, Verified, check};
+pub use codec::{Codec, Compress};
 pub use fellows::{FELLOWS_MAX, Fellow, fellows};
 pub use fetch::{AskId, Candidate, Fetch, Goal, Input, Limits, Micros, Outcome, Output, Rejection};
 pub use frame::FrameError;

@@ -2,11 +2,11 @@
 
 use std::{net::SocketAddr, str::FromStr};
 
-use firn_exchange::{PeerId, PeerIdError};
+use firn_exchange::{Compress, PeerId, PeerIdError};
 use iroh::RelayUrl;
 use libp2p::Multiaddr;
 
-use crate::{dial::DialRules, identity::Identity};
+use crate::{dial::DialRules, identity::Identity, limits::RateLimits};
 
 /// A peer that the user named: `<id>@<ip:port>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +70,10 @@ pub struct NetConfig {
     pub dial: DialRules,
     /// Serve the DHT and let others find this node: for nodes that share or bootstrap.
     pub is_server: bool,
+    /// How much replies may bring and take in a second.
+    pub limits: RateLimits,
+    /// Whether replies may come compressed.
+    pub compress: Compress,
 }
 
 impl NetConfig {
@@ -86,6 +90,8 @@ impl NetConfig {
             network: None,
             dial: DialRules::near(),
             is_server: false,
+            limits: RateLimits::default(),
+            compress: Compress::Auto,
         }
     }
 }

@@ -7,28 +7,31 @@ use iroh::{
     endpoint::{QuicTransportConfig, VarInt, presets},
 };
 
-use crate::{
-    error::NetError,
-    identity::Identity,
-    transfer::{ALPN, STREAMS_MAX},
-};
+use crate::{error::NetError, identity::Identity, limits::RateLimits, link::STREAMS_MAX, transfer::ALPN};
 
 /// Bytes of one stream under way. At 4 MB and more the connection dies on fast paths.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// The same where the download is limited as far as it can be: a window is told anew in eighths, and a sender that hears
+/// nothing of a slow reader for long gives it up.
+const STREAM_WINDOW_BYTES_MIN: u64 = 64 << 10;
 /// Bytes of one connection under way, each way.
 const CONNECTION_WINDOW_BYTES: u32 = 12 << 20;
+/// How many such streams' windows fit into that of a connection.
+const CONNECTION_WINDOWS: u32 = CONNECTION_WINDOW_BYTES / STREAM_WINDOW_BYTES;
 
 /// Binds iroh: no relays but our own, no DNS, no pkarr servers, no address look-up of iroh's own.
 pub(crate) async fn bind(
     identity: &Identity,
     addresses: &[SocketAddr],
     relays: &[RelayUrl],
+    limits: &RateLimits,
 ) -> Result<Endpoint, NetError> {
+    let stream_window = stream_window_bytes(limits);
     let transport = QuicTransportConfig::builder()
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX as u32))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
-        .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
+        .stream_receive_window(VarInt::from_u32(stream_window))
+        .receive_window(VarInt::from_u32(stream_window * CONNECTION_WINDOWS))
         .send_window(u64::from(CONNECTION_WINDOW_BYTES))
         .datagram_receive_buffer_size(None)
         .build();
@@ -49,4 +52,12 @@ pub(crate) async fn bind(
         builder = builder.bind_addr(*address).map_err(|_| NetError::BindTwice { address: *address })?;
     }
     Ok(builder.bind().await?)
+}
+
+/// What is under way when the download is held up is what comes in about a second.
+fn stream_window_bytes(limits: &RateLimits) -> u32 {
+    let rates = [limits.download, limits.download_peer].into_iter().flatten();
+    let slowest = rates.map(std::num::NonZeroU64::get).min().unwrap_or(u64::MAX);
+    let window = slowest.clamp(STREAM_WINDOW_BYTES_MIN, STREAM_WINDOW_BYTES.into());
+    u32::try_from(window).unwrap_or(STREAM_WINDOW_BYTES)
 }

@@ -9,8 +9,11 @@
 //! than the configured ones are never used. (One exception that iroh leaves no choice about: a peer that is connected may
 //! name a few addresses to which iroh then sends path probes.)
 //!
+//! What goes over the wire is counted, held to the [`RateLimits`] and shared out evenly among peers; requests beyond what
+//! can be answered at once are told when to come again, rather than broken off.
+//!
 //! Deliberately absent: public infrastructure (nothing is contacted that the user didn't name), checking of replies (the
-//! exchange crate's business), what is shared with whom (the answerer's), rates and quotas.
+//! exchange crate's business), what is shared with whom (the answerer's).
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 mod address;
@@ -23,8 +26,11 @@ mod endpoint;
 mod error;
 mod events;
 mod identity;
+mod limits;
+mod link;
 mod lookups;
 mod net;
+mod patience;
 mod peers;
 mod records;
 mod routing;
@@ -32,6 +38,8 @@ mod serve;
 mod swarm;
 #[cfg(test)]
 mod tests;
+mod throughput;
+mod traffic;
 mod transfer;
 mod transport;
 
@@ -43,6 +51,12 @@ pub use identity::{
 };
 pub use iroh::RelayUrl;
 pub use libp2p::Multiaddr;
+pub use limits::{RATE_MIN, RateLimits};
+pub use link::PROGRESS_TIMEOUT;
 pub use net::{Net, NetStatus, Reach};
-pub use serve::{Answerer, BrokenOff, CONNECTIONS_MAX, CONNECTIONS_OF_A_PEER_MAX, Peer, ReplyBody};
-pub use transfer::{ALPN, DIAL_TIMEOUT, PROGRESS_TIMEOUT};
+pub use serve::{
+    Answerer, BrokenOff, CONNECTIONS_MAX, CONNECTIONS_OF_A_PEER_MAX, MEMORY_BYTES_MAX,
+    MEMORY_OF_A_PEER_BYTES_MAX, Peer, REQUESTS_MAX, REQUESTS_OF_A_PEER_MAX, ReplyBody,
+};
+pub use traffic::{PeerTraffic, Traffic};
+pub use transfer::{ALPN, DIAL_TIMEOUT};

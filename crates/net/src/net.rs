@@ -32,9 +32,11 @@ use crate::{
     endpoint,
     error::NetError,
     identity::{Identity, libp2p_peer},
+    limits::{Pacer, RateLimits},
     peers::Peers,
-    serve::{Answerer, Server},
+    serve::{Answerer, Server, Serving},
     swarm::{self, SwarmConfig},
+    traffic::Traffic,
     transfer::{Asker, Resolve},
     transport::Silent,
 };
@@ -77,6 +79,8 @@ pub struct NetStatus {
     pub announced: usize,
     /// Provider records kept for others.
     pub provider_records: usize,
+    /// What goes over the wire.
+    pub traffic: Traffic,
 }
 
 /// Both planes: libp2p finds, iroh asks and answers.
@@ -84,6 +88,9 @@ pub struct Net {
     local: PeerId,
     endpoint: Endpoint,
     asker: Arc<Asker>,
+    serving: Arc<Serving>,
+    download: Arc<Pacer>,
+    limits: RateLimits,
     discovery: Option<Discovery>,
     peers: Vec<StaticPeer>,
     stop: CancellationToken,
@@ -96,7 +103,8 @@ impl Net {
     pub async fn start(config: NetConfig, answerer: Arc<dyn Answerer>) -> Result<Self, NetError> {
         let stop = CancellationToken::new();
         let rules = rules_of(&config);
-        let endpoint = endpoint::bind(&config.identity, &config.iroh_bind, &config.relays).await?;
+        let endpoint =
+            endpoint::bind(&config.identity, &config.iroh_bind, &config.relays, &config.limits).await?;
         let named = config.peers.iter().map(|peer| (peer.id, peer.address));
         let book = Arc::new(AddressBook::new(rules.clone(), config.relays.clone(), named));
         let mut tasks = JoinSet::new();
@@ -108,8 +116,20 @@ impl Net {
             Some(discovery) => Arc::new(discovery.clone()),
             None => Arc::new(NoDiscovery),
         };
-        let asker = Arc::new(Asker::new(endpoint.clone(), book, resolver, stop.clone()));
-        let server = Server { endpoint: endpoint.clone(), answerer, stop: stop.clone() };
+        let download = Pacer::new(config.limits.download, config.limits.download_peer);
+        let asker = Asker::new(
+            endpoint.clone(),
+            book,
+            resolver,
+            stop.clone(),
+            Arc::clone(&download),
+            config.compress,
+        );
+        let asker = Arc::new(asker);
+        let serving = Serving::new(answerer, &config.limits);
+        let server = Server { endpoint: endpoint.clone(), serving: Arc::clone(&serving), stop: stop.clone() };
+        spawn(&mut tasks, "upload", Arc::clone(&serving.upload).run(stop.clone()));
+        spawn(&mut tasks, "download", Arc::clone(&download).run(stop.clone()));
         spawn(&mut tasks, "server", server.run());
         spawn(&mut tasks, "sweeper", Arc::clone(&asker).sweep());
         if let Some(discovery) = discovery.clone().filter(|_| config.is_server) {
@@ -120,6 +140,9 @@ impl Net {
             local: config.identity.peer_id(),
             endpoint,
             asker,
+            serving,
+            download,
+            limits: config.limits,
             discovery,
             peers: config.peers,
             tasks: Mutex::new(Some(tokio::spawn(supervise(tasks, stop.clone())))),
@@ -152,6 +175,7 @@ impl Net {
             dht_peers: view.dht_peers,
             announced: view.announced,
             provider_records: view.provider_records,
+            traffic: Traffic::of(self.limits, &self.serving, &self.download),
         }
     }
 
@@ -218,8 +242,7 @@ impl Ask for Net {
         request: Request,
         received: Received,
     ) -> BoxFuture<'static, Result<Bytes, AskError>> {
-        let reply_bytes_max = request.reply_bytes_max();
-        Box::pin(Arc::clone(&self.asker).ask(peer, request.encode(false), reply_bytes_max, received))
+        Box::pin(Arc::clone(&self.asker).ask(peer, request, received))
     }
 }
 

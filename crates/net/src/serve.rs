@@ -1,38 +1,48 @@
 //! Answering peers over iroh. What is answered is the business of an [`Answerer`].
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+mod connections;
+mod gate;
+mod stream;
+
+use std::{net::SocketAddr, num::NonZeroU64, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use firn_exchange::{PeerId, REQUEST_BYTES_MAX};
+use firn_exchange::{Micros, PeerId};
 use iroh::{
     Endpoint, TransportAddr,
-    endpoint::{Connection, Incoming, IncomingAddr, RecvStream, SendStream, VarInt},
+    endpoint::{Connection, Incoming, IncomingAddr, VarInt},
 };
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{dial::is_private, identity::peer_of_endpoint};
+pub use connections::CONNECTIONS_OF_A_PEER_MAX;
+use connections::Connections;
+use gate::Gate;
+pub use gate::{MEMORY_BYTES_MAX, MEMORY_OF_A_PEER_BYTES_MAX, REQUESTS_MAX, REQUESTS_OF_A_PEER_MAX};
+use stream::Stream;
+
+use crate::{
+    dial::is_private,
+    identity::peer_of_endpoint,
+    limits::{Pacer, RateLimits},
+    throughput::{Gauge, Way},
+};
 
 /// Connections that others may have to this node.
 pub const CONNECTIONS_MAX: usize = 256;
-/// Connections that one peer may have to this node.
-pub const CONNECTIONS_OF_A_PEER_MAX: usize = 4;
 /// A connection has to stand, and a request to be here, within this.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// A peer that takes nothing of a reply for so long is given up.
-const TAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection on which nothing is asked for so long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// Whoever is turned away is to come again after at least ..
+const BUSY_MIN: Micros = Micros::from_millis(250);
+/// .. and at most so long.
+const BUSY_MAX: Micros = Micros::from_millis(10_000);
 
 /// The reply is broken off by this node: the asker learns that the reply is not whole.
 const BROKEN_OFF_CODE: VarInt = VarInt::from_u32(1);
-/// This peer, or all together, have too many connections.
-const TOO_MANY_CODE: VarInt = VarInt::from_u32(2);
+/// This peer has too many connections, and this is its oldest.
+const SUPERSEDED_CODE: VarInt = VarInt::from_u32(2);
 const DONE_CODE: VarInt = VarInt::from_u32(0);
 
 /// Who asks.
@@ -42,6 +52,8 @@ pub struct Peer {
     pub id: PeerId,
     /// Where it is, if it is connected directly; nothing if it comes through a relay.
     pub address: Option<SocketAddr>,
+    /// How many bytes a second its connection has lately taken while there were any to take, if that is known.
+    pub drain: Option<u64>,
 }
 
 impl Peer {
@@ -60,35 +72,61 @@ pub struct BrokenOff;
 pub trait ReplyBody: Send {
     /// The next piece, of moderate length; nothing after the last one.
     fn next(&mut self) -> Result<Option<Bytes>, BrokenOff>;
+
+    /// About how much memory the pieces take that are held at once.
+    fn memory_bytes(&self) -> usize {
+        MEMORY_BYTES
+    }
 }
+
+/// Two pieces, as they usually are.
+const MEMORY_BYTES: usize = 256 << 10;
 
 /// Answers requests. Runs where blocking is allowed; a panic costs the request alone.
 pub trait Answerer: Send + Sync + 'static {
-    /// The reply to a request of at most [`REQUEST_BYTES_MAX`] bytes, which are as they came.
+    /// The reply to a request of at most [`REQUEST_BYTES_MAX`](firn_exchange::REQUEST_BYTES_MAX) bytes, which are as they came.
     fn answer(&self, from: Peer, request: Bytes) -> Box<dyn ReplyBody>;
 }
 
 /// The side that answers.
 pub(crate) struct Server {
     pub(crate) endpoint: Endpoint,
-    pub(crate) answerer: Arc<dyn Answerer>,
+    pub(crate) serving: Arc<Serving>,
     pub(crate) stop: CancellationToken,
 }
 
-/// How many connections each peer has.
-#[derive(Default, Clone)]
-struct Counts(Arc<Mutex<BTreeMap<PeerId, usize>>>);
+/// What all connections share.
+pub(crate) struct Serving {
+    answerer: Arc<dyn Answerer>,
+    pub(crate) connections: Connections,
+    pub(crate) gate: Gate,
+    pub(crate) upload: Arc<Pacer>,
+    upload_max: Option<NonZeroU64>,
+}
 
-/// One connection of a peer, counted for as long as this lives.
-struct Counted {
-    counts: Counts,
-    peer: PeerId,
+impl Serving {
+    pub(crate) fn new(answerer: Arc<dyn Answerer>, limits: &RateLimits) -> Arc<Self> {
+        let RateLimits { upload, upload_peer, .. } = *limits;
+        Arc::new(Self {
+            answerer,
+            connections: Connections::default(),
+            gate: Gate::new(upload, upload_peer),
+            upload: Pacer::new(upload, upload_peer),
+            upload_max: upload,
+        })
+    }
+
+    /// When one that is turned away should come again: when what is being sent now will have gone.
+    fn busy_for(&self) -> Micros {
+        let rate = self.upload_max.map_or_else(|| self.upload.meter.rate(), NonZeroU64::get).max(1);
+        let micros = (self.gate.reserved_bytes() as u64).saturating_mul(1_000_000) / rate;
+        Micros(micros).clamp(BUSY_MIN, BUSY_MAX)
+    }
 }
 
 impl Server {
     /// Takes connections until the node stops, then waits for what it spawned.
     pub(crate) async fn run(self) {
-        let counts = Counts::default();
         let mut connections = JoinSet::new();
         loop {
             let incoming = tokio::select! {
@@ -108,12 +146,7 @@ impl Server {
                     tracing::debug!(%error, "a connection was neither taken nor sent back");
                 }
             } else {
-                connections.spawn(serve_connection(
-                    incoming,
-                    Arc::clone(&self.answerer),
-                    counts.clone(),
-                    self.stop.clone(),
-                ));
+                connections.spawn(serve_connection(incoming, Arc::clone(&self.serving), self.stop.clone()));
             }
         }
         while let Some(ended) = connections.join_next().await {
@@ -122,12 +155,7 @@ impl Server {
     }
 }
 
-async fn serve_connection(
-    incoming: Incoming,
-    answerer: Arc<dyn Answerer>,
-    counts: Counts,
-    stop: CancellationToken,
-) {
+async fn serve_connection(incoming: Incoming, serving: Arc<Serving>, stop: CancellationToken) {
     let came_from = match incoming.remote_addr() {
         IncomingAddr::Ip(address) => Some(address),
         _ => None,
@@ -138,18 +166,27 @@ async fn serve_connection(
         Some(Err(_)) | None => return,
     };
     let peer = peer_of_endpoint(connection.remote_id());
-    let Some(_counted) = counts.take(peer) else {
-        return connection.close(TOO_MANY_CODE, b"too many connections");
-    };
+    let counted = serving.connections.take(peer);
+    let drain = Arc::new(Gauge::new(connection.clone(), Way::Out));
+    let mut code = DONE_CODE;
     let mut streams = JoinSet::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
+            () = counted.superseded.cancelled() => {
+                code = SUPERSEDED_CODE;
+                break;
+            }
             Some(ended) = streams.join_next() => log_panic(ended),
             accepted = timeout(IDLE_TIMEOUT, connection.accept_bi()) => match accepted {
                 Ok(Ok((send, receive))) => {
-                    let from = Peer { id: peer, address: direct_address(&connection, came_from) };
-                    streams.spawn(serve_stream(send, receive, from, Arc::clone(&answerer)));
+                    // Before a path is chosen it is where it came from.
+                    let address = selected_path(&connection).map_or(came_from, |(address, _)| address);
+                    let from = Peer { id: peer, address, drain: drain.rate() };
+                    let (serving, drain) = (Arc::clone(&serving), Arc::clone(&drain));
+                    streams.spawn(async move {
+                        Stream { serving: &serving, drain: &drain, from, send }.serve(receive).await;
+                    });
                 }
                 Ok(Err(_closed)) => break,
                 Err(_idle) if streams.is_empty() => break,
@@ -158,71 +195,19 @@ async fn serve_connection(
         }
     }
     streams.shutdown().await;
-    connection.close(DONE_CODE, b"");
+    connection.close(code, b"");
 }
 
-/// Where the peer is on the path that is in use; before one is chosen, where it came from.
-fn direct_address(connection: &Connection, came_from: Option<SocketAddr>) -> Option<SocketAddr> {
+/// The path that is in use, if one is chosen: where the peer is on it, nothing if that is a relay; and the time there and
+/// back.
+pub(crate) fn selected_path(connection: &Connection) -> Option<(Option<SocketAddr>, Duration)> {
     let paths = connection.paths();
-    match paths.iter().find(|path| path.is_selected()) {
-        Some(path) => match path.remote_addr() {
-            TransportAddr::Ip(address) => Some(*address),
-            _ => None,
-        },
-        None => came_from,
-    }
-}
-
-async fn serve_stream(
-    mut send: SendStream,
-    mut receive: RecvStream,
-    from: Peer,
-    answerer: Arc<dyn Answerer>,
-) {
-    let request = match timeout(REQUEST_TIMEOUT, receive.read_to_end(REQUEST_BYTES_MAX)).await {
-        Ok(Ok(request)) => Bytes::from(request),
-        Ok(Err(_)) | Err(_) => return reset(&mut send),
+    let path = paths.iter().find(|path| path.is_selected())?;
+    let address = match path.remote_addr() {
+        TransportAddr::Ip(address) => Some(*address),
+        _ => None,
     };
-    let body = tokio::task::spawn_blocking(move || answerer.answer(from, request)).await;
-    let whole = match body {
-        Ok(body) => send_body(&mut send, body).await,
-        Err(ended) => {
-            log_panic(Err(ended));
-            false
-        }
-    };
-    if !whole || send.finish().is_err() {
-        reset(&mut send);
-    }
-}
-
-/// Sends one piece while the next one is read; so a reply holds two pieces in memory, and no thread while the peer is slow.
-async fn send_body(send: &mut SendStream, body: Box<dyn ReplyBody>) -> bool {
-    let Some((mut body, mut piece)) = pull(body).await else { return false };
-    while let Some(bytes) = piece {
-        let sent = timeout(TAKE_TIMEOUT, send.write_chunk(bytes));
-        let (Ok(Ok(())), Some(pulled)) = tokio::join!(sent, pull(body)) else { return false };
-        (body, piece) = pulled;
-    }
-    true
-}
-
-async fn pull(mut body: Box<dyn ReplyBody>) -> Option<(Box<dyn ReplyBody>, Option<Bytes>)> {
-    let pulled = tokio::task::spawn_blocking(move || body.next().map(|piece| (body, piece))).await;
-    match pulled {
-        Ok(Ok(pulled)) => Some(pulled),
-        Ok(Err(BrokenOff)) => None,
-        Err(ended) => {
-            log_panic(Err(ended));
-            None
-        }
-    }
-}
-
-fn reset(send: &mut SendStream) {
-    if send.reset(BROKEN_OFF_CODE).is_err() {
-        tracing::trace!("the stream was closed already");
-    }
+    Some((address, path.rtt()))
 }
 
 fn log_panic(ended: Result<(), tokio::task::JoinError>) {
@@ -233,56 +218,16 @@ fn log_panic(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-impl Counts {
-    fn take(&self, peer: PeerId) -> Option<Counted> {
-        let mut counts = self.lock();
-        let count = counts.entry(peer).or_default();
-        if *count >= CONNECTIONS_OF_A_PEER_MAX {
-            return None;
-        }
-        *count += 1;
-        Some(Counted { counts: self.clone(), peer })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<PeerId, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        if let Entry::Occupied(mut count) = self.counts.lock().entry(self.peer) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_peer_has_so_many_connections_until_it_gives_one_back() {
-        let counts = Counts::default();
-        let (peer, other) = (PeerId::from([1; 32]), PeerId::from([2; 32]));
-        let mut taken: Vec<Counted> =
-            (0..CONNECTIONS_OF_A_PEER_MAX).map(|_| counts.take(peer).unwrap()).collect();
-        assert!(counts.take(peer).is_none());
-        assert!(counts.take(other).is_some());
-        taken.pop();
-        assert!(counts.take(peer).is_some());
-        taken.clear();
-        assert!(counts.lock().is_empty());
-    }
 
     #[test]
     fn an_unknown_address_is_not_private() {
         let peer = |address: Option<&str>| Peer {
             id: PeerId::from([1; 32]),
             address: address.map(|address| address.parse().unwrap()),
+            drain: None,
         };
         assert!(!peer(None).is_private());
         assert!(!peer(Some("8.8.8.8:1")).is_private());

@@ -6,19 +6,18 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use firn_engine::{AskError, Received};
-use firn_exchange::{Fellow, PeerId};
+use firn_exchange::{Compress, Fellow, PeerId, Request};
 use futures::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
 use iroh::{
     Endpoint, EndpointAddr, TransportAddr,
-    endpoint::{ConnectError, Connection, ReadError, RecvStream, VarInt},
+    endpoint::{ConnectError, VarInt},
 };
 use tokio::{
-    sync::Semaphore,
     task::JoinError,
     time::{Instant, timeout},
 };
@@ -27,14 +26,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     address::AddressBook,
     identity::{NotAKey, endpoint_id},
+    limits::Pacer,
+    link::{Link, StreamError},
 };
 
 /// What both sides speak.
 pub const ALPN: &[u8] = b"firn/0";
-/// Requests on one connection at once; further ones wait here.
-pub(crate) const STREAMS_MAX: usize = 32;
-/// Nothing came and nothing could be sent for so long: the request is given up.
-pub const PROGRESS_TIMEOUT: Duration = Duration::from_millis(2500);
 /// A peer that can't be connected to within this is unreachable.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// A peer that didn't answer is not dialled again at the same addresses for so long, since every look-up that finds it
@@ -46,11 +43,6 @@ const DOUBT_AFTER: Duration = Duration::from_millis(500);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Peers connected to at once, for asking.
 const LINKS_MAX: usize = 256;
-/// How much is written to a stream before progress is looked at.
-const WRITE_BYTES: usize = 64 << 10;
-/// How much is read from a stream at once.
-const READ_BYTES: usize = 1 << 20;
-
 /// Brings the address record of a peer into the book, if one is found that was signed after this time.
 pub(crate) trait Resolve: Send + Sync {
     fn resolve(&self, peer: PeerId, signed_after_us: Option<u64>) -> BoxFuture<'static, ()>;
@@ -73,25 +65,6 @@ pub(crate) enum DialError {
     BrokeOff(#[from] JoinError),
 }
 
-/// Why a stream gave no reply.
-#[derive(Debug)]
-enum StreamError {
-    Stalled,
-    TooMuch,
-    /// With whether the connection died before anything came, so that another one may serve.
-    Broken {
-        source: Box<dyn std::error::Error + Send + Sync>,
-        retry: bool,
-    },
-}
-
-/// A connection for asking.
-struct Link {
-    connection: Connection,
-    streams: Semaphore,
-    asked_at: Mutex<Instant>,
-}
-
 type SharedDial = Shared<BoxFuture<'static, Result<Arc<Link>, Arc<DialError>>>>;
 
 /// Asks; shared by all who ask.
@@ -100,6 +73,8 @@ pub(crate) struct Asker {
     book: Arc<AddressBook>,
     resolver: Arc<dyn Resolve>,
     stop: CancellationToken,
+    download: Arc<Pacer>,
+    compress: Compress,
     dials: TaskTracker,
     links: Mutex<BTreeMap<PeerId, SharedDial>>,
     /// Peers that didn't answer, at which addresses, since when.
@@ -112,12 +87,16 @@ impl Asker {
         book: Arc<AddressBook>,
         resolver: Arc<dyn Resolve>,
         stop: CancellationToken,
+        download: Arc<Pacer>,
+        compress: Compress,
     ) -> Self {
         Self {
             endpoint,
             book,
             resolver,
             stop,
+            download,
+            compress,
             dials: TaskTracker::new(),
             links: Mutex::default(),
             silent: Mutex::default(),
@@ -134,10 +113,10 @@ impl Asker {
     pub(crate) async fn ask(
         self: Arc<Self>,
         peer: PeerId,
-        request: Bytes,
-        reply_bytes_max: usize,
+        request: Request,
         received: Received,
     ) -> Result<Bytes, AskError> {
+        let reply_bytes_max = request.reply_bytes_max();
         let mut again = true;
         loop {
             let dial = self.link(peer);
@@ -149,7 +128,7 @@ impl Asker {
                     return Err(AskError::Unreachable(Box::new(error)));
                 }
             };
-            let failed = match link.ask(&request, reply_bytes_max, &received).await {
+            let failed = match link.ask(&request, &self.download, self.compress, &received).await {
                 Ok(reply) => return Ok(reply),
                 Err(failed) => failed,
             };
@@ -176,10 +155,10 @@ impl Asker {
         while self.stop.run_until_cancelled(ticks.tick()).await.is_some() {
             self.links().retain(|_, dial| match dial.peek() {
                 Some(Ok(link)) if link.is_idle_for(IDLE_TIMEOUT) => {
-                    link.connection.close(VarInt::from_u32(0), b"idle");
+                    link.close(VarInt::from_u32(0), b"idle");
                     false
                 }
-                Some(Ok(link)) => link.connection.close_reason().is_none(),
+                Some(Ok(link)) => link.is_open(),
                 Some(Err(_)) => false,
                 None => true,
             });
@@ -191,7 +170,7 @@ impl Asker {
         let mut links = self.links();
         if let Some(dial) = links.get(&peer) {
             let is_usable = match dial.peek() {
-                Some(Ok(link)) => link.connection.close_reason().is_none(),
+                Some(Ok(link)) => link.is_open(),
                 Some(Err(_)) => false,
                 None => true,
             };
@@ -306,11 +285,7 @@ impl Asker {
             }
             return Err(DialError::Timeout);
         };
-        Ok(Arc::new(Link {
-            connection: connected?,
-            streams: Semaphore::new(STREAMS_MAX),
-            asked_at: Mutex::new(Instant::now()),
-        }))
+        Ok(Arc::new(Link::new(peer, connected?)))
     }
 }
 
@@ -322,79 +297,4 @@ fn make_room(links: &mut BTreeMap<PeerId, SharedDial>) {
     });
     let oldest = idle.min().map(|(_, peer)| peer);
     oldest.and_then(|peer| links.remove(&peer));
-}
-
-impl Link {
-    async fn ask(
-        &self,
-        request: &Bytes,
-        reply_bytes_max: usize,
-        received: &Received,
-    ) -> Result<Bytes, StreamError> {
-        let _permit = self.streams.acquire().await.expect("this semaphore is never closed");
-        let reply = self.exchange(request, reply_bytes_max, received).await;
-        *self.asked_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        reply
-    }
-
-    async fn exchange(
-        &self,
-        request: &Bytes,
-        reply_bytes_max: usize,
-        received: &Received,
-    ) -> Result<Bytes, StreamError> {
-        let lost = |error: iroh::endpoint::ConnectionError| StreamError::Broken {
-            source: error.into(),
-            retry: true,
-        };
-        let (mut send, mut receive) = progress(self.connection.open_bi()).await?.map_err(lost)?;
-        for start in (0..request.len()).step_by(WRITE_BYTES) {
-            let part = request.slice(start..request.len().min(start + WRITE_BYTES));
-            let written = progress(send.write_chunk(part)).await?;
-            written.map_err(|error| self.broken(error, true))?;
-        }
-        send.finish().map_err(|error| self.broken(error, true))?;
-        self.read_reply(&mut receive, reply_bytes_max, received).await
-    }
-
-    async fn read_reply(
-        &self,
-        receive: &mut RecvStream,
-        reply_bytes_max: usize,
-        received: &Received,
-    ) -> Result<Bytes, StreamError> {
-        let mut reply = BytesMut::new();
-        while let Some(chunk) = progress(receive.read_chunk(READ_BYTES))
-            .await?
-            .map_err(|error: ReadError| self.broken(error, reply.is_empty()))?
-        {
-            if reply.len() + chunk.len() > reply_bytes_max {
-                return Err(StreamError::TooMuch);
-            }
-            reply.extend_from_slice(&chunk);
-            received.add(chunk.len() as u64);
-        }
-        Ok(reply.freeze())
-    }
-
-    fn broken(
-        &self,
-        error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-        nothing_came: bool,
-    ) -> StreamError {
-        let retry = nothing_came && self.connection.close_reason().is_some();
-        StreamError::Broken { source: error.into(), retry }
-    }
-
-    fn asked_at(&self) -> Instant {
-        *self.asked_at.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_idle_for(&self, time: Duration) -> bool {
-        self.streams.available_permits() == STREAMS_MAX && self.asked_at().elapsed() >= time
-    }
-}
-
-async fn progress<F: Future>(step: F) -> Result<F::Output, StreamError> {
-    timeout(PROGRESS_TIMEOUT, step).await.map_err(|_| StreamError::Stalled)
 }

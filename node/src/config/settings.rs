@@ -73,6 +73,27 @@ pub struct Settings {
     #[arg(long, env = "FIRN_ADOPT_JOBS", value_name = "N", hide_env = true)]
     pub adopt_jobs: Option<u32>,
 
+    /// How many bytes a second peers are given in all, such as 10M [default: none, as many as they take]
+    #[arg(long, env = "FIRN_UPLOAD_MAX", value_name = "SIZE", hide_env = true)]
+    pub upload_max: Option<String>,
+
+    /// How many bytes a second one peer is given [default: none]
+    #[arg(long, env = "FIRN_UPLOAD_PEER_MAX", value_name = "SIZE", hide_env = true)]
+    pub upload_peer_max: Option<String>,
+
+    /// How many bytes a second are taken from peers in all [default: none]
+    #[arg(long, env = "FIRN_DOWNLOAD_MAX", value_name = "SIZE", hide_env = true)]
+    pub download_max: Option<String>,
+
+    /// How many bytes a second are taken from one peer [default: none]
+    #[arg(long, env = "FIRN_DOWNLOAD_PEER_MAX", value_name = "SIZE", hide_env = true)]
+    pub download_peer_max: Option<String>,
+
+    /// Whether what goes over the wire is compressed: auto where that makes it faster, as measured, always or never
+    /// [default: auto]
+    #[arg(long, env = "FIRN_COMPRESS", value_name = "WHEN", hide_env = true)]
+    pub compress: Option<String>,
+
     /// Where the binary cache answers: ADDRESS:PORT or PORT, 0 for any port [default: 127.0.0.1:7333]
     #[arg(long, env = "FIRN_HTTP", value_name = "ADDRESS", hide_env = true)]
     pub http: Option<String>,

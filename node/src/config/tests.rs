@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::{net::IpAddr, path::Path, time::Duration};
 
 use clap::Parser;
 
@@ -215,4 +215,29 @@ fn the_store_has_a_limit_and_the_nix_store_is_adopted_where_that_is_said() {
         let error = place.load(&flags).unwrap_err().to_string();
         assert!(error.contains(word) && error.contains(flags[1]), "{error}");
     }
+}
+
+#[test]
+fn rates_are_sizes_and_not_too_low() {
+    let place = Place::new();
+    assert_eq!(place.load(&[]).unwrap().rates, RateLimits::default());
+    place.write("home/.config/firn/config.toml", "upload-max = \"10M\"\ndownload-peer-max = \"64K\"\n");
+    let config = place.load(&["--upload-max", "none", "--download-max=1.5M"]).unwrap();
+    let rate = |bytes: u64| Some(bytes.try_into().unwrap());
+    let want = RateLimits { download: rate(3 << 19), download_peer: rate(64 << 10), ..RateLimits::default() };
+    assert_eq!(config.rates, want);
+    for (flag, value) in [("--upload-peer-max", "63K"), ("--download-max", "0"), ("--upload-max", "fast")] {
+        let error = place.load(&[flag, value]).unwrap_err().to_string();
+        assert!(error.contains(&flag[2..]) && error.contains(value), "{error}");
+    }
+}
+
+#[test]
+fn compressing_is_a_word() {
+    let place = Place::new();
+    assert_eq!(place.load(&[]).unwrap().compress, Compress::Auto);
+    place.write("home/.config/firn/config.toml", "compress = \"never\"");
+    assert_eq!(place.load(&[]).unwrap().compress, Compress::Never);
+    assert_eq!(place.load(&["--compress", "always"]).unwrap().compress, Compress::Always);
+    assert!(place.load(&["--compress", "zstd"]).unwrap_err().to_string().contains("always or never"));
 }

@@ -1,8 +1,9 @@
 //! The values that settings can have.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{error::Error, fmt, num::NonZeroU64, str::FromStr, time::Duration};
 
-use firn_net::{Multiaddr, RelayUrl, bootstrap_address};
+use firn_exchange::Compress;
+use firn_net::{Multiaddr, RATE_MIN, RelayUrl, bootstrap_address};
 use serde::Deserialize;
 
 /// What is given away, and to whom.
@@ -130,6 +131,34 @@ const FRACTION_DIGITS_MAX: usize = 9;
 /// `none`, or a [`ByteLimit`].
 pub(super) fn parse_limit(text: &str) -> Result<Option<ByteLimit>, ByteLimitError> {
     if text == "none" { Ok(None) } else { text.parse().map(Some) }
+}
+
+/// A rate so low that nothing would come in time.
+#[derive(Debug, thiserror::Error)]
+#[error("a rate is none, or at least {}K a second", RATE_MIN >> 10)]
+pub(super) struct RateError;
+
+/// `none`, or a [`ByteLimit`] of bytes a second.
+pub(super) fn parse_rate(text: &str) -> Result<Option<NonZeroU64>, Box<dyn Error + Send + Sync>> {
+    match parse_limit(text)? {
+        None => Ok(None),
+        Some(limit) if limit.0 < RATE_MIN => Err(RateError.into()),
+        Some(limit) => Ok(NonZeroU64::new(limit.0)),
+    }
+}
+
+/// A word that does not say when to compress.
+#[derive(Debug, thiserror::Error)]
+#[error("it is auto, always or never")]
+pub(super) struct CompressError;
+
+pub(super) fn parse_compress(text: &str) -> Result<Compress, CompressError> {
+    match text {
+        "auto" => Ok(Compress::Auto),
+        "always" => Ok(Compress::Always),
+        "never" => Ok(Compress::Never),
+        _ => Err(CompressError),
+    }
 }
 
 /// A multiaddr that names no node to begin with.

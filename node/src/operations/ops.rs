@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    num::NonZeroU64,
     os::unix::ffi::OsStrExt,
     sync::Arc,
     time::Instant,
@@ -11,11 +12,11 @@ use std::{
 use bytes::Bytes;
 use firn_engine::{Engine, EngineError, LedgerEntry};
 use firn_exchange::{PeerId, Rejection};
-use firn_net::{Net, NetStatus};
+use firn_net::{Net, NetStatus, Traffic};
 use firn_proto::control::{
     AddReply, AddRequest, AdoptReply, AdoptRequest, CollectReply, CollectRequest, GetReply, GetRequest,
-    PeerStatus, PinReply, PinRequest, PinsReply, StatsReply, StatusReply, StoreStatus, UnpinReply,
-    UnpinRequest, VerifyReply, VerifyRequest,
+    PeerStatus, PinReply, PinRequest, PinsReply, StatsReply, StatusReply, StoreStatus, TrafficStatus,
+    UnpinReply, UnpinRequest, VerifyReply, VerifyRequest,
 };
 use firn_store::StoreError;
 
@@ -88,20 +89,31 @@ impl Ops {
         for (peer, given) in self.served.all() {
             peers.entry(peer).or_default().1 = given;
         }
+        let traffic = net.map(|net| &net.traffic.peers).cloned().unwrap_or_default();
         let connected: BTreeSet<PeerId> = net.iter().flat_map(|net| &net.connected).copied().collect();
         for peer in net.iter().flat_map(|net| net.connected.iter().chain(&net.neighbours)) {
             peers.entry(*peer).or_default();
         }
-        let status = |(peer, (entry, given)): (PeerId, (LedgerEntry, Given))| PeerStatus {
-            id: peer.to_string(),
-            via: entry.via.map(|via| via.to_string()).unwrap_or_default(),
-            connected: connected.contains(&peer),
-            asked: entry.asked,
-            received_bytes: entry.bytes,
-            answered: given.answered,
-            sent_bytes: given.sent_bytes,
-            shared: given.shared.into_iter().collect(),
-            lies: entry.lies.iter().map(ToString::to_string).collect(),
+        for peer in traffic.keys() {
+            peers.entry(*peer).or_default();
+        }
+        let status = |(peer, (entry, given)): (PeerId, (LedgerEntry, Given))| {
+            let traffic = traffic.get(&peer).copied().unwrap_or_default();
+            PeerStatus {
+                id: peer.to_string(),
+                via: entry.via.map(|via| via.to_string()).unwrap_or_default(),
+                connected: connected.contains(&peer) || traffic.connections > 0,
+                asked: entry.asked,
+                received_bytes: entry.bytes,
+                answered: given.answered,
+                sent_bytes: given.sent_bytes,
+                shared: given.shared.into_iter().collect(),
+                lies: entry.lies.iter().map(ToString::to_string).collect(),
+                upload_rate: traffic.upload,
+                download_rate: traffic.download,
+                connections: traffic.connections as u64,
+                requests: traffic.requests as u64,
+            }
         };
         peers.into_iter().map(status).collect()
     }
@@ -127,6 +139,7 @@ impl Operations for Ops {
             peers: self.peers(net.as_ref()),
             provider_records: net.as_ref().map_or(0, |net| net.provider_records as u64),
             adopt: self.adopting.status().await,
+            traffic: net.as_ref().map(|net| traffic_status(&net.traffic)),
         })
     }
 
@@ -164,6 +177,21 @@ impl Operations for Ops {
 
     async fn pins(&self) -> Result<PinsReply, Failure> {
         pins::pins(self).await
+    }
+}
+
+fn traffic_status(traffic: &Traffic) -> TrafficStatus {
+    let Traffic { limits, all, turned_away, .. } = traffic;
+    TrafficStatus {
+        upload_rate: all.upload,
+        download_rate: all.download,
+        upload_rate_max: limits.upload.map(NonZeroU64::get),
+        upload_peer_rate_max: limits.upload_peer.map(NonZeroU64::get),
+        download_rate_max: limits.download.map(NonZeroU64::get),
+        download_peer_rate_max: limits.download_peer.map(NonZeroU64::get),
+        connections: all.connections as u64,
+        requests: all.requests as u64,
+        turned_away: *turned_away,
     }
 }
 

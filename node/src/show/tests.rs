@@ -1,8 +1,8 @@
 use std::path::Path;
 
 use firn_proto::control::{
-    AddReply, AddedPath, AdoptReply, AdoptStatus, CollectReply, Damage, Evicted, GotPath, StatsReply,
-    VerifyReply,
+    AddReply, AddedPath, AdoptReply, AdoptStatus, CollectReply, Damage, Evicted, GotPath, PeerStatus,
+    StatsReply, StatusReply, StoreStatus, TrafficStatus, VerifyReply,
 };
 
 use super::*;
@@ -29,13 +29,25 @@ fn status_names_peers_and_liars() {
         asked: 1,
         shared: vec!["/nix/store/x".into()],
         lies: vec!["a wrong byte".into()],
+        upload_rate: 1024,
+        requests: 1,
         ..PeerStatus::default()
+    };
+    let traffic = TrafficStatus {
+        upload_rate: 1024,
+        upload_rate_max: Some(1 << 20),
+        upload_peer_rate_max: Some(64 << 10),
+        connections: 2,
+        requests: 1,
+        turned_away: 3,
+        ..TrafficStatus::default()
     };
     let reply = StatusReply {
         running: true,
         data_dir: "/d".into(),
         role: "seed".into(),
         peers: vec![peer],
+        traffic: Some(traffic),
         store: Some(StoreStatus { paths: 3, paths_untrusted: 1, ..StoreStatus::default() }),
         ..StatusReply::default()
     };
@@ -43,10 +55,21 @@ fn status_names_peers_and_liars() {
     assert_eq!(
         shape(&answer.json),
         "{adopt,data_dir,http,iroh,multiaddrs,network,peer_id,\
-         peers[{answered,asked,connected,id,lies[],received_bytes,sent_bytes,shared[],via}],provider_records,role,\
-         running,\
+         peers[{answered,asked,connected,connections,download_rate,id,lies[],received_bytes,requests,sent_bytes,shared[],\
+         upload_rate,via}],provider_records,role,running,\
          store{adopted_bytes,disk_bytes,disk_bytes_max,nar_bytes,paths,paths_shared,paths_untrusted,trees,trees_shared,\
-         trouble},trusted_keys,uptime_seconds,version}"
+         trouble},traffic{connections,download_peer_rate_max,download_rate,download_rate_max,requests,turned_away,\
+         upload_peer_rate_max,upload_rate,upload_rate_max},trusted_keys,uptime_seconds,version}"
+    );
+    assert_eq!(answer.json["traffic"]["download_rate_max"], Value::Null);
+    let limited = "gives        1.00 KiB/s of 1.00 MiB/s, at most 64.00 KiB/s a peer\n\
+                   takes        0 B/s\n\
+                   asked        1 request under way on 2 connections; 3 requests told to come again later\n";
+    assert!(answer.text.contains(limited), "{}", answer.text);
+    assert!(
+        answer.text.contains("  now: takes 1.00 KiB/s, gives 0 B/s; 1 request under way\n"),
+        "{}",
+        answer.text
     );
     assert_eq!(answer.json["peers"][0]["via"], "dht");
     assert_eq!(answer.json["http"], Value::Null);

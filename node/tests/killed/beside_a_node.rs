@@ -1,7 +1,6 @@
 //! A node that is killed under load.
 
 use std::{
-    fs,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -21,8 +20,6 @@ use crate::{
 };
 
 const ROUNDS: u64 = 50;
-/// After so many the node gets another key.
-const ROUNDS_OF_AN_IDENTITY: u64 = 3;
 const THREADS: usize = 4;
 const TREES_ADDED: usize = 20;
 const TREES_FETCHED: usize = 6;
@@ -110,11 +107,7 @@ struct Victim<'a> {
 
 impl Victim<'_> {
     /// Starts it, now and then after it was killed while it started.
-    fn start(&mut self, round: u64, chance: &mut Chance) -> Node {
-        if round.is_multiple_of(ROUNDS_OF_AN_IDENTITY) {
-            // A giver holds connections of the dead to be open for a while, and lets one peer have a few only.
-            let _ = fs::remove_file(self.home.path(".local/share/firn/node.key"));
-        }
+    fn start(&mut self, chance: &mut Chance) -> Node {
         let role = if chance.below(4) == 0 { "seed" } else { "lan" };
         let settings = ["--role", role, "--peer", &self.peer];
         if chance.below(4) == 0 {
@@ -141,7 +134,7 @@ fn a_node_that_is_killed_under_load_loses_nothing_that_it_has_reported() {
     let mut victim = Victim { home: &home, peer: giving.peer(), start_time: Duration::ZERO };
     let mut sum = Seen::default();
     for round in 0..ROUNDS {
-        let node = victim.start(round, &mut chance);
+        let node = victim.start(&mut chance);
         let seen = look(&home, &mut known, &trees, &mut chance);
         eprintln!("round {round}: {seen:?}");
         sum += seen;

@@ -18,7 +18,9 @@ use crate::check::Presence;
 
 /// How long until a fellow that had something new is asked again.
 const POLL: Micros = Micros::from_millis(300);
-/// The longest time between two questions to a fellow that has nothing new, or to somebody who has nothing.
+/// How long until one that has all is asked who else is fetching the tree.
+const POLL_WHOLE: Micros = Micros::from_millis(1_000);
+/// The longest time between two questions to a fellow that has nothing new, or to somebody who has nothing or all.
 const POLL_MAX: Micros = Micros::from_millis(8_000);
 /// A run of so many groups, beginning at a multiple of them, has one owner: 512 KiB.
 const OWNED_GROUPS: u64 = 32;
@@ -40,7 +42,7 @@ struct Holder {
     lacks: BTreeSet<BlobDigest>,
     /// Of one that has a part: what of it.
     has: BTreeMap<BlobDigest, Groups>,
-    /// When to ask what it has; `None` while it is being asked, or has all.
+    /// When to ask what it has, and who else it knows of; `None` while it is being asked.
     poll_at: Option<Micros>,
     poll_gap: Micros,
 }
@@ -70,10 +72,10 @@ impl Holders {
     }
 
     /// It has given the Directories, or vouches for the path: it will have the rest.
-    pub(super) fn presume_whole(&mut self, peer: PeerId) {
+    pub(super) fn presume_whole(&mut self, peer: PeerId, now: Micros) {
         let holder = self.holder(peer);
         if matches!(holder.extent, Extent::Unknown | Extent::Nothing) {
-            (holder.extent, holder.poll_at) = (Extent::Whole, None);
+            holder.is_whole(now);
         }
     }
 
@@ -89,7 +91,7 @@ impl Holders {
         let holder = self.holder(peer);
         holder.has.remove(&blob);
         if holder.lacks.insert(blob) && holder.extent == Extent::Whole {
-            holder.poll_at = holder.poll_at.or(Some(now));
+            holder.poll_at = holder.poll_at.map(|at| at.min(now));
         }
     }
 
@@ -123,7 +125,7 @@ impl Holders {
     ) {
         let holder = self.holder(peer);
         match tree {
-            Presence::Whole => (holder.extent, holder.poll_at) = (Extent::Whole, None),
+            Presence::Whole => holder.is_whole(now),
             Presence::Missing => {
                 holder.extent = Extent::Nothing;
                 holder.put_off(now);
@@ -199,6 +201,15 @@ impl Holders {
 }
 
 impl Holder {
+    fn is_whole(&mut self, now: Micros) {
+        self.poll_gap = match self.extent {
+            Extent::Whole => Micros((self.poll_gap.0 * 2).min(POLL_MAX.0)),
+            Extent::Unknown | Extent::Partial | Extent::Nothing => POLL_WHOLE,
+        };
+        self.extent = Extent::Whole;
+        self.poll_at = Some(now.after(self.poll_gap));
+    }
+
     fn put_off(&mut self, now: Micros) {
         self.poll_gap = Micros((self.poll_gap.0 * 2).min(POLL_MAX.0));
         self.poll_at = Some(now.after(self.poll_gap));
@@ -280,7 +291,7 @@ mod tests {
         assert_eq!(holders.part_of(&fellow, &large, whole), None);
         holders.told(fellow, &Presence::Whole, Vec::new(), Micros(0));
         assert_eq!(holders.part_of(&fellow, &small, Span::whole(small.size)), Some(Span::whole(small.size)));
-        assert_eq!(holders.next_poll(Micros(0)), None);
+        assert_eq!(holders.next_poll(Micros(0)), Some(POLL_WHOLE), "it may know of others by then");
     }
 
     #[test]

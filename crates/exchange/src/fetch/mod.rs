@@ -38,6 +38,8 @@ use crate::{Key, Known, PeerId, Request};
 
 /// How long a request may go unanswered while nothing comes.
 const ASK_TIMEOUT: Micros = Micros::from_millis(20_000);
+/// How long a question for claims may go on once a root has been found: a claim is short.
+const CLAIMS_TIMEOUT: Micros = Micros::from_millis(2_000);
 /// Whoever sends contents more slowly than this, in bytes a second, is given up.
 const RATE_MIN: u64 = 8 << 10;
 /// How long after a look-up that brought nobody the next one begins; it doubles each time.
@@ -62,16 +64,6 @@ struct InFlight {
     /// How many bytes of the reply have come.
     received: u64,
     mark: Mark,
-}
-
-impl InFlight {
-    /// When it is given up, if something of its peer came last at this time.
-    fn ends_at(&self, progress_at: Micros) -> Micros {
-        match self.bytes {
-            0 => self.since.max(progress_at).after(ASK_TIMEOUT),
-            bytes => self.since.after(ASK_TIMEOUT).after(Micros(bytes.saturating_mul(1_000_000) / RATE_MIN)),
-        }
-    }
 }
 
 /// A look-up.
@@ -197,7 +189,7 @@ impl Fetch {
         if self.done {
             return None;
         }
-        let asks = self.in_flight.values().map(|ask| ask.ends_at(self.peers.progress_at(&ask.peer)));
+        let asks = self.in_flight.values().map(|ask| self.ends_at(ask));
         let own = [
             self.end(),
             self.peers.next_event(self.stepped_at),
@@ -236,13 +228,21 @@ impl Fetch {
         self.tree.is_none()
     }
 
+    /// When a request is given up.
+    fn ends_at(&self, ask: &InFlight) -> Micros {
+        let patient = match ask.bytes {
+            0 => ask.since.max(self.peers.progress_at(&ask.peer)).after(ASK_TIMEOUT),
+            bytes => ask.since.after(ASK_TIMEOUT).after(Micros(bytes.saturating_mul(1_000_000) / RATE_MIN)),
+        };
+        match ask.task {
+            Task::Claims if self.tree.is_some() => patient.min(ask.since.after(CLAIMS_TIMEOUT)),
+            _ => patient,
+        }
+    }
+
     fn expire(&mut self, now: Micros) {
-        let expired: Vec<AskId> = self
-            .in_flight
-            .iter()
-            .filter(|(_, ask)| ask.ends_at(self.peers.progress_at(&ask.peer)) <= now)
-            .map(|(id, _)| *id)
-            .collect();
+        let expired: Vec<AskId> =
+            self.in_flight.iter().filter(|(_, ask)| self.ends_at(ask) <= now).map(|(id, _)| *id).collect();
         for id in expired {
             self.outputs.push_back(Output::Cancel(id));
             if let Some(ask) = self.settle(id) {
@@ -267,7 +267,9 @@ impl Fetch {
     fn lacks_peers(&self) -> Option<Key> {
         let tree = self.tree.as_ref().filter(|tree| tree.wants_peers() && tree.may_go_on())?;
         let key = Key::Root(tree.root().clone());
-        let is_served = self.peers.any_left(&key, |peer| tree.can_serve(peer));
+        let now = self.stepped_at;
+        let is_served =
+            self.peers.any_left(&key, |peer| tree.can_serve(peer) && self.peers.is_usable(peer, now));
         (!is_served && self.is_over(&key)).then_some(key)
     }
 
@@ -523,7 +525,7 @@ impl Fetch {
         let root = claim.facts().root.clone();
         self.peers.found(peer, Key::Root(root.clone()));
         match &mut self.tree {
-            Some(tree) if *tree.root() == root => tree.claimed_by(peer, claim),
+            Some(tree) if *tree.root() == root => tree.claimed_by(now, peer, claim),
             _ => self.candidates.add(now, peer, claim),
         }
     }

@@ -4,6 +4,8 @@ use super::Micros;
 
 /// What a peer is asked for that has given nothing yet: as much as one lie may cost.
 const PROBE_BYTES: u64 = 64 << 10;
+/// The least that one request asks for: what a connection that has just begun brings in one round trip.
+const PIECE_BYTES_MIN: u64 = 16 << 10;
 /// The most that one request asks for.
 const PIECE_BYTES_MAX: u64 = 1 << 20;
 /// How many requests of a second's work there are.
@@ -98,8 +100,10 @@ impl Pace {
     }
 
     fn piece_bytes(&self) -> u64 {
-        let share = self.rate.map_or(PROBE_BYTES, |rate| rate / PIECES_A_SECOND);
-        share.clamp(PROBE_BYTES, PIECE_BYTES_MAX)
+        match self.rate {
+            Some(rate) => (rate / PIECES_A_SECOND).clamp(PROBE_BYTES, PIECE_BYTES_MAX),
+            None => PIECE_BYTES_MIN,
+        }
     }
 
     /// Twice what fits into the way there and back, so that a rate that was held down by the window can grow.
@@ -155,8 +159,11 @@ mod tests {
     #[test]
     fn a_stranger_is_asked_for_little() {
         let mut pace = Pace::default();
-        assert_eq!(pace.room(), Some(PROBE_BYTES));
-        pace.asked(PROBE_BYTES, Micros(0));
-        assert_eq!(pace.room(), None);
+        let asked = std::iter::from_fn(|| {
+            let bytes = pace.room()?;
+            pace.asked(bytes, Micros(0));
+            Some(bytes)
+        });
+        assert_eq!(asked.sum::<u64>(), PROBE_BYTES);
     }
 }

@@ -15,10 +15,10 @@ fn peer(byte: u8) -> PeerId {
     [byte; 32].into()
 }
 
-/// No batch takes it, and a peer of which nothing is known is asked for one at a time.
+/// No batch takes it.
 const BLOB_BYTES: u64 = (64 << 10) + 1;
 
-/// A tree of blobs, each one span of work.
+/// A tree of blobs of several spans of work.
 fn tree(first: u8, blobs: u8) -> Arc<Closure> {
     let file = |i: u8| {
         let blob = BlobRef { digest: [first + i; 32].into(), size: BLOB_BYTES };
@@ -244,12 +244,13 @@ fn what_one_broken_connection_costs_is_one_failure() {
 #[test]
 fn a_refusal_makes_no_room_for_more_than_one() {
     let mut bench = Bench::at_blobs(&tree(0, 8), Limits::default());
-    bench.answer(bench.only(peer(1)), Verified::Refused);
+    let count = bench.asked(peer(1)).len();
+    bench.answer(bench.asked(peer(1))[0], Verified::Refused);
     bench.poll();
-    assert!(bench.asks.is_empty());
+    assert_eq!(bench.asked(peer(1)).len(), count - 1);
     bench.later(SECOND);
     bench.poll();
-    bench.only(peer(1));
+    assert_eq!(bench.asked(peer(1)).len(), count);
 }
 
 #[test]
@@ -264,8 +265,9 @@ fn what_the_store_lacks_of_one_root_is_never_taken_for_another_ones() {
     assert!(bench.poll().is_empty());
     bench.tell(Input::Missing(all_of(&first)));
     bench.poll();
-    let (_, request) = &bench.asks[&bench.only(peer(1))];
-    assert_eq!(*request, Request::Ranges { blob: first.blobs()[0], span: Span::from_groups(0..4).unwrap() });
+    let wanted = first.blobs()[0];
+    let of_first = |request: &Request| matches!(request, Request::Ranges { blob, .. } if *blob == wanted);
+    assert!(bench.asks.values().any(|(_, request)| of_first(request)));
 }
 
 #[test]

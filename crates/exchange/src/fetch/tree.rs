@@ -113,7 +113,7 @@ pub(super) struct Tree {
 impl Tree {
     pub(super) fn new(candidate: Candidate, me: PeerId, now: Micros) -> Self {
         let mut holders = Holders::new(me);
-        candidate.claimants().iter().for_each(|claimant| holders.presume_whole(*claimant));
+        candidate.claimants().iter().for_each(|claimant| holders.presume_whole(*claimant, now));
         Self {
             candidate,
             closure: None,
@@ -135,8 +135,8 @@ impl Tree {
     }
 
     /// Somebody who vouches for the root will have it.
-    pub(super) fn claimed_by(&mut self, peer: PeerId, admitted: Admitted) {
-        self.holders.presume_whole(peer);
+    pub(super) fn claimed_by(&mut self, now: Micros, peer: PeerId, admitted: Admitted) {
+        self.holders.presume_whole(peer, now);
         self.candidate.claimed_by(peer, admitted);
     }
 
@@ -356,7 +356,7 @@ impl Tree {
             (_, Verified::BadRoot(fault)) => return Err(fault.into()),
             (Task::Closure, Verified::Closure(closure)) => {
                 self.begin_closure(&closure)?;
-                self.holders.presume_whole(peer);
+                self.holders.presume_whole(peer, now);
                 taken.closure = Some(closure);
             }
             (Task::Closure, verified) => {

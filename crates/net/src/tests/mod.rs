@@ -2,6 +2,8 @@
 
 mod asking;
 mod finding;
+mod hostile;
+mod limits;
 
 use std::{
     sync::{Arc, Mutex, mpsc},

@@ -70,9 +70,12 @@ struct Seed {
 }
 
 impl Seed {
-    /// Adds a tree to a store in memory. Of others of this name there is none.
+    /// Adds a tree to a new store in memory, in the place of one that a failed row may have left.
     fn make(bench: &Bench, name: &str, tree: &Path) -> Result<Self, BenchError> {
         let store = bench.places.memory.join(name);
+        if store.exists() {
+            bench.places.memory.remove(name)?;
+        }
         let said = cost_of_work(adding(&store, tree, How::Copy))?.1.said;
         let (root, path) = (said.root.unwrap_or_default(), said.path.unwrap_or_default());
         let (bytes, files) = (total_bytes(tree)?, files(tree)?.len() as u64);
@@ -111,7 +114,7 @@ impl Seed {
             files => format!("{:.0} files/s, ", files as f64 / cost.seconds),
         };
         let per_gb = cost.cpu_s * 1e3 / megabytes;
-        format!("{:.0} MB/s, {files}{per_gb:.2} CPU s/GB", megabytes / cost.seconds)
+        format!("{:.1} MB/s, {files}{per_gb:.2} CPU s/GB", megabytes / cost.seconds)
     }
 }
 

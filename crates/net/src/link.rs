@@ -1,0 +1,179 @@
+//! A connection for asking, and the requests on it.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use firn_engine::Received;
+use firn_exchange::{Compress, PeerId, Request};
+use iroh::endpoint::{Connection, ReadError, RecvStream, VarInt};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    dial::is_private,
+    limits::Pacer,
+    patience::Patience,
+    serve::selected_path,
+    throughput::{Gauge, Way},
+};
+
+/// Requests on one connection at once; further ones wait here.
+pub(crate) const STREAMS_MAX: usize = 32;
+/// Nothing came and nothing could be sent for so long: the request is given up.
+pub const PROGRESS_TIMEOUT: Duration = Duration::from_millis(2500);
+/// How much is written to a stream before progress is looked at.
+const WRITE_BYTES: usize = 64 << 10;
+/// How much is read from a stream at once.
+const READ_BYTES: usize = 1 << 20;
+/// What comes at this rate, in bytes a second, comes so fast that taking it apart would not make it faster.
+const FAST: u64 = 100 << 20;
+/// A peer that is so near, and in a private network, is taken for fast until something has come from it.
+const NEAR: Duration = Duration::from_millis(10);
+
+/// Why a stream gave no reply.
+#[derive(Debug)]
+pub(crate) enum StreamError {
+    Stalled,
+    TooMuch,
+    /// With whether the connection died before anything came, so that another one may serve.
+    Broken {
+        source: Box<dyn std::error::Error + Send + Sync>,
+        retry: bool,
+    },
+}
+
+/// A connection for asking.
+pub(crate) struct Link {
+    peer: PeerId,
+    connection: Connection,
+    gauge: Gauge,
+    streams: Semaphore,
+    asked_at: Mutex<Instant>,
+}
+
+impl Link {
+    pub(crate) fn new(peer: PeerId, connection: Connection) -> Self {
+        Self {
+            peer,
+            gauge: Gauge::new(connection.clone(), Way::In),
+            connection,
+            streams: Semaphore::new(STREAMS_MAX),
+            asked_at: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Sends the request, and gives the whole reply, which is taken no faster than `download` lets it.
+    pub(crate) async fn ask(
+        &self,
+        request: &Request,
+        download: &Pacer,
+        compress: Compress,
+        received: &Received,
+    ) -> Result<Bytes, StreamError> {
+        let _permit = self.streams.acquire().await.expect("this semaphore is never closed");
+        let reply = self.exchange(request, download, compress, received).await;
+        *self.asked_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        reply
+    }
+
+    async fn exchange(
+        &self,
+        request: &Request,
+        download: &Pacer,
+        compress: Compress,
+        received: &Received,
+    ) -> Result<Bytes, StreamError> {
+        let lost = |error: iroh::endpoint::ConnectionError| StreamError::Broken {
+            source: error.into(),
+            retry: true,
+        };
+        let encoded = request.encode(self.takes_zstd(compress));
+        let (mut send, mut receive) = progress(self.connection.open_bi()).await?.map_err(lost)?;
+        for start in (0..encoded.len()).step_by(WRITE_BYTES) {
+            let part = encoded.slice(start..encoded.len().min(start + WRITE_BYTES));
+            let written = progress(send.write_chunk(part)).await?;
+            written.map_err(|error| self.broken(error, true))?;
+        }
+        send.finish().map_err(|error| self.broken(error, true))?;
+        self.read_reply(&mut receive, request.reply_bytes_max(), download, received).await
+    }
+
+    async fn read_reply(
+        &self,
+        receive: &mut RecvStream,
+        reply_bytes_max: usize,
+        download: &Pacer,
+        received: &Received,
+    ) -> Result<Bytes, StreamError> {
+        let (mut reply, mut patience, mut under_way) = (BytesMut::new(), Patience::default(), None);
+        loop {
+            let (begun, piece_bytes) = (Instant::now(), READ_BYTES.min(download.piece_bytes(self.peer)));
+            let chunk = progress(receive.read_chunk(piece_bytes)).await?;
+            let chunk = chunk.map_err(|error: ReadError| self.broken(error, reply.is_empty()))?;
+            let Some(chunk) = chunk else { return Ok(reply.freeze()) };
+            if reply.len() + chunk.len() > reply_bytes_max {
+                return Err(StreamError::TooMuch);
+            }
+            patience.waited(begun.elapsed(), chunk.len()).map_err(|_| StreamError::Stalled)?;
+            reply.extend_from_slice(&chunk);
+            received.add(chunk.len() as u64);
+            // Only what comes after the first bytes tells how fast it comes.
+            under_way.get_or_insert_with(|| self.gauge.begin());
+            // What is not read here is not sent there, once the stream's window is full.
+            download.pay(self.peer, chunk.len()).await;
+        }
+    }
+
+    /// Whether a reply should be compressed if the other side thinks that this helps.
+    fn takes_zstd(&self, compress: Compress) -> bool {
+        match compress {
+            Compress::Always => true,
+            Compress::Never => false,
+            Compress::Auto => match self.gauge.rate() {
+                Some(rate) => rate < FAST,
+                None => !self.is_near(),
+            },
+        }
+    }
+
+    fn is_near(&self) -> bool {
+        let path = selected_path(&self.connection);
+        path.is_some_and(|(address, rtt)| {
+            rtt < NEAR && address.is_some_and(|address| is_private(address.ip()))
+        })
+    }
+
+    fn broken(
+        &self,
+        error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+        nothing_came: bool,
+    ) -> StreamError {
+        let retry = nothing_came && self.connection.close_reason().is_some();
+        StreamError::Broken { source: error.into(), retry }
+    }
+
+    pub(crate) fn asked_at(&self) -> Instant {
+        *self.asked_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_idle_for(&self, time: Duration) -> bool {
+        self.streams.available_permits() == STREAMS_MAX && self.asked_at().elapsed() >= time
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.connection.close_reason().is_none()
+    }
+
+    pub(crate) fn close(&self, code: VarInt, reason: &[u8]) {
+        self.connection.close(code, reason);
+    }
+}
+
+async fn progress<F: Future>(step: F) -> Result<F::Output, StreamError> {
+    timeout(PROGRESS_TIMEOUT, step).await.map_err(|_| StreamError::Stalled)
+}

@@ -1,0 +1,228 @@
+//! One place's settings over another's, and what they come to.
+
+use std::{
+    error::Error,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use firn_exchange::Compress;
+use firn_net::{Multiaddr, RateLimits, StaticPeer, bootstrap_address};
+use firn_nix::PublicKey;
+use ipnet::IpNet;
+
+use super::{
+    Config, ConfigError, MissBudgets, NetworkName, Origin, Role, Settings, networks,
+    networks::{private, public},
+    settings,
+    values::{parse_bootstrap, parse_compress, parse_limit, parse_rate, parse_relay},
+};
+use crate::operations::is_store_dir;
+
+/// The command line (with the environment) over the file.
+pub(super) struct Layers {
+    pub(super) given: Settings,
+    pub(super) written: Settings,
+    pub(super) file: Option<PathBuf>,
+}
+
+impl Layers {
+    /// The uppermost value, and where it was set.
+    fn uppermost<'a, T>(&'a self, of: impl Fn(&'a Settings) -> Option<T>) -> Option<(T, Origin)> {
+        match of(&self.given) {
+            Some(value) => Some((value, Origin::CommandLine)),
+            None => Some((of(&self.written)?, Origin::File(self.file.clone().unwrap_or_default()))),
+        }
+    }
+
+    fn list<T, E: Into<Box<dyn Error + Send + Sync>>>(
+        &self,
+        key: &'static str,
+        of: fn(&Settings) -> &Option<Vec<String>>,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<Vec<T>, ConfigError> {
+        let Some((list, origin)) = self.uppermost(|settings| of(settings).as_deref()) else {
+            return Ok(Vec::new());
+        };
+        settings::items(list)
+            .map(|item| parse(item).map_err(|error| wrong(&origin, key, item, error)))
+            .collect()
+    }
+
+    fn address(
+        &self,
+        key: &'static str,
+        of: fn(&Settings) -> &Option<String>,
+        default: SocketAddr,
+    ) -> Result<SocketAddr, ConfigError> {
+        let Some((text, origin)) = self.uppermost(|settings| of(settings).as_deref()) else {
+            return Ok(default);
+        };
+        match text.parse::<u16>() {
+            Ok(port) => Ok(SocketAddr::new(default.ip(), port)),
+            Err(_) => text.parse().map_err(|_| wrong(&origin, key, text, ListenError)),
+        }
+    }
+
+    /// One value, or what there is without any.
+    fn one<T, E: Into<Box<dyn Error + Send + Sync>>>(
+        &self,
+        key: &'static str,
+        of: fn(&Settings) -> &Option<String>,
+        default: T,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<T, ConfigError> {
+        let Some((text, origin)) = self.uppermost(|settings| of(settings).as_deref()) else {
+            return Ok(default);
+        };
+        parse(text).map_err(|error| wrong(&origin, key, text, error))
+    }
+
+    fn rates(&self) -> Result<RateLimits, ConfigError> {
+        Ok(RateLimits {
+            upload: self.one("upload-max", |settings| &settings.upload_max, None, parse_rate)?,
+            upload_peer: self.one(
+                "upload-peer-max",
+                |settings| &settings.upload_peer_max,
+                None,
+                parse_rate,
+            )?,
+            download: self.one("download-max", |settings| &settings.download_max, None, parse_rate)?,
+            download_peer: self.one(
+                "download-peer-max",
+                |settings| &settings.download_peer_max,
+                None,
+                parse_rate,
+            )?,
+        })
+    }
+
+    fn adopt_jobs(&self) -> Result<Option<NonZeroUsize>, ConfigError> {
+        let Some((jobs, origin)) = self.uppermost(|settings| settings.adopt_jobs) else { return Ok(None) };
+        match NonZeroUsize::new(jobs as usize).filter(|jobs| jobs.get() <= JOBS_MAX as usize) {
+            Some(jobs) => Ok(Some(jobs)),
+            None => Err(wrong(&origin, "adopt-jobs", &jobs.to_string(), JobsError)),
+        }
+    }
+
+    fn miss(&self) -> MissBudgets {
+        let usual = MissBudgets::default();
+        let budget = |of: fn(&Settings) -> Option<u32>, usual| {
+            self.uppermost(of).map_or(usual, |(ms, _)| Duration::from_millis(ms.into()))
+        };
+        MissBudgets {
+            alone: budget(|settings| settings.miss_alone_ms, usual.alone),
+            near: budget(|settings| settings.miss_near_ms, usual.near),
+            dht: budget(|settings| settings.miss_dht_ms, usual.dht),
+        }
+    }
+
+    /// All settings, with what holds where nothing was set.
+    pub(super) fn resolve(
+        self,
+        data_dir: PathBuf,
+        nix_root: PathBuf,
+        own_addresses: &[Ipv4Addr],
+    ) -> Result<Config, ConfigError> {
+        let any = |port| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+        let role = self.uppermost(|settings| settings.role).map_or(Role::default(), |(role, _)| role);
+        let bootstrap = self.list("bootstrap", |settings| &settings.bootstrap, parse_bootstrap)?;
+        let peers = self.list("peer", |settings| &settings.peer, StaticPeer::from_str)?;
+        let dial = self.list("dial", |settings| &settings.dial, networks::parse)?;
+        let dial = match self.uppermost(|settings| settings.dial.as_ref()) {
+            Some(_) => dial.concat(),
+            None => default_dial(role, &bootstrap, &peers, own_addresses),
+        };
+        Ok(Config {
+            role,
+            trust: self.list("trust", |settings| &settings.trust, PublicKey::from_str)?,
+            relays: self.list("relay", |settings| &settings.relay, parse_relay)?,
+            network: self.one(
+                "network",
+                |settings| &settings.network,
+                NetworkName::usual(),
+                NetworkName::from_str,
+            )?,
+            mdns: self.uppermost(|settings| settings.mdns).map_or(role == Role::Lan, |(mdns, _)| mdns),
+            http: self.address("http", |settings| &settings.http, (Ipv4Addr::LOCALHOST, 7333).into())?,
+            iroh: self.address("iroh", |settings| &settings.iroh, any(7334))?,
+            libp2p: self.address("libp2p", |settings| &settings.libp2p, any(7335))?,
+            miss: self.miss(),
+            store_bytes_max: self.one(
+                "store-bytes-max",
+                |settings| &settings.store_bytes_max,
+                None,
+                parse_limit,
+            )?,
+            rates: self.rates()?,
+            compress: self.one("compress", |settings| &settings.compress, Compress::Auto, parse_compress)?,
+            adopt: !self
+                .list("adopt", |settings| &settings.adopt, |text| parse_adopt(text, &nix_root))?
+                .is_empty(),
+            adopt_jobs: self.adopt_jobs()?,
+            file: self.file,
+            data_dir,
+            nix_root,
+            bootstrap,
+            peers,
+            dial,
+        })
+    }
+}
+
+/// Text that is nowhere to listen.
+#[derive(Debug, thiserror::Error)]
+#[error("an address is IP:PORT or PORT")]
+struct ListenError;
+
+/// The most threads that may be asked for.
+pub const JOBS_MAX: u32 = 64;
+
+/// A number of threads that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("there may be 1 to {JOBS_MAX} threads")]
+struct JobsError;
+
+/// Text that does not name the Nix store.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "only the Nix store as a whole, /nix/store, is adopted by a node; `firn adopt PATH` takes single paths"
+)]
+struct AdoptError;
+
+fn parse_adopt(text: &str, nix_root: &Path) -> Result<(), AdoptError> {
+    if is_store_dir(Path::new(text), nix_root) { Ok(()) } else { Err(AdoptError) }
+}
+
+fn wrong(
+    origin: &Origin,
+    key: &'static str,
+    value: &str,
+    source: impl Into<Box<dyn Error + Send + Sync>>,
+) -> ConfigError {
+    ConfigError::Value { origin: origin.clone(), key, value: value.into(), source: source.into() }
+}
+
+/// Where peers may be, if the user doesn't say it: on the internet (of the role lan: among the neighbours), and where
+/// those are whom the user names. A seed to which nobody is named is the first of its network, and that is where its own
+/// addresses are.
+fn default_dial(
+    role: Role,
+    bootstrap: &[Multiaddr],
+    peers: &[StaticPeer],
+    own_addresses: &[Ipv4Addr],
+) -> Vec<IpNet> {
+    let usual = if role == Role::Lan { private() } else { public() };
+    let bootstrap = bootstrap.iter().filter_map(bootstrap_address);
+    let named: Vec<IpAddr> =
+        bootstrap.chain(peers.iter().map(|peer| peer.address)).map(|address| address.ip()).collect();
+    let is_first = role == Role::Seed && named.is_empty();
+    let more = if is_first { networks::home(own_addresses) } else { networks::around(&named) };
+    let mut networks = [usual, more].concat();
+    networks.sort();
+    networks.dedup();
+    networks
+}
