@@ -349,8 +349,12 @@ impl<'a> Run<'a> {
                 let bytes = request.reply_bytes_max();
                 self.travel(peer, id, bytes, Event::Replied(id, Some(Err(Lie::TooMuch))));
             }
-            Answer::BrokenOff => self.travel(peer, id, 0, Event::Replied(id, None)),
-            Answer::Stalled => {}
+            Answer::BrokenOff(bytes) => self.travel(peer, id, bytes, Event::Replied(id, None)),
+            Answer::Dribbles(bytes) => {
+                let at = Micros(self.now.0 + bytes.len() as u64 * 1_000_000);
+                self.at(at, Event::Replied(id, Some(Ok(bytes))));
+            }
+            Answer::Stalled(_) => {}
         }
     }
 
@@ -413,7 +417,8 @@ fn short(key: &Key) -> String {
     }
 }
 
-fn what(request: &Request) -> String {
+/// A request in a few words.
+pub(crate) fn what(request: &Request) -> String {
     match request {
         Request::Path(_) => "claims".into(),
         Request::Closure { root, .. } => format!("the Directories of {root}"),
