@@ -127,17 +127,14 @@ impl<'a> Node<'a> {
             return lie(liar, request, bytes_max);
         }
         if may_be_busy && self.dice.percent(self.plan.busy_percent) {
-            return honest(firn_exchange::Reply::busy(&self.view, BUSY));
+            return Answer::Reply(firn_exchange::busy(BUSY));
         }
         let reply = answer(&self.view, request);
         let reply = match reply.about().cloned() {
             Some(key) if reply.is_ok() => reply.hinting(&self.note_asker(key, asker)),
             _ => reply,
         };
-        match reply.compressed(LEVEL) {
-            Ok(reply) => honest(reply),
-            Err(_) => Answer::BrokenOff(0),
-        }
+        honest(reply.compressed(LEVEL))
     }
 
     /// The others who have asked for this, newest first.

@@ -164,10 +164,16 @@ impl Holders {
         partial.map(|(peer, _)| *peer).filter(|peer| test(peer)).take(FELLOWS_MAX).collect()
     }
 
-    /// The first part of a run that this node is to ask for, rather than one of its fellows.
-    pub(super) fn own_part(&self, fellows: &[PeerId], blob: &BlobRef, run: Span) -> Option<Span> {
+    /// Those who may be fetching the tree as well, and pass the test: fellows, and who has nothing yet.
+    pub(super) fn partners(&self, test: impl Fn(&PeerId) -> bool) -> Vec<PeerId> {
+        let others = self.holders.iter().filter(|(_, holder)| holder.extent != Extent::Whole);
+        others.map(|(peer, _)| *peer).filter(|peer| test(peer)).take(FELLOWS_MAX).collect()
+    }
+
+    /// The first part of a run that this node is to ask for, rather than one of its partners, and none of them has.
+    pub(super) fn own_part(&self, partners: &[PeerId], blob: &BlobRef, run: Span) -> Option<Span> {
         self.first_part(blob, run, |part| {
-            self.is_own(fellows, blob, part.start) && !self.is_held(fellows, blob, part)
+            self.is_own(partners, blob, part.start) && !self.is_held(partners, blob, part)
         })
     }
 
@@ -194,9 +200,9 @@ impl Holders {
         fellows.iter().filter_map(has).any(|groups| groups.covers(&run))
     }
 
-    fn is_own(&self, fellows: &[PeerId], blob: &BlobRef, group: u64) -> bool {
+    fn is_own(&self, partners: &[PeerId], blob: &BlobRef, group: u64) -> bool {
         let mine = weight(&self.me, blob, group);
-        fellows.iter().all(|fellow| (weight(fellow, blob, group), *fellow) < (mine, self.me))
+        partners.iter().all(|fellow| (weight(fellow, blob, group), *fellow) < (mine, self.me))
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{BATCH_BLOBS_MAX, INLINE_BYTES_MAX, SPAN_GROUPS_MAX};
 
 /// How far into the queue one looks for something that a peer may have.
 const LOOK_AHEAD: usize = 8192;
-/// How many large blobs are passed over to fill a batch.
+/// How many runs of large blobs that are wanted are passed over to fill a batch.
 const PASSED_MAX: usize = 64;
 /// The length of a blob of more groups than this is proven before the rest of it is asked for: by its last group.
 const TAIL_GROUPS: u64 = 64;
@@ -137,9 +137,9 @@ impl Queue {
                     found = Some(Work::Span(blob, part));
                     break;
                 }
-                _ => {
+                wanted => {
                     passed.push((blob, span));
-                    passed_since += usize::from(!batch.is_empty());
+                    passed_since += usize::from(wanted.is_some());
                 }
             }
         }

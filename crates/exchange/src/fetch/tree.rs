@@ -223,11 +223,11 @@ impl Tree {
     fn take_new(&mut self, peer: &PeerId, peers: &Peers, bytes_max: u64, now: Micros) -> Option<Work> {
         let (queue, holders) = (self.queue.as_mut()?, &self.holders);
         let may = |blob: &BlobRef, span| holders.part_of(peer, blob, span);
-        let fellows = match holders.extent(peer) {
-            Extent::Whole => holders.fellows(|fellow| peers.is_usable(fellow, now)),
+        let partners = match holders.extent(peer) {
+            Extent::Whole => holders.partners(|partner| peers.is_usable(partner, now)),
             Extent::Partial | Extent::Unknown | Extent::Nothing => Vec::new(),
         };
-        if fellows.is_empty() {
+        if partners.is_empty() {
             return queue.take(End::Front, bytes_max, may);
         }
         if self.is_read {
@@ -242,11 +242,11 @@ impl Tree {
         }
         // What is one's own comes first, then what is another's and still nobody has, from the end at which that one
         // comes last. What a fellow has it gives, unless it is slower than who has all.
-        let own = |blob: &BlobRef, span| holders.own_part(&fellows, blob, may(blob, span)?);
-        let unheld = |blob: &BlobRef, span| holders.unheld_part(&fellows, blob, may(blob, span)?);
+        let own = |blob: &BlobRef, span| holders.own_part(&partners, blob, may(blob, span)?);
+        let unheld = |blob: &BlobRef, span| holders.unheld_part(&partners, blob, may(blob, span)?);
         let rate = peers.pace(peer).rate();
         let faster: Vec<PeerId> =
-            fellows.iter().copied().filter(|fellow| peers.pace(fellow).rate() >= rate).collect();
+            partners.iter().copied().filter(|partner| peers.pace(partner).rate() >= rate).collect();
         let held_by_slow = |blob: &BlobRef, span| holders.unheld_part(&faster, blob, may(blob, span)?);
         queue
             .take(End::Front, bytes_max, own)
