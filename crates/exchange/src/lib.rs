@@ -29,7 +29,7 @@ pub use frame::FrameError;
 pub use ids::{Key, PeerId, PeerIdError};
 pub use known::{KNOWN_MAX, Known, Tags};
 pub use request::{
-    Asked, BATCH_BLOBS_MAX, BATCH_BYTES_MAX, BITMAP_BYTES_MAX, CLAIM_BYTES_MAX, CLAIMS_MAX,
+    Asked, BATCH_BLOBS_MAX, BATCH_BYTES_MAX, BITMAP_BYTES_MAX, CLAIM_BYTES_MAX, CLAIMS_BYTES_MAX, CLAIMS_MAX,
     CLOSURE_BYTES_MAX, HAVE_BLOBS_MAX, INLINE_BYTES_MAX, Question, REQUEST_BYTES_MAX, Request, RequestError,
     SPAN_GROUPS_MAX,
 };

@@ -16,6 +16,8 @@ pub const CLAIMS_MAX: usize = 16;
 /// The longest claim, in bytes: one with the most references, all with the longest names, is shorter. What is longer is not
 /// even taken apart, for a message of nothing but empty items would take many times its length.
 pub const CLAIM_BYTES_MAX: usize = 5 << 20;
+/// The most bytes of claims in a reply: all but the longest come with others.
+pub const CLAIMS_BYTES_MAX: usize = 2 * CLAIM_BYTES_MAX;
 /// The most bytes of Directories in a reply.
 pub const CLOSURE_BYTES_MAX: usize = 256 << 20;
 /// The most blobs in a batch.
@@ -182,7 +184,7 @@ impl Request {
     /// The longest body that an honest peer gives to this, in bytes, not compressed.
     pub(crate) fn body_bytes_max(&self) -> usize {
         let body = match self {
-            Request::Path(_) => CLAIMS_MAX * CLAIM_BYTES_MAX,
+            Request::Path(_) => CLAIMS_BYTES_MAX,
             Request::Closure { root, .. } => closure_bytes_max(root),
             Request::Batch(blobs) => batch_bytes_max(blobs.len()),
             Request::Ranges { span, .. } => span_bytes_max(*span),

@@ -22,8 +22,8 @@ const POLL: Micros = Micros::from_millis(300);
 const POLL_WHOLE: Micros = Micros::from_millis(1_000);
 /// The longest time between two questions to a fellow that has nothing new, or to somebody who has nothing or all.
 const POLL_MAX: Micros = Micros::from_millis(8_000);
-/// A run of so many groups, beginning at a multiple of them, has one owner: 512 KiB.
-const OWNED_GROUPS: u64 = 32;
+/// A run of so many groups, beginning at a multiple of them, has one owner: 256 KiB.
+const OWNED_GROUPS: u64 = 16;
 /// The most fellows that share the work.
 const FELLOWS_MAX: usize = 64;
 
@@ -170,39 +170,50 @@ impl Holders {
         others.map(|(peer, _)| *peer).filter(|peer| test(peer)).take(FELLOWS_MAX).collect()
     }
 
-    /// The first part of a run that this node is to ask for, rather than one of its partners, and none of them has.
-    pub(super) fn own_part(&self, partners: &[PeerId], blob: &BlobRef, run: Span) -> Option<Span> {
-        self.first_part(blob, run, |part| {
-            self.is_own(partners, blob, part.start) && !self.is_held(partners, blob, part)
-        })
+    /// The first part of a run that none of its partners has, and that so many of them would ask for before this node.
+    pub(super) fn part_of_rank(
+        &self,
+        rank: usize,
+        partners: &[PeerId],
+        blob: &BlobRef,
+        run: Span,
+    ) -> Option<Span> {
+        self.first_part(partners, blob, run, |start| self.rank(partners, blob, start) == rank)
     }
 
     /// The first part of a run that none of these fellows has.
     pub(super) fn unheld_part(&self, fellows: &[PeerId], blob: &BlobRef, run: Span) -> Option<Span> {
-        self.first_part(blob, run, |part| !self.is_held(fellows, blob, part))
+        self.first_part(fellows, blob, run, |_| true)
     }
 
-    /// Cuts a run where ownership changes.
-    fn first_part(&self, blob: &BlobRef, run: Span, wants: impl Fn(Range<u64>) -> bool) -> Option<Span> {
+    /// Cuts a run where ownership changes, and gives the first part that is wanted by where it begins, without what these
+    /// fellows have.
+    fn first_part(
+        &self,
+        fellows: &[PeerId],
+        blob: &BlobRef,
+        run: Span,
+        wants: impl Fn(u64) -> bool,
+    ) -> Option<Span> {
+        let has = |fellow| self.holders.get(fellow).and_then(|holder| holder.has.get(&blob.digest));
+        let held: Vec<&Groups> = fellows.iter().filter_map(has).collect();
         let Range { mut start, end } = run.groups();
         while start < end {
             let until = if is_small(blob) { end } else { end.min((start / OWNED_GROUPS + 1) * OWNED_GROUPS) };
-            if wants(start..until) {
-                return Span::from_groups(start..until);
+            if wants(start)
+                && let Some(part) = first_gap(&held, start..until)
+            {
+                return Span::from_groups(part);
             }
             start = until;
         }
         None
     }
 
-    fn is_held(&self, fellows: &[PeerId], blob: &BlobRef, run: Range<u64>) -> bool {
-        let has = |fellow| self.holders.get(fellow).and_then(|holder| holder.has.get(&blob.digest));
-        fellows.iter().filter_map(has).any(|groups| groups.covers(&run))
-    }
-
-    fn is_own(&self, partners: &[PeerId], blob: &BlobRef, group: u64) -> bool {
-        let mine = weight(&self.me, blob, group);
-        partners.iter().all(|fellow| (weight(fellow, blob, group), *fellow) < (mine, self.me))
+    /// How many of its partners own this run rather than this node.
+    fn rank(&self, partners: &[PeerId], blob: &BlobRef, group: u64) -> usize {
+        let mine = (weight(&self.me, blob, group), self.me);
+        partners.iter().filter(|partner| (weight(partner, blob, group), **partner) > mine).count()
     }
 }
 
@@ -244,6 +255,22 @@ impl Holder {
         let part = Span::from_groups(first)?;
         (part == run || !is_small(blob)).then_some(part)
     }
+}
+
+/// The first part of a run that is in none of the sets.
+fn first_gap(held: &[&Groups], run: Range<u64>) -> Option<Range<u64>> {
+    let mut start = run.start;
+    while start < run.end {
+        let mut parts = held.iter().flat_map(|groups| groups.within(&(start..run.end)));
+        match parts.clone().find(|part| part.start == start) {
+            Some(part) => start = part.end,
+            None => {
+                let end = parts.try_fold(run.end, |end, part| Some(end.min(part.start)))?;
+                return Some(start..end);
+            }
+        }
+    }
+    None
 }
 
 /// Who has most weight owns a run.
@@ -301,6 +328,21 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_is_what_nobody_has() {
+        let groups = |runs: &[Range<u64>]| {
+            let mut groups = Groups::default();
+            runs.iter().for_each(|run| groups.insert(run.clone()));
+            groups
+        };
+        let (a, b) = (groups(&[0..4, 10..12]), groups(&[3..6, 20..30]));
+        let first = |run| first_gap(&[&a, &b], run);
+        assert_eq!(first(0..32), Some(6..10));
+        assert_eq!(first(10..18), Some(12..18));
+        assert_eq!(first(21..30), None);
+        assert_eq!(first_gap(&[], 1..2), Some(1..2));
+    }
+
+    #[test]
     fn each_run_has_one_owner_and_the_shares_are_about_equal() {
         let blob = BlobRef { digest: [7; 32].into(), size: 500 << 20 };
         let all: Vec<PeerId> = (0..5).map(peer).collect();
@@ -309,12 +351,12 @@ mod tests {
             let owners: Vec<usize> = (0..all.len())
                 .filter(|i| {
                     let others: Vec<PeerId> = all.iter().filter(|peer| **peer != all[*i]).copied().collect();
-                    Holders::new(all[*i]).own_part(&others, &blob, run) == Some(run)
+                    Holders::new(all[*i]).part_of_rank(0, &others, &blob, run) == Some(run)
                 })
                 .collect();
             assert_eq!(owners.len(), 1);
             shares[owners[0]] += 1;
         }
-        assert!(shares.iter().all(|share| (140..260).contains(share)), "{shares:?}");
+        assert!(shares.iter().all(|share| (280..520).contains(share)), "{shares:?}");
     }
 }

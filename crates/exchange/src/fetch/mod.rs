@@ -38,8 +38,10 @@ use crate::{Key, Known, PeerId, Request};
 
 /// How long a request may go unanswered while nothing comes.
 const ASK_TIMEOUT: Micros = Micros::from_millis(20_000);
-/// How long a question for claims may go on once a root has been found: a claim is short.
-const CLAIMS_TIMEOUT: Micros = Micros::from_millis(2_000);
+/// How long a question for claims may go on, though something comes: a claim is short.
+const CLAIMS_TIMEOUT: Micros = Micros::from_millis(10_000);
+/// The same once a root has been found.
+const MORE_CLAIMS_TIMEOUT: Micros = Micros::from_millis(2_000);
 /// Whoever sends contents more slowly than this, in bytes a second, is given up.
 const RATE_MIN: u64 = 8 << 10;
 /// How long after a look-up that brought nobody the next one begins; it doubles each time.
@@ -86,6 +88,8 @@ pub struct Fetch {
     /// Look-ups that have begun.
     finds: BTreeMap<Key, Find>,
     bytes_in_flight: u64,
+    /// When somebody was last done with being asked for claims.
+    claims_at: Micros,
     in_flight: BTreeMap<AskId, InFlight>,
     next_id: u64,
     candidates: Candidates,
@@ -114,6 +118,7 @@ impl Fetch {
             peers: Peers::new(seed, limits),
             finds: BTreeMap::new(),
             bytes_in_flight: 0,
+            claims_at: Micros(0),
             in_flight: BTreeMap::new(),
             next_id: 0,
             candidates,
@@ -220,6 +225,7 @@ impl Fetch {
         }
         if self.tree.is_none() && !self.done {
             self.choose(now);
+            self.find_again(now);
         }
         if self.tree.is_none() || self.done {
             return false;
@@ -235,7 +241,8 @@ impl Fetch {
             bytes => ask.since.after(ASK_TIMEOUT).after(Micros(bytes.saturating_mul(1_000_000) / RATE_MIN)),
         };
         match ask.task {
-            Task::Claims if self.tree.is_some() => patient.min(ask.since.after(CLAIMS_TIMEOUT)),
+            Task::Claims if self.tree.is_some() => ask.since.after(MORE_CLAIMS_TIMEOUT),
+            Task::Claims => ask.since.after(CLAIMS_TIMEOUT),
             _ => patient,
         }
     }
@@ -263,14 +270,27 @@ impl Fetch {
         self.finds.get(key).is_some_and(|find| find.is_over)
     }
 
-    /// Whether the tree waits for peers of which none is left, so that it may be worth looking for others.
+    /// Whether there is nobody left to be asked, so that it may be worth looking for others, or for the same once more.
     fn lacks_peers(&self) -> Option<Key> {
-        let tree = self.tree.as_ref().filter(|tree| tree.wants_peers() && tree.may_go_on())?;
+        let Some(tree) = &self.tree else {
+            let may_find = |key: &Key| self.is_over(key) && self.may_find_claims(key, self.stepped_at);
+            return self.claims_key().filter(may_find);
+        };
+        if !tree.wants_peers() || !tree.may_go_on() {
+            return None;
+        }
         let key = Key::Root(tree.root().clone());
         let now = self.stepped_at;
         let is_served =
             self.peers.any_left(&key, |peer| tree.can_serve(peer) && self.peers.is_usable(peer, now));
         (!is_served && self.is_over(&key)).then_some(key)
+    }
+
+    /// Whether somebody was found who may vouch for the path and could not be asked: perhaps it can be by now.
+    fn may_find_claims(&self, key: &Key, now: Micros) -> bool {
+        let is_asking = self.in_flight.values().any(|ask| matches!(ask.task, Task::Claims));
+        let is_patient = is_asking || now < self.claims_at.after(self.limits.patience);
+        matches!(self.goal, Goal::Path(_)) && is_patient && self.peers.any_given_up(key)
     }
 
     fn next_find(&self) -> Option<Micros> {
@@ -332,6 +352,7 @@ impl Fetch {
         match self.candidates.next() {
             Some(candidate) => self.begin_tree(now, candidate),
             None if more => {}
+            None if self.may_find_claims(&key, now) => {}
             None => self.finish_without_root(),
         }
     }
@@ -464,6 +485,9 @@ impl Fetch {
         let ask = self.in_flight.remove(&id)?;
         self.peers.settled(&ask.peer, ask.bytes);
         self.bytes_in_flight = self.bytes_in_flight.saturating_sub(ask.bytes);
+        if matches!(ask.task, Task::Claims) {
+            self.claims_at = self.stepped_at;
+        }
         Some(ask)
     }
 

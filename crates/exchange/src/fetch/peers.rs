@@ -84,6 +84,13 @@ impl Peers {
         self.peers.iter().any(|(id, peer)| self.is_left(peer) && peer.may_have.contains(key) && test(id))
     }
 
+    /// Whether anyone that may have this has failed to answer too often.
+    pub(super) fn any_given_up(&self, key: &Key) -> bool {
+        let is_given_up = |peer: &Peer| !peer.is_liar && !self.is_left(peer);
+        self.peers.values().any(|peer| is_given_up(peer) && peer.may_have.contains(key))
+    }
+
+    /// Whether it is left and does not owe anything for too long.
     pub(super) fn is_usable(&self, id: &PeerId, now: Micros) -> bool {
         self.peers.get(id).is_some_and(|peer| self.is_left(peer) && !peer.is_stalled(now))
     }

@@ -8,9 +8,9 @@ use super::queue::Work;
 use crate::PeerId;
 
 /// Of a tree's bytes, one in so many may be asked for twice because somebody is slow.
-const LATE_SHARE: u64 = 50;
+const LATE_SHARE: u64 = 100;
 /// So many bytes may be asked for twice however small the tree is.
-const LATE_BYTES_MIN: u64 = 1 << 20;
+const LATE_BYTES_MIN: u64 = 256 << 10;
 /// So much later must a piece be expected from whom it was asked first than from another one.
 const LATE_FACTOR: u64 = 3;
 /// What is expected sooner than this is waited for.

@@ -240,16 +240,21 @@ impl Tree {
                 return Some(work);
             }
         }
-        // What is one's own comes first, then what is another's and still nobody has, from the end at which that one
-        // comes last. What a fellow has it gives, unless it is slower than who has all.
-        let own = |blob: &BlobRef, span| holders.own_part(&partners, blob, may(blob, span)?);
+        // What is one's own comes first; then what would be if its owner were not there, so that those who are done early
+        // help different ones; then what nobody has, from the end at which its owner comes last. What a fellow has it
+        // gives, unless it is slower than who has all.
+        let of_rank = |rank| {
+            let (holders, partners) = (&holders, &partners);
+            move |blob: &BlobRef, span| holders.part_of_rank(rank, partners, blob, may(blob, span)?)
+        };
         let unheld = |blob: &BlobRef, span| holders.unheld_part(&partners, blob, may(blob, span)?);
         let rate = peers.pace(peer).rate();
-        let faster: Vec<PeerId> =
-            partners.iter().copied().filter(|partner| peers.pace(partner).rate() >= rate).collect();
+        let is_faster = |partner: &&PeerId| peers.pace(partner).rate().is_none_or(|its| Some(its) >= rate);
+        let faster: Vec<PeerId> = partners.iter().filter(is_faster).copied().collect();
         let held_by_slow = |blob: &BlobRef, span| holders.unheld_part(&faster, blob, may(blob, span)?);
         queue
-            .take(End::Front, bytes_max, own)
+            .take(End::Front, bytes_max, of_rank(0))
+            .or_else(|| queue.take(End::Back, bytes_max, of_rank(1)))
             .or_else(|| queue.take(End::Back, bytes_max, unheld))
             .or_else(|| queue.take(End::Front, bytes_max, held_by_slow))
     }
