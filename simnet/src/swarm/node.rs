@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use firn_bao::Groups;
 use firn_castore::{BlobDigest, Closure};
-use firn_exchange::{FELLOWS_MAX, Fellow, Key, Micros, PeerId, Shared, SharedView, answer};
+use firn_exchange::{FELLOWS_MAX, Fellow, Key, Micros, PeerId, Shared, SharedView, answer, busy};
 use firn_store::MemoryStore;
 
 use super::ground::{Ground, dice_of, id_of};
@@ -127,17 +127,14 @@ impl<'a> Node<'a> {
             return lie(liar, request, bytes_max);
         }
         if may_be_busy && self.dice.percent(self.plan.busy_percent) {
-            return honest(firn_exchange::Reply::busy(&self.view, BUSY));
+            return Answer::Reply(busy(BUSY));
         }
         let reply = answer(&self.view, request);
         let reply = match reply.about().cloned() {
             Some(key) if reply.is_ok() => reply.hinting(&self.note_asker(key, asker)),
             _ => reply,
         };
-        match reply.compressed(LEVEL) {
-            Ok(reply) => honest(reply),
-            Err(_) => Answer::BrokenOff(0),
-        }
+        honest(reply.compressed(LEVEL))
     }
 
     /// The others who have asked for this, newest first.
