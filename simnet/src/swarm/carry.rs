@@ -82,7 +82,10 @@ impl Swarm<'_> {
         let errand = &mut self.errands[of.errand];
         let truth = &self.ground.truths[errand.want.tree];
         of.referee.kept(truth, span.blob(), span.span(), &bytes);
-        let twice = self.nodes[node].note_kept(span);
+        let mut twice = self.nodes[node].note_kept(span);
+        if self.plan.sabotage == Some(SwarmSabotage::AsksTwice) {
+            twice = bytes.len() as u64;
+        }
         let tally = &mut errand.tally;
         let new = bytes.len() as u64 - twice;
         tally.duplicate_bytes += twice;

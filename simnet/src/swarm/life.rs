@@ -183,7 +183,12 @@ impl Swarm<'_> {
         };
         let mut limits = self.plan.limits;
         if self.plan.sabotage == Some(SwarmSabotage::AsksForTooMuch) {
-            limits = firn_exchange::Limits { in_flight_max: 1000, in_flight_peer_max: 1000, ..limits };
+            limits = firn_exchange::Limits {
+                in_flight_max: 1000,
+                in_flight_peer_max: 1000,
+                bytes_in_flight_max: u64::MAX,
+                ..limits
+            };
         }
         let seed = dice_of(self.plan.seed, self.plan.nodes[node].number, of.tally.fetches << 8).number();
         let referee = Referee::of(aim, Expectation::End, self.plan.limits, self.roles.clone());

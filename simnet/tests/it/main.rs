@@ -6,3 +6,4 @@ mod lies;
 mod sabotage;
 mod seeds;
 mod swarm;
+mod swarm_sabotage;
