@@ -14,7 +14,7 @@ const PATIENCE: Micros = Micros::from_millis(15_000);
 /// And so long for each node that may let it wait.
 const PATIENCE_LIAR: Micros = Micros::from_millis(3_000);
 /// And so long where claims may come at a byte a second: the machine waits for the end of them.
-const CLAIMS_DRIBBLE: Micros = Micros::from_millis(400_000);
+const CLAIMS_DRIBBLE: Micros = Micros::from_millis(600_000);
 /// All of that so many times where no driver gives up a stream on which nothing comes: the machine has more patience.
 const SILENCE_FACTOR: u64 = 8;
 /// What is asked for at once of one peer may come in vain, in bytes.
