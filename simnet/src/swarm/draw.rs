@@ -1,5 +1,6 @@
 //! A picture of one run: the bytes of each node over time, as plain SVG.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use firn_exchange::Micros;
@@ -10,7 +11,7 @@ use super::report::{Curve, Mark, MarkKind, SwarmReport};
 const WIDTH: f64 = 1120.0;
 const HEIGHT: f64 = 640.0;
 const LEFT: f64 = 86.0;
-const RIGHT: f64 = 250.0;
+const RIGHT: f64 = 262.0;
 const TOP: f64 = 64.0;
 const BOTTOM: f64 = 60.0;
 /// So many nodes are named in the legend.
@@ -49,7 +50,10 @@ pub fn draw(plan: &SwarmPlan, report: &SwarmReport) -> String {
     for ((place, node), curve) in plan.nodes.iter().enumerate().zip(&report.curves) {
         line(&mut svg, &frame, colour(node, place), curve, report.ended_at);
     }
-    for mark in &report.marks {
+    let mut blamed = BTreeSet::new();
+    // Each liar is shown where it was first found out.
+    let is_new = |mark: &&Mark| mark.kind != MarkKind::Blamed || blamed.insert(mark.node);
+    for mark in report.marks.iter().filter(is_new) {
         self::mark(&mut svg, &frame, plan, report, mark);
     }
     legend(&mut svg, plan);
