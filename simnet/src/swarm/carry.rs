@@ -11,8 +11,9 @@ use super::errand::FlightId;
 use super::plan::SwarmSabotage;
 use super::report::MarkKind;
 use super::run::{Event, Swarm};
-use super::wire::with_last_byte_changed;
-use crate::referee::{Violation, describe};
+use crate::referee::describe;
+use crate::violation::Violation;
+use crate::words::with_last_byte_changed;
 
 /// How long a store takes to be looked through.
 const LOOK_TAKES: Micros = Micros::from_millis(2);
