@@ -13,7 +13,7 @@
 #   build    everything that the next three steps run
 #   test     unit, property, conformance and end-to-end tests
 #   doctest  examples in the documentation
-#   simnet   simulations of peers and of the store's disk: a fixed set of seeds and a few fresh ones
+#   simnet   simulations of one consumer, of swarms and of the store's disk: a fixed set of seeds and a few fresh ones
 #
 # The end-to-end tests make network namespaces and mounts, which takes root: run by another user, the tests are
 # started through sudo. A step that fails does not keep the others from running; the exit code is 0 if all passed.
@@ -24,8 +24,8 @@ export CARGO_TERM_COLOR=never NEXTEST_COLOR=never
 
 readonly ALL_STEPS=(setup fmt deny clippy doc build test doctest simnet)
 readonly CARGO_DENY_VERSION=0.20.2
-readonly SIMNET_SEEDS_FIXED=200
-readonly SIMNET_SEEDS_FRESH=50
+readonly SIMNET_SEEDS_FIXED=500
+readonly SIMNET_SEEDS_FRESH=100
 readonly DISK_SEEDS_FIXED=2000
 readonly DISK_SEEDS_FRESH=100
 # What the steps need: the command and the Debian package that has it.

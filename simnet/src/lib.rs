@@ -20,9 +20,11 @@ mod run;
 mod scenario;
 pub mod swarm;
 mod tree;
+mod violation;
+mod words;
 mod world;
 
-pub use referee::{Violation, is_documented};
 pub use run::{Report, run};
 pub use scenario::{Aim, Expectation, Link, PeerPlan, Role, Sabotage, Scenario, Vouching};
 pub use tree::TreePlan;
+pub use violation::{Violation, is_documented};

@@ -3,6 +3,7 @@
 
 mod cli;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -35,6 +36,9 @@ enum Command {
 struct SwarmArguments {
     #[command(flatten)]
     seeds: Seeds,
+    /// Draw the run of one seed: the bytes of each node over time, as SVG.
+    #[arg(long, requires = "seed", value_name = "FILE")]
+    draw: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -64,10 +68,15 @@ fn run(arguments: &Arguments) -> Result<bool, String> {
             let totals = seeds.each("worlds", |seed, totals| worlds::run_world(seed, seeds.trace, totals))?;
             Ok(worlds::sum_up(&totals))
         }
-        Some(Command::Swarm(SwarmArguments { seeds })) => {
+        Some(Command::Swarm(SwarmArguments { seeds, draw })) => {
+            let mut drawn = Ok(());
             let totals = seeds.each("swarms", |seed, totals| {
-                swarms::run_one(seed, seeds.trace, totals);
+                let report = swarms::run_one(seed, seeds.trace, totals);
+                if let Some(file) = draw {
+                    drawn = swarms::draw_to(file, &report);
+                }
             })?;
+            drawn?;
             Ok(swarms::sum_up(&totals))
         }
         Some(Command::Disk(seeds)) => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use firn_castore::{Closure, Root};
 use firn_exchange::{
     AskId, Fetch, Goal, Input, Key, Known, Lie, Limits, Micros, Outcome, Output, PeerId, Rejection, Request,
@@ -13,8 +13,10 @@ use firn_store::{Blobs, Directories, MemoryStore, StoreError, closure, hash_nar,
 use firn_trust::SignedNarInfo;
 
 use crate::dice::Dice;
-use crate::referee::{Referee, Violation, describe};
+use crate::referee::{Referee, describe};
 use crate::scenario::{Aim, Link, Sabotage, Scenario};
+use crate::violation::Violation;
+use crate::words::{short, what, with_last_byte_changed};
 use crate::world::{Answer, Peer, World};
 
 /// A run that is not over by then never ends.
@@ -399,33 +401,5 @@ impl<'a> Run<'a> {
         if let Err(error) = self.store.keep_span(&span) {
             self.broken(error);
         }
-    }
-}
-
-fn with_last_byte_changed(bytes: &Bytes) -> Bytes {
-    let mut changed = BytesMut::from(&bytes[..]);
-    if let Some(last) = changed.last_mut() {
-        *last ^= 1;
-    }
-    changed.freeze()
-}
-
-fn short(key: &Key) -> String {
-    match key {
-        Key::Path(hash) => format!("who vouches for {hash}"),
-        Key::Root(root) => format!("holders of {root}"),
-    }
-}
-
-/// A request in a few words.
-pub(crate) fn what(request: &Request) -> String {
-    match request {
-        Request::Path(_) => "claims".into(),
-        Request::Closure { root, .. } => format!("the Directories of {root}"),
-        Request::Batch(blobs) => format!("{} small blobs", blobs.len()),
-        Request::Ranges { blob, span } => {
-            format!("groups {:?} of {:?} of {} bytes", span.groups(), blob.digest, blob.size)
-        }
-        Request::Have { blobs, .. } => format!("what it has of {} blobs", blobs.len()),
     }
 }

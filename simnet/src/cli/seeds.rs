@@ -29,11 +29,6 @@ pub(crate) struct Seeds {
 }
 
 impl Seeds {
-    /// The one seed that is to be run alone.
-    pub(crate) fn alone(&self) -> Option<u64> {
-        self.seed
-    }
-
     fn range(&self) -> std::ops::Range<u64> {
         match self.seed {
             Some(seed) => seed..seed.saturating_add(1),

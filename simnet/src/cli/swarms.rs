@@ -1,6 +1,8 @@
 //! Runs swarms: many nodes that fetch from each other.
 
-use firn_simnet::swarm::{FetchReport, SwarmPlan, SwarmReport, run_swarm};
+use std::path::Path;
+
+use firn_simnet::swarm::{FetchReport, SwarmPlan, SwarmReport, draw, run_swarm, shrink};
 
 use super::totals::Totals;
 
@@ -8,25 +10,15 @@ use super::totals::Totals;
 pub(crate) fn run_one(seed: u64, trace: bool, totals: &mut Totals) -> SwarmReport {
     let plan = SwarmPlan::from_seed(seed);
     let report = run_swarm(&plan, trace);
-    if std::env::var_os("PROBE").is_some() {
-        let liars = plan.nodes.iter().filter(|n| n.nature != firn_simnet::swarm::Nature::Honest).count();
-        for f in report.fetches.iter().filter(|f| f.is_expected) {
-            println!(
-                "PROBE {seed} {} {} {} {} {liars} {} {} {} {}",
-                f.node,
-                f.ended.map_or(-1, |e| e.0 as i64 - f.calm_from.0 as i64),
-                f.takes().map_or(-1, |t| t.0 as i64),
-                f.bound.0,
-                plan.is_quiet() as u8,
-                plan.faults.len(),
-                f.tree_bytes,
-                f.tally.stall_most.0
-            );
-        }
-    }
     count(&report, totals);
     tell(&plan, &report, trace);
     report
+}
+
+/// Draws a run.
+pub(crate) fn draw_to(file: &Path, report: &SwarmReport) -> Result<(), String> {
+    let svg = draw(&SwarmPlan::from_seed(report.seed), report);
+    std::fs::write(file, svg).map_err(|error| format!("{}: {error}", file.display()))
 }
 
 fn count(report: &SwarmReport, totals: &mut Totals) {
@@ -69,8 +61,20 @@ fn tell(plan: &SwarmPlan, report: &SwarmReport, trace: bool) {
         println!("seed {} FAILED at {} ms: {violation}", report.seed, report.ended_at.0 / 1000);
     }
     if has_failed {
+        tell_shrunk(plan);
         println!("replay it: cargo run -p firn-simnet -- swarm --seed {} --trace", report.seed);
     }
+}
+
+/// What of a failing plan it takes to fail.
+fn tell_shrunk(plan: &SwarmPlan) {
+    let Some((smallest, violation, runs)) = shrink(plan) else { return };
+    println!("seed {}: after {runs} runs it still fails ({violation}) with no more than", plan.seed);
+    let SwarmPlan { limits, find_takes, heals_at, trees, .. } = &smallest;
+    println!("  {limits:?}, look-ups of {find_takes:?}, links heal at {heals_at:?}");
+    trees.iter().enumerate().for_each(|(place, tree)| println!("  tree {place}: {tree:?}"));
+    smallest.nodes.iter().for_each(|node| println!("  {node:?}"));
+    smallest.faults.iter().for_each(|fault| println!("  {fault:?}"));
 }
 
 fn tell_fetch(fetch: &FetchReport) {

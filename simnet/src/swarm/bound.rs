@@ -5,6 +5,7 @@ use firn_exchange::Micros;
 use super::ground::Ground;
 use super::plan::{Holding, Nature, NodePlan, Part, SwarmPlan, Want, later};
 use super::report::{FetchReport, SwarmViolation};
+use crate::liar::LieKind;
 
 /// A fetch may take so many times the fluid bound, once all has healed.
 const SLOWNESS_MAX: u64 = 4;
@@ -12,10 +13,14 @@ const SLOWNESS_MAX: u64 = 4;
 const PATIENCE: Micros = Micros::from_millis(15_000);
 /// And so long for each node that may let it wait.
 const PATIENCE_LIAR: Micros = Micros::from_millis(3_000);
+/// And so long where claims may come at a byte a second: the machine waits for the end of them.
+const CLAIMS_DRIBBLE: Micros = Micros::from_millis(600_000);
 /// All of that so many times where no driver gives up a stream on which nothing comes: the machine has more patience.
 const SILENCE_FACTOR: u64 = 8;
 /// What is asked for at once of one peer may come in vain, in bytes.
 const PIECE_BYTES: u64 = 1 << 20;
+/// The longest reply that a liar can let somebody wait for the end of: sixteen claims.
+const LIE_BYTES_MAX: u64 = 81 << 20;
 /// How many of these for each peer.
 const PIECES_WASTED_MAX: u64 = 4;
 
@@ -30,7 +35,9 @@ pub(super) fn due(plan: &SwarmPlan, ground: &Ground, node: usize, want: Want) ->
     let takes = fluid_bound(plan, ground, node, want).0 * SLOWNESS_MAX;
     let factor = if plan.drivers_give_up { 1 } else { SILENCE_FACTOR };
     let patience = (PATIENCE.0 + liars * PATIENCE_LIAR.0) * factor;
-    Some(later(from, Micros(takes + patience)))
+    let dribblers = plan.nodes.iter().filter(|node| matches!(node.nature, Nature::Liar(LieKind::Dribble, _)));
+    let claims = if want.by_path { dribblers.count() as u64 * CLAIMS_DRIBBLE.0 } else { 0 };
+    Some(later(from, Micros(takes + patience + claims)))
 }
 
 /// From when on nothing but liars stands in the way of a fetch.
@@ -77,11 +84,12 @@ fn takes(bytes: u64, rate: u64) -> Micros {
 /// Looks at what a run has cost.
 pub(super) fn judge(plan: &SwarmPlan, fetches: &[FetchReport], violations: &mut Vec<SwarmViolation>) {
     let peers = plan.nodes.len() as u64 - 1;
+    let liars = plan.nodes.iter().filter(|node| !node.is_honest()).count() as u64;
     for fetch in fetches {
         let wasted = fetch.wasted_bytes();
-        let allowed = (fetch.tree_bytes / 20).max(peers * PIECES_WASTED_MAX * PIECE_BYTES);
-        let allowed =
-            if plan.is_quiet() { allowed } else { allowed * 4 + fetch.tree_bytes * fetch.tally.fetches };
+        let few = (fetch.tree_bytes / 20).max(peers * PIECES_WASTED_MAX * PIECE_BYTES);
+        let per_fetch = fetch.tree_bytes + 4 * few + liars * LIE_BYTES_MAX;
+        let allowed = if plan.is_quiet() { few } else { per_fetch * fetch.tally.fetches };
         if wasted > allowed {
             violations.push(SwarmViolation::Wasteful { node: fetch.node, wasted, allowed });
         }

@@ -11,8 +11,9 @@ use super::errand::FlightId;
 use super::plan::SwarmSabotage;
 use super::report::MarkKind;
 use super::run::{Event, Swarm};
-use super::wire::with_last_byte_changed;
-use crate::referee::{Violation, describe};
+use crate::referee::describe;
+use crate::violation::Violation;
+use crate::words::with_last_byte_changed;
 
 /// How long a store takes to be looked through.
 const LOOK_TAKES: Micros = Micros::from_millis(2);
@@ -82,7 +83,10 @@ impl Swarm<'_> {
         let errand = &mut self.errands[of.errand];
         let truth = &self.ground.truths[errand.want.tree];
         of.referee.kept(truth, span.blob(), span.span(), &bytes);
-        let twice = self.nodes[node].note_kept(span);
+        let mut twice = self.nodes[node].note_kept(span);
+        if self.plan.sabotage == Some(SwarmSabotage::AsksTwice) {
+            twice = bytes.len() as u64;
+        }
         let tally = &mut errand.tally;
         let new = bytes.len() as u64 - twice;
         tally.duplicate_bytes += twice;

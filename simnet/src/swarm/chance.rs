@@ -16,7 +16,7 @@ const NODES_MANY: u64 = 40;
 impl SwarmPlan {
     /// The plan that this seed makes.
     pub fn from_seed(seed: u64) -> Self {
-        let dice = &mut Dice::new(seed ^ 0x7377_6172_6d);
+        let dice = &mut Dice::new(seed ^ 0x0073_7761_726d);
         let trees: Vec<Published> = (0..1 + u64::from(dice.percent(20))).map(|_| published(dice)).collect();
         let weather = Weather::of(dice);
         let heals_at = Micros::from_millis(if weather.is_lossy { dice.between(1_000..30_000) } else { 0 });

@@ -12,8 +12,9 @@ use super::node::Presence;
 use super::plan::{FaultKind, SwarmSabotage};
 use super::report::{Mark, MarkKind, SwarmViolation};
 use super::run::{Event, Swarm};
-use crate::referee::{Referee, Violation};
+use crate::referee::Referee;
 use crate::scenario::{Aim, Expectation};
+use crate::violation::Violation;
 
 /// How many of those who may have something one look-up finds, as the DHT's records bound it.
 const FOUND_MAX: usize = 32;
@@ -34,11 +35,11 @@ impl Swarm<'_> {
             Event::Recalled(flight, root) => self.recalled(flight, &root),
             Event::Looked(flight, closure) => {
                 let missing = self.store_of(flight).map(|store| missing_spans(&*store, &closure));
-                self.from_store(flight, missing, Input::Missing);
+                self.hand_in(flight, missing, Input::Missing);
             }
             Event::Hash(flight, signed, closure) => {
                 let hashed = self.store_of(flight).map(|store| hash_nar(&*store, *signed, closure));
-                self.from_store(flight, hashed, |result| Input::Hashed(result.map(Box::new)));
+                self.hand_in(flight, hashed, |result| Input::Hashed(result.map(Box::new)));
             }
         }
     }
@@ -55,7 +56,7 @@ impl Swarm<'_> {
         Some(self.nodes[self.errands[of.errand].node].store.clone())
     }
 
-    fn from_store<T>(
+    fn hand_in<T>(
         &mut self,
         flight: FlightId,
         found: Option<Result<T, StoreError>>,
@@ -183,7 +184,12 @@ impl Swarm<'_> {
         };
         let mut limits = self.plan.limits;
         if self.plan.sabotage == Some(SwarmSabotage::AsksForTooMuch) {
-            limits = firn_exchange::Limits { in_flight_max: 1000, in_flight_peer_max: 1000, ..limits };
+            limits = firn_exchange::Limits {
+                in_flight_max: 1000,
+                in_flight_peer_max: 1000,
+                bytes_in_flight_max: u64::MAX,
+                ..limits
+            };
         }
         let seed = dice_of(self.plan.seed, self.plan.nodes[node].number, of.tally.fetches << 8).number();
         let referee = Referee::of(aim, Expectation::End, self.plan.limits, self.roles.clone());

@@ -9,6 +9,7 @@
 mod bound;
 mod carry;
 mod chance;
+mod draw;
 mod errand;
 mod fluid;
 mod ground;
@@ -17,8 +18,10 @@ mod node;
 mod plan;
 mod report;
 mod run;
+mod shrink;
 mod wire;
 
+pub use draw::draw;
 pub use errand::Tally;
 pub use plan::{
     Fault, FaultKind, Holding, Nature, NodePlan, Number, Part, Published, Quirks, SwarmPlan, SwarmSabotage,
@@ -26,3 +29,4 @@ pub use plan::{
 };
 pub use report::{Curve, FetchReport, Mark, MarkKind, NodeReport, SwarmReport, SwarmViolation};
 pub use run::run_swarm;
+pub use shrink::shrink;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use firn_bao::Groups;
 use firn_castore::{BlobDigest, Closure};
-use firn_exchange::{FELLOWS_MAX, Fellow, Key, Micros, PeerId, Shared, SharedView, answer};
+use firn_exchange::{FELLOWS_MAX, Fellow, Key, Micros, PeerId, Shared, SharedView, answer, busy};
 use firn_store::MemoryStore;
 
 use super::ground::{Ground, dice_of, id_of};
@@ -127,7 +127,7 @@ impl<'a> Node<'a> {
             return lie(liar, request, bytes_max);
         }
         if may_be_busy && self.dice.percent(self.plan.busy_percent) {
-            return Answer::Reply(firn_exchange::busy(BUSY));
+            return Answer::Reply(busy(BUSY));
         }
         let reply = answer(&self.view, request);
         let reply = match reply.about().cloned() {

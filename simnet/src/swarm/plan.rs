@@ -145,7 +145,7 @@ pub enum SwarmSabotage {
     ForgetsBlobs,
     /// Answers are not taken.
     IgnoresAnswers,
-    /// Each request is sent, and its reply received, twice.
+    /// What is kept was received twice.
     AsksTwice,
     /// Replies take as long again as they should, and a minute more.
     Dawdles,

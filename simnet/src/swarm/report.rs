@@ -6,7 +6,7 @@ use firn_exchange::Micros;
 
 use super::errand::Tally;
 use super::plan::Number;
-use crate::referee::Violation;
+use crate::violation::Violation;
 
 /// Something that must never happen.
 #[derive(Debug)]

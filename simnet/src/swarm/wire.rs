@@ -1,6 +1,6 @@
 //! Requests on their way to a node, and replies on their way back.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use firn_castore::Root;
 use firn_exchange::{AskId, Input, Key, Lie, Micros, PeerId, Request, check, fellows};
 
@@ -8,7 +8,7 @@ use super::errand::{AskName, Asking, Flight, FlightId, wanted_bytes};
 use super::node::Presence;
 use super::plan::SwarmSabotage;
 use super::run::{Event, Swarm};
-use crate::run::what;
+use crate::words::{what, with_last_byte_changed};
 use crate::world::Answer;
 
 /// How long a dial takes to fail, as in `firn-net`.
@@ -314,12 +314,4 @@ fn root_of(request: &Request) -> Option<&Root> {
         Request::Have { root, .. } => root.as_ref(),
         Request::Path(_) | Request::Batch(_) | Request::Ranges { .. } => None,
     }
-}
-
-pub(super) fn with_last_byte_changed(bytes: &Bytes) -> Bytes {
-    let mut changed = BytesMut::from(&bytes[..]);
-    if let Some(last) = changed.last_mut() {
-        *last ^= 1;
-    }
-    changed.freeze()
 }

@@ -1,8 +1,10 @@
 //! Whole worlds: many by chance, some by name, and some that are broken on purpose.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod bad_input;
 mod disk;
 mod lies;
 mod sabotage;
 mod seeds;
 mod swarm;
+mod swarm_sabotage;
