@@ -41,14 +41,17 @@ struct Lies(Option<LiarReply>);
 
 impl ReplyBody for Lies {
     fn next(&mut self) -> Result<Option<Bytes>, BrokenOff> {
-        match self.0.as_mut().map(LiarReply::pull) {
-            Some(Next::Piece(bytes)) => Ok(Some(bytes)),
-            Some(Next::End) => Ok(None),
-            Some(Next::Stall) => {
-                std::thread::sleep(STALL);
-                Err(BrokenOff)
+        loop {
+            match self.0.as_mut().map(LiarReply::pull) {
+                Some(Next::Piece(bytes)) => return Ok(Some(bytes)),
+                Some(Next::Pause) => std::thread::sleep(Duration::from_secs(1)),
+                Some(Next::End) => return Ok(None),
+                Some(Next::Stall) => {
+                    std::thread::sleep(STALL);
+                    return Err(BrokenOff);
+                }
+                Some(Next::BreakOff) | None => return Err(BrokenOff),
             }
-            Some(Next::BreakOff) | None => Err(BrokenOff),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! believes none of them watches: nothing false is kept or let out, nobody honest is blamed, and if the honest peers
 //! together have all and can be reached, the fetch succeeds though liars go on lying. The same seed gives the same run.
 //!
+//! [`swarm`] lets many nodes fetch from each other.
 //! [`disk`] does the same for the store alone: it runs on a disk that loses, reorders and refuses.
 //!
 //! [`liar`] stands for itself: real nodes can wrap it too. Deliberately absent: sockets, threads, the wall clock, and
@@ -17,6 +18,7 @@ pub mod liar;
 mod referee;
 mod run;
 mod scenario;
+pub mod swarm;
 mod tree;
 mod world;
 

@@ -1,15 +1,17 @@
-//! Runs seeds and tells how they went. One line of result at the end; a failure prints its seed.
+//! Runs seeds and tells how they went. A line or two of result at the end; a failure prints its seed.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+mod cli;
 
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use firn_simnet::{
-    Report, Scenario,
-    disk::{DiskReport, Pool, run_disk},
-    run,
-};
+use firn_simnet::disk::Pool;
 
-/// Lets the production machine fetch in made-up worlds full of liars.
+use crate::cli::seeds::Seeds;
+use crate::cli::{disks, swarms, worlds};
+
+/// Lets the production machine fetch in made-up worlds full of liars: of each seed one consumer's world and one swarm.
 #[derive(Parser)]
 #[command(name = "firn-simnet", args_conflicts_with_subcommands = true)]
 struct Arguments {
@@ -21,133 +23,58 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Worlds of one consumer alone.
+    Worlds(Seeds),
+    /// Swarms alone: many nodes fetch from each other while others come, go and lie.
+    Swarm(SwarmArguments),
     /// Lets the store work on a disk that loses, tears and refuses, and ends its process at any moment.
     Disk(Seeds),
 }
 
 #[derive(Args)]
-struct Seeds {
-    /// How many seeds to run.
-    #[arg(long, default_value_t = 300)]
-    seeds: u64,
-    /// The first of them.
-    #[arg(long, default_value_t = 0)]
-    from: u64,
-    /// Run this one alone.
-    #[arg(long, conflicts_with_all = ["seeds", "from"])]
-    seed: Option<u64>,
-    /// Tell what happens.
-    #[arg(long, requires = "seed")]
-    trace: bool,
-}
-
-impl Seeds {
-    fn range(&self) -> std::ops::Range<u64> {
-        match self.seed {
-            Some(seed) => seed..seed.saturating_add(1),
-            None => self.from..self.from.saturating_add(self.seeds),
-        }
-    }
-}
-
-#[derive(Default)]
-struct Totals {
-    passed: u64,
-    failed: u64,
-    blamed: usize,
-    rejected: usize,
-    asks: u64,
-    kept_bytes: u64,
-}
-
-impl Totals {
-    fn count(&mut self, report: &Report) {
-        match report.violations.is_empty() {
-            true => self.passed += 1,
-            false => self.failed += 1,
-        }
-        self.blamed += report.blamed.len();
-        self.rejected += report.rejected.len();
-        self.asks += report.asks;
-        self.kept_bytes += report.kept_bytes;
-    }
+struct SwarmArguments {
+    #[command(flatten)]
+    seeds: Seeds,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let is_well = match &arguments.command {
-        Some(Command::Disk(seeds)) => run_disks(seeds),
-        None => run_worlds(&arguments.seeds),
-    };
-    if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn run_worlds(seeds: &Seeds) -> bool {
-    let mut totals = Totals::default();
-    for seed in seeds.range() {
-        let scenario = Scenario::from_seed(seed);
-        let mut report = run(&scenario, seeds.trace);
-        totals.count(&report);
-        if !report.violations.is_empty() && !seeds.trace {
-            // The same again, with words.
-            report = run(&scenario, true);
+    match run(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
         }
-        tell(&scenario, &report);
-    }
-    let Totals { passed, failed, blamed, rejected, asks, kept_bytes } = totals;
-    println!(
-        "{passed} seeds passed, {failed} failed ({blamed} liars named, {rejected} roots rejected, {asks} requests, \
-         {} MiB kept)",
-        kept_bytes >> 20
-    );
-    failed == 0
-}
-
-fn tell(scenario: &Scenario, report: &Report) {
-    if !report.trace.is_empty() {
-        println!("seed {}: {scenario:#?}", report.seed);
-        report.trace.iter().for_each(|line| println!("{line}"));
-    }
-    for violation in &report.violations {
-        println!("seed {} FAILED at {} ms: {violation}", report.seed, report.ended_at.0 / 1000);
-    }
-    if !report.violations.is_empty() {
-        println!("replay it: cargo run -p firn-simnet -- --seed {} --trace", report.seed);
     }
 }
 
-fn run_disks(seeds: &Seeds) -> bool {
-    let pool = Pool::new();
-    let (mut passed, mut failed) = (0u64, 0u64);
-    let mut sum = DiskReport::default();
-    for seed in seeds.range() {
-        let report = run_disk(&pool, seed, None);
-        match report.violation {
-            None => passed += 1,
-            Some(_) => failed += 1,
+/// True if all went well.
+fn run(arguments: &Arguments) -> Result<bool, String> {
+    match &arguments.command {
+        None => {
+            let seeds = &arguments.seeds;
+            let totals = seeds.each("worlds and swarms", |seed, totals| {
+                worlds::run_world(seed, seeds.trace, totals);
+                swarms::run_one(seed, seeds.trace, totals);
+            })?;
+            Ok(worlds::sum_up(&totals) & swarms::sum_up(&totals))
         }
-        sum.crashes += report.crashes;
-        sum.faults += report.faults;
-        sum.commits += report.commits;
-        sum.losses += report.losses;
-        sum.calls += report.calls;
-        tell_disk(&report, seeds.trace);
-    }
-    let DiskReport { crashes, faults, commits, losses, calls, .. } = sum;
-    println!(
-        "{passed} disk seeds passed, {failed} failed ({commits} commits, {crashes} cut off in a call, {faults} calls \
-         that went wrong, {losses} losses told, {calls} calls)"
-    );
-    failed == 0
-}
-
-fn tell_disk(report: &DiskReport, trace: bool) {
-    if trace || report.violation.is_some() {
-        println!("seed {}:", report.seed);
-        report.events.iter().for_each(|event| println!("  {event}"));
-    }
-    if let Some(violation) = &report.violation {
-        println!("seed {} FAILED: {violation}", report.seed);
-        println!("replay it: cargo run -p firn-simnet -- disk --seed {} --trace", report.seed);
+        Some(Command::Worlds(seeds)) => {
+            let totals = seeds.each("worlds", |seed, totals| worlds::run_world(seed, seeds.trace, totals))?;
+            Ok(worlds::sum_up(&totals))
+        }
+        Some(Command::Swarm(SwarmArguments { seeds })) => {
+            let totals = seeds.each("swarms", |seed, totals| {
+                swarms::run_one(seed, seeds.trace, totals);
+            })?;
+            Ok(swarms::sum_up(&totals))
+        }
+        Some(Command::Disk(seeds)) => {
+            let pool = Pool::new();
+            let totals =
+                seeds.each("disks", |seed, totals| disks::run_one(&pool, seed, seeds.trace, totals))?;
+            Ok(disks::sum_up(&totals))
+        }
     }
 }

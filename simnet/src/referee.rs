@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use firn_bao::Span;
@@ -100,7 +101,22 @@ pub fn is_documented(kind: LieKind, lie: &Lie) -> bool {
         LieKind::TooMuch => matches!(lie, Lie::TooMuch),
         // Where hardly anything may come, it is too long before it is read.
         LieKind::Garbage => matches!(lie, Lie::Garbage(_) | Lie::TooMuch),
-        LieKind::FalseRoot | LieKind::WrongLengthDirectory | LieKind::EntriesBomb | LieKind::Stall => false,
+        LieKind::OtherBytes => matches!(lie, Lie::Blob { .. } | Lie::TwoSizes(_)),
+        LieKind::MoreThanAsked => matches!(lie, Lie::NotAsked | Lie::Directory(_) | Lie::Blob { .. }),
+        // Where one item more may come, the second header counts as one.
+        LieKind::Twice => {
+            let in_form = matches!(lie, Lie::Garbage(_) | Lie::Claim(_) | Lie::TooMuch);
+            in_form || matches!(lie, Lie::NotAsked | Lie::Directory(_) | Lie::Blob { .. })
+        }
+        LieKind::ZstdBomb => matches!(lie, Lie::TooMuch),
+        LieKind::FalseRoot
+        | LieKind::WrongLengthDirectory
+        | LieKind::EntriesBomb
+        | LieKind::FalseSizes
+        | LieKind::HugeFile
+        | LieKind::Stall
+        | LieKind::Dribble
+        | LieKind::HangUp => false,
     }
 }
 
@@ -109,7 +125,7 @@ pub(crate) struct Referee {
     aim: Aim,
     expects: Expectation,
     limits: Limits,
-    roles: BTreeMap<PeerId, Role>,
+    roles: Arc<BTreeMap<PeerId, Role>>,
     in_flight: BTreeMap<AskId, PeerId>,
     in_flight_most: usize,
     blamed: BTreeSet<PeerId>,
@@ -120,11 +136,22 @@ pub(crate) struct Referee {
 
 impl Referee {
     pub(crate) fn new(scenario: &Scenario, world: &World) -> Self {
+        let roles = world.peers.values().map(|peer| (peer.id, peer.role)).collect();
+        Self::of(scenario.aim, scenario.expects, scenario.limits, Arc::new(roles))
+    }
+
+    /// One that watches one fetch among these peers.
+    pub(crate) fn of(
+        aim: Aim,
+        expects: Expectation,
+        limits: Limits,
+        roles: Arc<BTreeMap<PeerId, Role>>,
+    ) -> Self {
         Self {
-            aim: scenario.aim,
-            expects: scenario.expects,
-            limits: scenario.limits,
-            roles: world.peers.values().map(|peer| (peer.id, peer.role)).collect(),
+            aim,
+            expects,
+            limits,
+            roles,
             in_flight: BTreeMap::new(),
             in_flight_most: 0,
             blamed: BTreeSet::new(),
@@ -269,7 +296,7 @@ impl Referee {
         truth: &Truth,
         store: &MemoryStore,
         path: &TrustedPath,
-        closure: &std::sync::Arc<Closure>,
+        closure: &Arc<Closure>,
     ) {
         let facts = path.facts();
         if closure.root() != &facts.root || !truth.may_have(closure) {
@@ -293,7 +320,7 @@ impl Referee {
         }
     }
 
-    fn let_out_tree(&mut self, truth: &Truth, store: &MemoryStore, closure: &std::sync::Arc<Closure>) {
+    fn let_out_tree(&mut self, truth: &Truth, store: &MemoryStore, closure: &Arc<Closure>) {
         if closure.root() != truth.tree.root() {
             return self.object(Violation::OtherTree(closure.root().clone()));
         }
@@ -372,7 +399,7 @@ mod tests {
     /// Ids are the machine's to give.
     fn any_id() -> AskId {
         let hash = StorePathHash::from([1; 20]);
-        let mut fetch = Fetch::new(Goal::Path(hash), Limits::default(), 0);
+        let mut fetch = Fetch::new(Goal::Path(hash), PeerId::from([0; 32]), Limits::default(), 0);
         fetch.handle(Micros(0), Input::Found { key: Key::Path(hash), peer: [1; 32].into() });
         loop {
             if let Some(Output::Ask { id, .. }) = fetch.poll(Micros(0)) {

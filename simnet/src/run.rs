@@ -6,9 +6,10 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use firn_castore::{Closure, Root};
 use firn_exchange::{
-    AskId, Fetch, Goal, Input, Key, Lie, Limits, Micros, Outcome, Output, PeerId, Rejection, Request, check,
+    AskId, Fetch, Goal, Input, Key, Known, Lie, Limits, Micros, Outcome, Output, PeerId, Rejection, Request,
+    check,
 };
-use firn_store::{Blobs, Directories, MemoryStore, StoreError, hash_nar, missing_spans};
+use firn_store::{Blobs, Directories, MemoryStore, StoreError, closure, hash_nar, missing_spans};
 use firn_trust::SignedNarInfo;
 
 use crate::dice::Dice;
@@ -69,6 +70,7 @@ enum Event {
     Arrives(AskId),
     /// A reply, or the news that there is none, reaches the consumer.
     Replied(AskId, Option<Result<Bytes, Lie>>),
+    Recalled(Root),
     Looked(Arc<Closure>),
     Hash(Box<SignedNarInfo>, Arc<Closure>),
 }
@@ -125,7 +127,7 @@ impl<'a> Run<'a> {
             now: Micros(0),
             queue: BTreeMap::new(),
             sequence: 0,
-            fetch: Fetch::new(goal, limits, dice.number()),
+            fetch: Fetch::new(goal, PeerId::from([0; 32]), limits, dice.number()),
             asks: BTreeMap::new(),
             store: MemoryStore::new(),
             referee: Referee::new(scenario, &world),
@@ -210,6 +212,12 @@ impl<'a> Run<'a> {
                 Some(input) => input,
                 None => return,
             },
+            Event::Recalled(root) => match closure(&self.store, &root) {
+                Ok(closure) => Input::Recalled { closure: closure.map(Arc::new), known: Known::default() },
+                // What it claims to be is no tree: whoever is asked for it will show that.
+                Err(StoreError::Tree { .. }) => Input::Recalled { closure: None, known: Known::default() },
+                Err(error) => return self.broken(error),
+            },
             Event::Looked(closure) => match missing_spans(&self.store, &closure) {
                 Ok(missing) => Input::Missing(missing),
                 Err(error) => return self.broken(error),
@@ -241,6 +249,7 @@ impl<'a> Run<'a> {
                 self.asks.remove(&id);
             }
             Output::KeepClosure(closure) => self.keep_closure(&closure),
+            Output::Recall { root, .. } => self.at(self.now, Event::Recalled(root)),
             Output::Look(closure) => self.at(self.after(self.scenario.look_takes), Event::Looked(closure)),
             Output::Keep(span) => self.keep(span),
             Output::HashNar(signed, closure) => {
@@ -340,8 +349,12 @@ impl<'a> Run<'a> {
                 let bytes = request.reply_bytes_max();
                 self.travel(peer, id, bytes, Event::Replied(id, Some(Err(Lie::TooMuch))));
             }
-            Answer::BrokenOff => self.travel(peer, id, 0, Event::Replied(id, None)),
-            Answer::Stalled => {}
+            Answer::BrokenOff(bytes) => self.travel(peer, id, bytes, Event::Replied(id, None)),
+            Answer::Dribbles(bytes) => {
+                let at = Micros(self.now.0 + bytes.len() as u64 * 1_000_000);
+                self.at(at, Event::Replied(id, Some(Ok(bytes))));
+            }
+            Answer::Stalled(_) => {}
         }
     }
 
@@ -404,7 +417,8 @@ fn short(key: &Key) -> String {
     }
 }
 
-fn what(request: &Request) -> String {
+/// A request in a few words.
+pub(crate) fn what(request: &Request) -> String {
     match request {
         Request::Path(_) => "claims".into(),
         Request::Closure { root, .. } => format!("the Directories of {root}"),

@@ -25,6 +25,8 @@ pub enum TreePlan {
     Large,
     /// One small file, one of a few groups, one of several spans; the same for each seed but for the bytes.
     Fixed,
+    /// So many blobs of a mebibyte, and a few small files beside them.
+    Mebibytes(u32),
 }
 
 /// A whole tree in a store.
@@ -53,6 +55,7 @@ impl Tree {
             TreePlan::Many => maker.many(),
             TreePlan::Large => maker.large(),
             TreePlan::Fixed => maker.fixed(),
+            TreePlan::Mebibytes(count) => maker.mebibytes(count),
         };
         Self::in_store(maker.store, &top.into())
     }
@@ -212,6 +215,12 @@ impl Maker<'_> {
         let count = self.dice.between(1..3);
         let mut nodes: Vec<Node> = (0..count).map(|_| self.file(1_000_000..2_600_000)).collect();
         nodes.push(self.directory(2));
+        self.build(nodes)
+    }
+
+    fn mebibytes(&mut self, count: u32) -> Node {
+        let mut nodes: Vec<Node> = (0..count).map(|_| self.file(1 << 20..(1 << 20) + 1)).collect();
+        nodes.extend((0..20).map(|_| self.file(100..5_000)));
         self.build(nodes)
     }
 

@@ -50,11 +50,16 @@ pub(crate) enum Answer {
     Reply(Bytes),
     /// More than the asker takes.
     TooMuch,
-    /// It was broken off.
-    BrokenOff,
-    /// It never ends.
-    Stalled,
+    /// It was broken off after so many bytes.
+    BrokenOff(usize),
+    /// Nothing comes after so many bytes, and the stream stays open.
+    Stalled(usize),
+    /// A byte a second; all of it, or its beginning where nobody waits for more.
+    Dribbles(Bytes),
 }
+
+/// After so many seconds nobody waits for the next byte any more.
+const DRIBBLES_MAX: usize = 3600;
 
 /// All that there is but for the consumer.
 pub(crate) struct World {
@@ -98,16 +103,8 @@ impl<'a> Maker<'a> {
     fn new(scenario: &'a Scenario) -> Self {
         let mut dice = Dice::new(scenario.seed ^ 0x7265_6573);
         let tree = Tree::make(scenario.tree, &mut dice);
-        let key = |name: &str, dice: &mut Dice| {
-            SigningKey::generate(name.parse().expect(EXPECT_NAME), dice.array())
-        };
         let (publisher, stranger) = (key("publisher-1", &mut dice), key("stranger-1", &mut dice));
-        let facts = facts(&tree, scenario.has_ca, &mut dice);
-        let attested = match scenario.vouching {
-            Vouching::Attested => vec![facts.clone()],
-            Vouching::Signed => Vec::new(),
-        };
-        let truth = Truth { tree, signed: vec![facts.clone()], facts, attested };
+        let truth = Truth::of(tree, scenario.vouching, scenario.has_ca, &mut dice);
         Self { scenario, dice, truth, publisher, stranger, damaged: 0, other: None }
     }
 
@@ -136,12 +133,7 @@ impl<'a> Maker<'a> {
     }
 
     fn share_truth(&self) -> Shared {
-        let signature = self.publisher.sign(self.truth.facts.fingerprint().as_bytes());
-        let (signatures, keys) = match self.scenario.vouching {
-            Vouching::Attested => (Vec::new(), std::slice::from_ref(&self.publisher)),
-            Vouching::Signed => (vec![signature], &[][..]),
-        };
-        let path = TrustedPath::added_here(self.truth.facts.clone(), signatures, keys);
+        let path = vouched(&self.truth.facts, self.scenario.vouching, &self.publisher);
         share(&path, &self.truth.tree)
     }
 
@@ -187,6 +179,20 @@ impl<'a> Maker<'a> {
     }
 }
 
+pub(crate) fn key(name: &str, dice: &mut Dice) -> SigningKey {
+    SigningKey::generate(name.parse().expect(EXPECT_NAME), dice.array())
+}
+
+/// The path as its publisher has signed it.
+pub(crate) fn vouched(facts: &PathFacts, vouching: Vouching, publisher: &SigningKey) -> TrustedPath {
+    let signature = publisher.sign(facts.fingerprint().as_bytes());
+    let (signatures, keys) = match vouching {
+        Vouching::Attested => (Vec::new(), std::slice::from_ref(publisher)),
+        Vouching::Signed => (vec![signature], &[][..]),
+    };
+    TrustedPath::added_here(facts.clone(), signatures, keys)
+}
+
 fn share(path: &TrustedPath, tree: &Tree) -> Shared {
     let shared = Shared::default();
     shared.add_path(path, &tree.closure);
@@ -225,25 +231,7 @@ impl Peer {
     pub(crate) fn answer(&self, request: Bytes, bytes_max: usize) -> Answer {
         match &self.answers {
             Answers::Honest(view) => honest(answer(view, request)),
-            Answers::Liar(liar) => {
-                let mut reply = liar.answer(request);
-                let mut bytes = Vec::new();
-                let mut length = 0;
-                loop {
-                    match reply.pull() {
-                        Next::Piece(piece) => {
-                            length += piece.len();
-                            bytes.push(piece);
-                        }
-                        Next::End => return Answer::Reply(bytes.concat().into()),
-                        Next::Stall => return Answer::Stalled,
-                        Next::BreakOff => return Answer::BrokenOff,
-                    }
-                    if length > bytes_max {
-                        return Answer::TooMuch;
-                    }
-                }
-            }
+            Answers::Liar(liar) => lie(liar, request, bytes_max),
         }
     }
 
@@ -254,11 +242,43 @@ impl Peer {
     }
 }
 
-fn honest(reply: Reply) -> Answer {
-    reply.collect().map_or(Answer::BrokenOff, Answer::Reply)
+/// All of an honest reply.
+pub(crate) fn honest(reply: Reply) -> Answer {
+    reply.collect().map_or(Answer::BrokenOff(0), Answer::Reply)
+}
+
+/// What comes of a liar's reply.
+pub(crate) fn lie(liar: &Liar, request: Bytes, bytes_max: usize) -> Answer {
+    let mut reply = liar.answer(request);
+    let mut bytes = Vec::new();
+    let mut pauses = 0;
+    loop {
+        match reply.pull() {
+            Next::Piece(piece) => bytes.extend_from_slice(&piece),
+            Next::End if pauses > 0 => return Answer::Dribbles(bytes.into()),
+            Next::End => return Answer::Reply(bytes.into()),
+            Next::Stall => return Answer::Stalled(bytes.len()),
+            Next::BreakOff => return Answer::BrokenOff(bytes.len()),
+            Next::Pause if pauses == DRIBBLES_MAX => return Answer::Dribbles(bytes.into()),
+            Next::Pause => pauses += 1,
+        }
+        if bytes.len() > bytes_max {
+            return Answer::TooMuch;
+        }
+    }
 }
 
 impl Truth {
+    /// What is true of this tree, whose path its publisher signs.
+    pub(crate) fn of(tree: Tree, vouching: Vouching, has_ca: bool, dice: &mut Dice) -> Self {
+        let facts = facts(&tree, has_ca, dice);
+        let attested = match vouching {
+            Vouching::Attested => vec![facts.clone()],
+            Vouching::Signed => Vec::new(),
+        };
+        Self { tree, signed: vec![facts.clone()], facts, attested }
+    }
+
     /// Whether the publisher has attested this root.
     pub(crate) fn has_attested(&self, facts: &PathFacts) -> bool {
         self.attested.contains(facts)

@@ -49,6 +49,11 @@ impl Groups {
         self.0.range(..=run.start).next_back().is_some_and(|(_, end)| run.end <= *end)
     }
 
+    /// How many runs there are.
+    pub fn run_count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The runs, in order.
     pub fn spans(&self) -> Vec<Span> {
         self.0.iter().filter_map(|(start, end)| Span::from_groups(*start..*end)).collect()

@@ -110,6 +110,19 @@ impl Pipeline {
     }
 }
 
+/// Runs a program that must succeed; what it wrote to standard output.
+pub(crate) fn output_of(command: &mut Command) -> Result<String, BenchError> {
+    let program = program(command);
+    match command.output() {
+        Err(source) => Err(BenchError::Start { program, source }),
+        Ok(output) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr).trim().into();
+            Err(BenchError::Failed { program, status: output.status, said })
+        }
+    }
+}
+
 /// Starts a program.
 pub(crate) fn start(command: &mut Command) -> Result<Child, BenchError> {
     let program = program(command);
@@ -152,13 +165,21 @@ pub(crate) type Contender<'a> = Box<dyn FnMut() -> Result<Cost, BenchError> + 'a
 
 /// Runs all of them in turn: once to warm up, then `runs` times; the medians, in the same order.
 pub(crate) fn in_turn(runs: usize, contenders: &mut [Contender<'_>]) -> Result<Vec<Cost>, BenchError> {
+    for contender in &mut *contenders {
+        contender()?;
+    }
+    in_turn_at_once(runs, contenders)
+}
+
+/// The same without a warm-up, for what waits for a link most of its time: nothing of it gets faster.
+pub(crate) fn in_turn_at_once(
+    runs: usize,
+    contenders: &mut [Contender<'_>],
+) -> Result<Vec<Cost>, BenchError> {
     let mut costs = vec![Vec::with_capacity(runs); contenders.len()];
-    for run in 0..=runs {
+    for _ in 0..runs {
         for (contender, costs) in contenders.iter_mut().zip(&mut costs) {
-            let cost = contender()?;
-            if run > 0 {
-                costs.push(cost);
-            }
+            costs.push(contender()?);
         }
     }
     Ok(costs.iter().map(|costs| Cost::median(costs)).collect())

@@ -22,6 +22,9 @@ pub(crate) enum BenchError {
     /// What is compared with is not installed.
     #[error("{0} is not installed: it is in Debian's package {package}; --only leaves its rows out", package = .0.package())]
     Missing(Tool),
+    /// Hosts of our own cannot be made.
+    #[error("network namespaces take root; --only leaves this row out")]
+    NotRoot,
     /// A process could not be started.
     #[error("{program} cannot be started: {source}")]
     Start {

@@ -13,10 +13,17 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 mod cost;
+mod crowd;
 mod error;
+mod first_byte;
+mod input;
+mod lab;
+mod peers;
 mod places;
+mod raw;
 mod reading;
 mod rows;
+mod serving;
 mod table;
 mod tools;
 mod trees;
@@ -29,7 +36,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::{
     error::BenchError,
     places::{Places, Wanted},
-    rows::{Bench, Plan, STORE},
+    rows::{Bench, Plan, STORE, SWARM},
     trees::Scale,
     work::Work,
 };
@@ -65,7 +72,7 @@ struct Choice {
     /// One JSON object a line instead of the table.
     #[arg(long)]
     json: bool,
-    /// Where trees and stores are made: about 6 GiB in memory [default: /dev/shm].
+    /// Where trees and stores are made: about 8 GiB in memory [default: /dev/shm].
     #[arg(long, value_name = "DIRECTORY")]
     dir: Option<PathBuf>,
     /// Where the rows that need a disk write: about 3 GiB [default: target/tmp].
@@ -86,7 +93,7 @@ struct Choice {
 enum Rows {
     /// The store's.
     Store,
-    /// The swarm's, of which there are none yet.
+    /// The swarm's.
     Swarm,
     /// All that there are.
     All,
@@ -101,13 +108,9 @@ fn main() -> ExitCode {
         };
     }
     let choice = arguments.choice;
-    if choice.rows == Rows::Swarm {
-        eprintln!("firn-bench: there are no rows of the swarm yet; --rows store has those of the store");
-        return ExitCode::from(USAGE);
-    }
-    let plans = selected(&choice.only);
+    let plans = selected(choice.rows, &choice.only);
     if plans.is_empty() {
-        let names: Vec<&str> = STORE.iter().map(|plan| plan.name).collect();
+        let names: Vec<&str> = selected(choice.rows, "").iter().map(|plan| plan.name).collect();
         eprintln!("firn-bench: no row's name contains \"{}\"; there are:\n{}", choice.only, names.join("\n"));
         return ExitCode::from(USAGE);
     }
@@ -122,8 +125,10 @@ fn failure(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn selected(only: &str) -> Vec<&'static Plan> {
-    STORE.iter().filter(|plan| plan.name.contains(only)).collect()
+fn selected(rows: Rows, only: &str) -> Vec<&'static Plan> {
+    let store = STORE.iter().filter(|_| rows != Rows::Swarm);
+    let swarm = SWARM.iter().filter(|_| rows != Rows::Store);
+    store.chain(swarm).filter(|plan| plan.name.contains(only)).collect()
 }
 
 /// Measures and prints row by row. A row that fails is told and does not keep the others from being measured.
@@ -144,8 +149,8 @@ fn run(choice: &Choice, plans: &[&Plan]) -> Result<ExitCode, BenchError> {
     let mut code = ExitCode::SUCCESS;
     for plan in plans {
         match plan.run(&bench) {
-            Ok(row) if choice.json => println!("{}", row.json()),
-            Ok(row) => println!("{row}"),
+            Ok(row) if choice.json => row.all().for_each(|row| println!("{}", row.json())),
+            Ok(row) => row.all().for_each(|row| println!("{row}")),
             Err(error) => {
                 eprintln!("firn-bench: {}: {error}", plan.name);
                 code = ExitCode::FAILURE;
@@ -170,15 +175,18 @@ mod tests {
 
     #[test]
     fn only_selects_by_a_part_of_the_name() {
-        assert_eq!(selected("").len(), STORE.len());
-        let names: Vec<&str> = selected("peak memory").iter().map(|plan| plan.name).collect();
+        assert_eq!(selected(Rows::Store, "").len(), STORE.len());
+        assert_eq!(selected(Rows::Swarm, "").len(), SWARM.len());
+        assert_eq!(selected(Rows::All, "").len(), STORE.len() + SWARM.len());
+        let names: Vec<&str> = selected(Rows::Store, "peak memory").iter().map(|plan| plan.name).collect();
         assert_eq!(names, ["peak memory of add, toolchain", "peak memory of adopt, toolchain"]);
-        assert!(selected("no such row").is_empty());
+        assert!(selected(Rows::All, "no such row").is_empty());
     }
 
     #[test]
     fn each_row_has_a_name_of_its_own() {
-        let names: BTreeSet<&str> = STORE.iter().map(|plan| plan.name).collect();
-        assert_eq!(names.len(), STORE.len());
+        let plans = selected(Rows::All, "");
+        let names: BTreeSet<&str> = plans.iter().map(|plan| plan.name).collect();
+        assert_eq!(names.len(), plans.len());
     }
 }

@@ -15,14 +15,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     cost::Pipeline,
     error::BenchError,
+    lab,
     trees::{Scale, Trees},
 };
 
 const DEFAULT_DIRECTORY: &str = "/dev/shm";
 /// Within the working directory.
 const DEFAULT_DISK_DIRECTORY: &str = "target/tmp";
-/// All trees, and beside them two stores or copies.
-const MEMORY_BYTES: u64 = 6 << 30;
+/// All trees, and beside them four stores or copies of the largest.
+const MEMORY_BYTES: u64 = 8 << 30;
 /// Two copies of the largest tree, of which the file system may still be deleting one.
 const DISK_BYTES: u64 = 3 << 30;
 /// What any scale needs.
@@ -171,6 +172,7 @@ fn delete_on_signal(directories: Vec<PathBuf>) {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
+            lab::tear_down();
             for directory in directories {
                 let _ = fs::remove_dir_all(directory);
             }

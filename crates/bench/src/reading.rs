@@ -1,13 +1,22 @@
 //! Out of a store: as a NAR into standard output, and over HTTP through engine and gateway as a node does it.
 
-use std::{error::Error, fs::File, io::Read, net::Ipv4Addr, path::Path, sync::Arc, thread, time::Duration};
+use std::{error::Error, fs::File, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
 
 use firn_engine::{Engine, EngineConfig, Nobody};
 use firn_exchange::Limits;
 use firn_gateway::{Gateway, GatewayConfig, PRIORITY, WRITE_TIMEOUT};
+use firn_net::StaticPeer;
 use firn_store::{DiskStore, Paths, write_nar_to};
 use firn_trust::Policy;
-use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot};
+use tokio::{net::TcpListener, runtime::Runtime};
+
+use crate::{
+    input::input_ended,
+    peers::{Party, Spot},
+};
+
+/// How long Nix waits for what no peer has; every peer here has all.
+const MISS_BUDGET: Duration = Duration::from_secs(5);
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -27,24 +36,27 @@ pub(crate) fn write_nar(store: &Path) -> Outcome<()> {
     Ok(write_nar_to(&store, Arc::new(closure), &mut output)?)
 }
 
-/// Serves a store on a free port of the loopback until standard input ends; prints the address.
-pub(crate) fn serve(store: &Path) -> Outcome<()> {
+/// Serves a store on a free port of the loopback until standard input ends; prints the address. Where there are peers,
+/// what the store has not is fetched from them.
+pub(crate) fn serve(store: &Path, peers: Vec<StaticPeer>) -> Outcome<()> {
     Runtime::new()?.block_on(async {
-        let engine = open(store).await?;
+        let budget = if peers.is_empty() { Duration::ZERO } else { MISS_BUDGET };
+        let (engine, _net) = if peers.is_empty() {
+            (open(store).await?, None)
+        } else {
+            let party = Party::start(Arc::new(DiskStore::open(store)?), &Spot::default(), peers).await?;
+            (party.engine, Some(party.net))
+        };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let (ended, end) = oneshot::channel();
-        thread::spawn(move || {
-            let _ = std::io::stdin().read_to_end(&mut Vec::new());
-            let _ = ended.send(());
-        });
+        let end = input_ended();
         println!("{}", listener.local_addr()?);
         let config = GatewayConfig {
             priority: PRIORITY,
-            budget: Arc::new(|| Duration::ZERO),
+            budget: Arc::new(move || budget),
             write_timeout: WRITE_TIMEOUT,
             version: String::new(),
         };
-        Gateway { engine, config }.serve(listener, end.map(|_| ())).await;
+        Gateway { engine, config }.serve(listener, end).await;
         Ok(())
     })
 }

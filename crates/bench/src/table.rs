@@ -24,6 +24,10 @@ pub(crate) struct Row {
     baseline_cpu_s: Option<f64>,
     #[serde(skip)]
     against: &'static str,
+    #[serde(skip)]
+    note: String,
+    #[serde(skip)]
+    also: Option<Box<Row>>,
 }
 
 impl Row {
@@ -52,12 +56,29 @@ impl Row {
             peak_rss_mb: cost.peak_rss_mb,
             baseline_cpu_s: None,
             against,
+            note: String::new(),
+            also: None,
         }
     }
 
     /// Under its name, with what it should reach.
     pub(crate) fn named(self, row: &'static str, goal: Option<f64>) -> Self {
         Self { row, goal, ..self }
+    }
+
+    /// With more figures, for people.
+    pub(crate) fn noted(self, note: String) -> Self {
+        Self { note, ..self }
+    }
+
+    /// With another one that came out of the same runs.
+    pub(crate) fn and(self, also: Row) -> Self {
+        Self { also: Some(Box::new(also)), ..self }
+    }
+
+    /// Itself, and what came out of the same runs.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Row> {
+        std::iter::successors(Some(self), |row| row.also.as_deref())
     }
 
     /// One JSON object on one line.
@@ -97,7 +118,8 @@ impl fmt::Display for Row {
             theirs,
             self.peak_rss_mb,
             self.against,
-        )
+        )?;
+        if self.note.is_empty() { Ok(()) } else { write!(f, "; {}", self.note) }
     }
 }
 

@@ -9,8 +9,12 @@ use crate::error::BenchError;
 pub(crate) enum Tool {
     /// `curl`.
     Curl,
+    /// `ip`.
+    Ip,
     /// `nginx`.
     Nginx,
+    /// `nix`.
+    Nix,
     /// `nix-store`.
     NixStore,
     /// `openssl`.
@@ -19,6 +23,10 @@ pub(crate) enum Tool {
     Rustc,
     /// `tar`.
     Tar,
+    /// `tc`.
+    Tc,
+    /// `zstd`.
+    Zstd,
 }
 
 /// Where servers lie, besides the directories of PATH.
@@ -29,22 +37,28 @@ impl Tool {
     pub(crate) fn package(self) -> &'static str {
         match self {
             Tool::Curl => "curl",
+            Tool::Ip | Tool::Tc => "iproute2",
             Tool::Nginx => "nginx",
-            Tool::NixStore => "nix-bin",
+            Tool::Nix | Tool::NixStore => "nix-bin",
             Tool::OpenSsl => "openssl",
             Tool::Rustc => "rustc",
             Tool::Tar => "tar",
+            Tool::Zstd => "zstd",
         }
     }
 
     fn program(self) -> &'static str {
         match self {
             Tool::Curl => "curl",
+            Tool::Ip => "ip",
             Tool::Nginx => "nginx",
+            Tool::Nix => "nix",
             Tool::NixStore => "nix-store",
             Tool::OpenSsl => "openssl",
             Tool::Rustc => "rustc",
             Tool::Tar => "tar",
+            Tool::Tc => "tc",
+            Tool::Zstd => "zstd",
         }
     }
 

@@ -9,7 +9,7 @@
 //! The contents of the first two are BLAKE3's extended output, so that nothing is there twice and nothing compresses.
 
 use std::{
-    cell::OnceCell,
+    cell::{OnceCell, RefCell},
     collections::BTreeMap,
     fs::{self, File},
     io::{self, BufWriter, Write},
@@ -33,6 +33,8 @@ const SMALL_FILE_BYTES_MAX: u64 = 13 << 10;
 const SMALL_FAN_OUT: u64 = 8;
 const TOOLCHAIN_FILES: u64 = 52_000;
 const TOOLCHAIN_BYTES: u64 = 1_300_000_000;
+const TEXT_BYTES: u64 = 30_000_000;
+const HEADERS: &str = "/usr/include";
 const BUFFER_BYTES: usize = 1 << 20;
 /// A store remembers no tree of which anything has changed within the last 2 s: it might change again unnoticed.
 const SETTLE: Duration = Duration::from_millis(2100);
@@ -59,13 +61,15 @@ pub(crate) struct Trees {
     big: OnceCell<PathBuf>,
     small: OnceCell<PathBuf>,
     toolchain: OnceCell<PathBuf>,
+    /// Smaller ones, by name.
+    parts: RefCell<BTreeMap<String, PathBuf>>,
 }
 
 impl Trees {
     /// Trees within a directory.
     pub(crate) fn new(directory: PathBuf, scale: Scale) -> Self {
-        let (big, small, toolchain) = Default::default();
-        Self { directory, scale, big, small, toolchain }
+        let (big, small, toolchain, parts) = Default::default();
+        Self { directory, scale, big, small, toolchain, parts }
     }
 
     /// The big file.
@@ -81,6 +85,37 @@ impl Trees {
     /// The copy of the toolchain.
     pub(crate) fn toolchain(&self) -> Result<&Path, BenchError> {
         self.made(&self.toolchain, "toolchain", |tree| copy_toolchain(tree, self.scale))
+    }
+
+    /// A file as the big one, of so many bytes.
+    pub(crate) fn file(&self, bytes: u64) -> Result<PathBuf, BenchError> {
+        let name = format!("file-{bytes}");
+        self.part(&name, |file| write_file(file, &name, self.scale.of(bytes)))
+    }
+
+    /// A tree as the small one, of so many files.
+    pub(crate) fn small_part(&self, files: u64) -> Result<PathBuf, BenchError> {
+        let share = files as f64 / SMALL_FILES as f64;
+        self.part(&format!("small-{files}"), |tree| make_small(tree, Scale(self.scale.0 * share)))
+    }
+
+    /// Text: C headers and the toolchain's documentation.
+    pub(crate) fn text(&self) -> Result<PathBuf, BenchError> {
+        self.part("text", |tree| copy_text(tree, self.scale.of(TEXT_BYTES)))
+    }
+
+    fn part(
+        &self,
+        name: &str,
+        make: impl FnOnce(&Path) -> Result<(), BenchError>,
+    ) -> Result<PathBuf, BenchError> {
+        if let Some(tree) = self.parts.borrow().get(name) {
+            return Ok(tree.clone());
+        }
+        let tree = self.directory.join(name);
+        make(&tree)?;
+        self.parts.borrow_mut().insert(name.into(), tree.clone());
+        Ok(tree)
     }
 
     fn made<'a>(
@@ -166,6 +201,29 @@ fn copy_toolchain(tree: &Path, scale: Scale) -> Result<(), BenchError> {
             fs::copy(entry.path(), &to).map(|_| ())
         };
         copied.map_err(BenchError::io(&to))?;
+    }
+    Ok(())
+}
+
+/// The first files that are text, of both together, until there is enough.
+fn copy_text(tree: &Path, bytes: u64) -> Result<(), BenchError> {
+    let mut left = bytes;
+    for (source, name) in [(PathBuf::from(HEADERS), "include"), (sysroot()?.join("share"), "share")] {
+        // A machine may have only one of them.
+        for entry in walk(&source).map_while(Result::ok).filter(|entry| entry.file_type().is_file()) {
+            let contents = fs::read(entry.path()).map_err(BenchError::io(entry.path()))?;
+            if contents.len() as u64 > left || std::str::from_utf8(&contents).is_err() {
+                continue;
+            }
+            left -= contents.len() as u64;
+            let to = tree.join(name).join(entry.path().strip_prefix(&source).unwrap_or(entry.path()));
+            let folder = to.parent().unwrap_or(tree);
+            fs::create_dir_all(folder).map_err(BenchError::io(folder))?;
+            fs::write(&to, contents).map_err(BenchError::io(&to))?;
+            if left < bytes / 100 {
+                return Ok(());
+            }
+        }
     }
     Ok(())
 }

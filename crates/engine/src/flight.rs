@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use firn_bao::VerifiedSpan;
-use firn_castore::Closure;
+use firn_castore::{BlobDigest, Closure, Root};
 use firn_exchange::{
-    AskId, Fetch, Goal, Input, Key, Lie, Limits, Micros, Outcome, Output, PeerId, Request, Verified, check,
+    AskId, Fellow, Fetch, Goal, Input, Key, Known, Lie, Limits, Micros, Outcome, Output, PeerId, Request,
+    Verified, check, fellows,
 };
+use firn_nix::StorePath;
 use firn_store::{MissingBlob, Store, StoreError, hash_nar, missing_spans};
 use firn_trust::{NarMatch, NarMismatch, Policy, SignedNarInfo};
 use futures::future::{AbortHandle, Abortable, BoxFuture};
@@ -16,10 +18,14 @@ use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
 use futures::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
+use crate::index::{Coming, Index};
 use crate::ledger::{Ledger, RejectedRoot};
 use crate::pool::Pool;
-use crate::{Ask, AskError, EngineError, Find, Found, Progress, Received};
+use crate::recall::recall;
+use crate::{Ask, AskError, EngineError, Find, Found, Progress, Received, Via};
 
 /// How many writes of verified spans may be under way before the fetch waits for the store.
 const KEEPS_MAX: usize = 8;
@@ -40,34 +46,73 @@ pub(crate) struct Crew {
 
 /// Something that the network or the pool has brought.
 enum Event {
-    Reply { id: AskId, peer: PeerId, result: Result<Result<Verified, Lie>, AskError> },
+    Reply { id: AskId, peer: PeerId, result: Result<Reply, AskError> },
     Cancelled,
+    Recalled { closure: Option<Arc<Closure>>, known: Known },
     Looked(Result<Vec<MissingBlob>, StoreError>),
     Hashed(Result<Result<NarMatch, NarMismatch>, StoreError>),
 }
 
+/// What a reply proves, and whom it hints at.
+struct Reply {
+    result: Result<Verified, Lie>,
+    fellows: Vec<Fellow>,
+}
+
+/// A request under way.
+struct Asking {
+    abort: AbortHandle,
+    received: Received,
+    /// How much of that the machine knows of.
+    told: u64,
+}
+
+/// What a flight tells of itself, and is told.
+pub(crate) struct Cockpit {
+    pub(crate) progress: watch::Sender<Progress>,
+    /// For which blob a reader waits.
+    pub(crate) reading: watch::Receiver<Option<BlobDigest>>,
+    /// Whoever announces what is here is to look again.
+    pub(crate) changes: watch::Sender<u64>,
+}
+
 struct Flight {
     crew: Crew,
+    index: Arc<Index>,
+    changes: watch::Sender<u64>,
+    reading: watch::Receiver<Option<BlobDigest>>,
+    /// What others may have of the tree while it comes.
+    coming: Option<Coming>,
+    /// Whose holders are looked for.
+    root: Option<Root>,
     fetch: Fetch,
     begun: Instant,
     progress: watch::Sender<Progress>,
     events: FuturesUnordered<BoxFuture<'static, Result<Event, EngineError>>>,
-    asks: BTreeMap<AskId, (PeerId, AbortHandle)>,
+    asks: BTreeMap<AskId, Asking>,
     finds: SelectAll<BoxStream<'static, Input>>,
     /// Verified spans that are not with the store yet.
     spans: Vec<VerifiedSpan>,
     keeps: FuturesUnordered<BoxFuture<'static, Result<u64, EngineError>>>,
 }
 
-/// Runs a fetch to its end. All that it found is in the store when it returns, though not committed.
+/// Runs a fetch to its end. All that it found is in the store when it returns, though not committed; peers see what came
+/// for as long as the second result lives.
 pub(crate) async fn fly(
     crew: Crew,
+    index: Arc<Index>,
     goal: Goal,
-    progress: watch::Sender<Progress>,
-) -> Result<Outcome, EngineError> {
+    cockpit: Cockpit,
+) -> Result<(Outcome, Option<Coming>), EngineError> {
+    let Cockpit { progress, reading, changes } = cockpit;
     let flight = Flight {
-        fetch: Fetch::new(goal, crew.limits, crew.seed),
+        fetch: Fetch::new(goal, crew.me, crew.limits, crew.seed),
         crew,
+        index,
+        changes,
+        reading,
+        coming: None,
+        root: None,
         begun: Instant::now(),
         progress,
         events: FuturesUnordered::new(),
@@ -80,11 +125,12 @@ pub(crate) async fn fly(
 }
 
 impl Flight {
-    async fn run(mut self) -> Result<Outcome, EngineError> {
+    async fn run(mut self) -> Result<(Outcome, Option<Coming>), EngineError> {
         loop {
+            self.tell_received();
             while let Some(output) = self.fetch.poll(self.now()) {
                 if let Some(outcome) = self.carry_out(output).await? {
-                    return Ok(outcome);
+                    return Ok((outcome, self.coming));
                 }
             }
             self.keep_spans();
@@ -112,18 +158,41 @@ impl Flight {
             Some(event) = self.events.next() => self.take(event?),
             Some(input) = self.finds.next() => self.fetch.handle(self.now(), input),
             Some(kept) = self.keeps.next() => self.kept(kept?),
+            Ok(()) = self.reading.changed() => {
+                let blob = *self.reading.borrow_and_update();
+                blob.into_iter().for_each(|blob| self.fetch.handle(self.now(), Input::Reading(blob)));
+            }
             () = alarm => {}
         }
         Ok(())
     }
 
+    /// The machine gives up on who sends nothing, so it must know who does.
+    fn tell_received(&mut self) {
+        let now = self.now();
+        for (id, asking) in &mut self.asks {
+            let bytes = asking.received.bytes();
+            if bytes > asking.told {
+                asking.told = bytes;
+                self.fetch.handle(now, Input::Received { id: *id, bytes });
+            }
+        }
+    }
+
     fn take(&mut self, event: Event) {
         let input = match event {
             Event::Cancelled => return,
-            Event::Reply { id, peer, result: Ok(result) } => {
+            Event::Reply { id, peer, result: Ok(Reply { result, fellows }) } => {
                 self.asks.remove(&id);
                 self.note_gift(peer, &result);
+                self.heard_of(&fellows);
                 Input::Answered { id, result }
+            }
+            Event::Recalled { closure, known } => {
+                if let Some(closure) = &closure {
+                    self.has_tree(closure.clone());
+                }
+                Input::Recalled { closure, known }
             }
             Event::Reply { id, peer, result: Err(error) } => {
                 self.asks.remove(&id);
@@ -149,12 +218,26 @@ impl Flight {
         self.fetch.handle(self.now(), input);
     }
 
+    /// Whom a peer has named may have the tree as well.
+    fn heard_of(&mut self, fellows: &[Fellow]) {
+        let Some(root) = self.root.clone() else { return };
+        for fellow in fellows {
+            let found = Found { peer: fellow.peer, via: Via::Fellow };
+            if self.crew.find.hint(fellow) && self.crew.ledger.found(found) {
+                let input = Input::Found { key: Key::Root(root.clone()), peer: fellow.peer };
+                self.fetch.handle(self.now(), input);
+            }
+        }
+    }
+
+    /// The Directories are here: readers may begin, and others may have what comes.
+    fn has_tree(&mut self, closure: Arc<Closure>) {
+        self.coming = Some(self.index.coming(closure.clone()));
+        self.progress.send_modify(|progress| progress.closure = Some(closure));
+    }
+
     fn note_gift(&self, peer: PeerId, result: &Result<Verified, Lie>) {
-        let bytes = match result {
-            Ok(Verified::Span(span)) => span.bytes().len() as u64,
-            Ok(Verified::Batch(answers)) => answers.iter().map(|(_, answer)| answer.bytes()).sum(),
-            _ => 0,
-        };
+        let bytes = result.as_ref().map_or(0, Verified::contents_bytes);
         if bytes > 0 {
             self.crew.ledger.gave(peer, bytes);
             self.progress.send_modify(|progress| progress.given(peer, bytes));
@@ -167,8 +250,8 @@ impl Flight {
             Output::Find(key) => self.find(key),
             Output::Ask { peer, id, request } => self.ask(peer, id, request),
             Output::Cancel(id) => {
-                if let Some((_, abort)) = self.asks.remove(&id) {
-                    abort.abort();
+                if let Some(asking) = self.asks.remove(&id) {
+                    asking.abort.abort();
                 }
             }
             Output::KeepClosure(closure) => {
@@ -179,8 +262,9 @@ impl Flight {
                     store.keep_directories(&directories)
                 };
                 self.crew.pool.run(keep).await??;
-                self.progress.send_modify(|progress| progress.closure = Some(closure));
+                self.has_tree(closure);
             }
+            Output::Recall { root, path } => self.recall(root, path),
             Output::Look(closure) => self.look(closure),
             Output::Keep(span) => self.spans.push(span),
             Output::HashNar(signed, closure) => {
@@ -193,6 +277,7 @@ impl Flight {
             }
             Output::Reject { root, claimants, reason } => {
                 tracing::warn!(%root, %reason, "a root is rejected");
+                self.coming = None;
                 self.progress.send_modify(|progress| progress.closure = None);
                 self.crew.ledger.rejected(RejectedRoot { root, claimants, reason });
             }
@@ -205,6 +290,9 @@ impl Flight {
     }
 
     fn find(&mut self, key: Key) {
+        if let Key::Root(root) = &key {
+            self.root = Some(root.clone());
+        }
         let ledger = self.crew.ledger.clone();
         let ended = Input::FindEnded(key.clone());
         let found = self.crew.find.find(key.clone()).filter_map(move |found: Found| {
@@ -218,13 +306,27 @@ impl Flight {
         self.crew.ledger.asked(peer);
         let crew = self.crew.clone();
         let (abort, registration) = AbortHandle::new_pair();
-        let reply = Abortable::new(ask_and_check(crew, peer, request), registration);
-        self.asks.insert(id, (peer, abort));
+        let received = Received::default();
+        self.asks.insert(id, Asking { abort, received: received.clone(), told: 0 });
+        let reply = tokio::spawn(ask_and_check(crew, peer, request, received).in_current_span());
+        let reply = AbortOnDropHandle::new(reply).map(|ended| ended.unwrap_or(Err(EngineError::Ending)));
+        let reply = Abortable::new(reply, registration);
         let event = reply.map(move |reply| match reply {
             Ok(result) => result.map(|result| Event::Reply { id, peer, result }),
             Err(_) => Ok(Event::Cancelled),
         });
         self.events.push(event.boxed());
+    }
+
+    fn recall(&mut self, root: Root, path: Option<StorePath>) {
+        let Crew { store, pool, .. } = self.crew.clone();
+        let index = self.index.clone();
+        let recall = move || recall(&*store, &index, &root, path.as_ref());
+        let recall = async move {
+            let (closure, known) = pool.run(recall).await??;
+            Ok(Event::Recalled { closure, known })
+        };
+        self.events.push(recall.boxed());
     }
 
     fn look(&mut self, closure: Arc<Closure>) {
@@ -262,7 +364,11 @@ impl Flight {
     }
 
     fn kept(&self, bytes: u64) {
+        let is_first = self.progress.borrow().bytes_done == 0;
         self.progress.send_modify(|progress| progress.bytes_done += bytes);
+        if is_first {
+            self.changes.send_modify(|count| *count += 1);
+        }
     }
 
     async fn keep_everything(&mut self) -> Result<(), EngineError> {
@@ -278,12 +384,19 @@ async fn ask_and_check(
     crew: Crew,
     peer: PeerId,
     request: Request,
-) -> Result<Result<Result<Verified, Lie>, AskError>, EngineError> {
-    let reply: Bytes = match crew.ask.ask(peer, request.clone(), Received::default()).await {
+    received: Received,
+) -> Result<Result<Reply, AskError>, EngineError> {
+    let reply: Bytes = match crew.ask.ask(peer, request.clone(), received).await {
         Ok(reply) => reply,
-        Err(AskError::TooMuch { .. }) => return Ok(Ok(Err(Lie::TooMuch))),
+        Err(AskError::TooMuch { .. }) => {
+            return Ok(Ok(Reply { result: Err(Lie::TooMuch), fellows: Vec::new() }));
+        }
         Err(error) => return Ok(Err(error)),
     };
     let policy = crew.policy.clone();
-    crew.pool.run(move || check(&request, reply, &policy)).await.map(Ok)
+    let check = move || {
+        let fellows = fellows(&reply);
+        Reply { result: check(&request, reply, &policy), fellows }
+    };
+    crew.pool.run(check).await.map(Ok)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use firn_castore::{Closure, Root};
+use firn_castore::{BlobDigest, Closure, Root};
 use firn_nix::StorePathHash;
 use firn_trust::{Admitted, TrustedPath};
 use futures::FutureExt;
@@ -12,6 +12,7 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::flight::Cockpit;
 use crate::{EngineError, Progress};
 
 /// What a flight is for.
@@ -49,6 +50,7 @@ type Landing = Shared<BoxFuture<'static, Result<Landed, EngineError>>>;
 #[derive(Clone)]
 pub(crate) struct Seat {
     pub(crate) progress: watch::Receiver<Progress>,
+    reading: watch::Sender<Option<BlobDigest>>,
     pub(crate) landing: Landing,
 }
 
@@ -57,6 +59,7 @@ pub(crate) struct Flights(Mutex<BTreeMap<FlightKey, Waiting>>);
 
 struct Waiting {
     progress: watch::Receiver<Progress>,
+    reading: watch::Sender<Option<BlobDigest>>,
     landing: WeakShared<BoxFuture<'static, Result<Landed, EngineError>>>,
 }
 
@@ -71,7 +74,12 @@ impl Flights {
     }
 
     /// Joins the flight of this key, or starts it.
-    pub(crate) fn join<F>(&self, key: FlightKey, start: impl FnOnce(watch::Sender<Progress>) -> F) -> Seat
+    pub(crate) fn join<F>(
+        &self,
+        key: FlightKey,
+        changes: watch::Sender<u64>,
+        start: impl FnOnce(Cockpit) -> F,
+    ) -> Seat
     where
         F: Future<Output = Result<Landed, EngineError>> + Send + 'static,
     {
@@ -81,23 +89,31 @@ impl Flights {
         }
         flights.retain(|_, flight| flight.landing.upgrade().is_some());
         let (sender, progress) = watch::channel(Progress::default());
-        let task = AbortOnDropHandle::new(tokio::spawn(start(sender)));
+        let (reading, receiver) = watch::channel(None);
+        let cockpit = Cockpit { progress: sender, reading: receiver, changes };
+        let task = AbortOnDropHandle::new(tokio::spawn(start(cockpit)));
         let landing = async move { task.await.unwrap_or(Err(EngineError::Ending)) }.boxed().shared();
         if let Some(weak) = landing.downgrade() {
-            flights.insert(key, Waiting { progress: progress.clone(), landing: weak });
+            let (progress, reading) = (progress.clone(), reading.clone());
+            flights.insert(key, Waiting { progress, reading, landing: weak });
         }
-        Seat { progress, landing }
+        Seat { progress, reading, landing }
     }
 }
 
 impl Waiting {
     fn seat(&self) -> Option<Seat> {
         let landing = self.landing.upgrade().filter(|landing| landing.peek().is_none())?;
-        Some(Seat { progress: self.progress.clone(), landing })
+        Some(Seat { progress: self.progress.clone(), reading: self.reading.clone(), landing })
     }
 }
 
 impl Seat {
+    /// What a reader waits for comes first.
+    pub(crate) fn read(&self, blob: BlobDigest) {
+        self.reading.send_if_modified(|reading| reading.replace(blob) != Some(blob));
+    }
+
     /// Waits for the end, and tells of each change on the way.
     pub(crate) async fn landed(
         mut self,

@@ -21,6 +21,18 @@ pub(crate) struct Index {
     pub(crate) shared: Arc<Shared>,
 }
 
+/// A tree that is on its way, and of which peers may have what has come.
+pub(crate) struct Coming {
+    shared: Arc<Shared>,
+    closure: Arc<Closure>,
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.shared.end_coming(&self.closure);
+    }
+}
+
 #[derive(Default)]
 struct Names {
     here: BTreeMap<StorePathHash, Arc<TrustedPath>>,
@@ -163,6 +175,17 @@ impl Index {
         let first = (*nar_hash, StorePathHash::from(HASH_FIRST));
         let last = (*nar_hash, StorePathHash::from(HASH_LAST));
         names.by_nar_hash.range(first..=last).find_map(|(_, hash)| names.here.get(hash).cloned())
+    }
+
+    /// Whether peers may have this path.
+    pub(crate) fn shares(&self, hash: &StorePathHash) -> bool {
+        self.shared.has(&Visible::Path(*hash))
+    }
+
+    /// Shares what comes of a tree, as long as the result lives.
+    pub(crate) fn coming(self: &Arc<Self>, closure: Arc<Closure>) -> Coming {
+        self.shared.begin_coming(&closure);
+        Coming { shared: self.shared.clone(), closure }
     }
 
     pub(crate) fn paths(&self) -> Vec<Arc<TrustedPath>> {

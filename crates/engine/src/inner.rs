@@ -10,11 +10,11 @@ use firn_trust::{PathFacts, TrustedPath};
 use tokio::sync::watch;
 use tracing::Instrument;
 
-use crate::flight::{Crew, fly};
+use crate::flight::{Cockpit, Crew, fly};
 use crate::flights::{FlightKey, Flights, Landed, Seat};
 use crate::index::Index;
 use crate::uses::{self, Uses};
-use crate::{EngineError, Fetched, Progress};
+use crate::{EngineError, Fetched};
 
 /// What all handles of one engine share.
 pub(crate) struct Inner {
@@ -81,14 +81,15 @@ impl Inner {
         };
         let span = tracing::info_span!("fetch", goal = ?goal);
         let inner = self.clone();
-        self.flights.join(key, move |progress| inner.carry(goal, path, progress).instrument(span))
+        let changes = self.changes.clone();
+        self.flights.join(key, changes, move |cockpit| inner.carry(goal, path, cockpit).instrument(span))
     }
 
     async fn carry(
         self: Arc<Self>,
         goal: Goal,
         path: Option<Arc<TrustedPath>>,
-        progress: watch::Sender<Progress>,
+        cockpit: Cockpit,
     ) -> Result<Landed, EngineError> {
         // What it finds here, and what it brings, must still be here when it is committed.
         let _hold = self.crew.store.hold();
@@ -100,7 +101,9 @@ impl Inner {
                 None => self.land_local(closure).await,
             };
         }
-        match fly(self.crew.clone(), goal, progress).await? {
+        // Peers may have what has come until it is committed.
+        let (outcome, _coming) = fly(self.crew.clone(), self.index.clone(), goal, cockpit).await?;
+        match outcome {
             Outcome::Claims(claims) => Ok(Landed::Claims(claims)),
             Outcome::Path(path, closure) => self.land(closure, Some(Arc::new(*path))).await,
             Outcome::Tree(closure) => self.land(closure, path).await,

@@ -18,6 +18,7 @@ mod nar;
 mod pool;
 mod progress;
 mod reader;
+mod recall;
 mod room;
 mod source;
 mod uses;

@@ -109,14 +109,19 @@ impl Reader {
             Ok(pieces) => pieces,
             Err(error) => return Err(self.engine.0.lost(self.resolved.facts(), error).await),
         };
-        let is_read = rest.wants().is_none();
+        let wanted = rest.wants();
+        let is_read = wanted.is_none();
         if !is_read {
             self.cut.push_front(rest);
         }
         flight.left = flight.left.saturating_sub(pieces.iter().map(|bytes| bytes.len() as u64).sum());
         if flight.left == 0 && flight.must_land {
             flight.seat.landing.clone().await?;
-        } else if pieces.is_empty() && !is_read && !landed {
+        } else if let Some(blob) = wanted
+            && pieces.is_empty()
+            && !landed
+        {
+            flight.seat.read(blob.digest);
             flight.seat.wait().await?;
         }
         self.ready = pieces.into();

@@ -54,6 +54,17 @@ pub enum Verified {
     Refused,
 }
 
+impl Verified {
+    /// How many bytes of contents it has brought.
+    pub fn contents_bytes(&self) -> u64 {
+        match self {
+            Verified::Span(span) => span.bytes().len() as u64,
+            Verified::Batch(answers) => answers.iter().map(|(_, answer)| answer.bytes()).sum(),
+            _ => 0,
+        }
+    }
+}
+
 /// What became of one blob of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BatchAnswer {

@@ -1,11 +1,15 @@
 //! iroh's endpoint, set up so that it speaks to nobody that it isn't told of.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+};
 
 use iroh::{
     Endpoint, NetReportConfig, RelayMode, RelayUrl,
     endpoint::{QuicTransportConfig, VarInt, presets},
 };
+use noq_proto::congestion::CubicConfig;
 
 use crate::{error::NetError, identity::Identity, limits::RateLimits, link::STREAMS_MAX, transfer::ALPN};
 
@@ -14,10 +18,17 @@ const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 /// The same where the download is limited as far as it can be: a window is told anew in eighths, and a sender that hears
 /// nothing of a slow reader for long gives it up.
 const STREAM_WINDOW_BYTES_MIN: u64 = 64 << 10;
-/// Bytes of one connection under way, each way.
+/// Bytes of one connection under way to this node.
 const CONNECTION_WINDOW_BYTES: u32 = 12 << 20;
 /// How many such streams' windows fit into that of a connection.
 const CONNECTION_WINDOWS: u32 = CONNECTION_WINDOW_BYTES / STREAM_WINDOW_BYTES;
+
+/// Bytes of one connection that are kept until the other side has them: at 100 Mbit/s enough for 120 ms there and back.
+/// Fifty slow peers at once hold so much each.
+const SEND_WINDOW_BYTES: u64 = 3 << 19;
+/// What is sent before anything was acknowledged: 32 packets, as others do by now. A claim, the Directories of a small
+/// tree or the first files each come in one round trip.
+const INITIAL_WINDOW_BYTES: u64 = 32 * 1200;
 
 /// Binds iroh: no relays but our own, no DNS, no pkarr servers, no address look-up of iroh's own.
 pub(crate) async fn bind(
@@ -27,12 +38,15 @@ pub(crate) async fn bind(
     limits: &RateLimits,
 ) -> Result<Endpoint, NetError> {
     let stream_window = stream_window_bytes(limits);
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(INITIAL_WINDOW_BYTES);
     let transport = QuicTransportConfig::builder()
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX as u32))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(stream_window))
         .receive_window(VarInt::from_u32(stream_window * CONNECTION_WINDOWS))
-        .send_window(u64::from(CONNECTION_WINDOW_BYTES))
+        .send_window(SEND_WINDOW_BYTES)
+        .congestion_controller_factory(Arc::new(congestion))
         .datagram_receive_buffer_size(None)
         .build();
     let relay_mode = match relays {

@@ -1,7 +1,7 @@
 //! A connection for asking, and the requests on it.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -11,7 +11,7 @@ use firn_exchange::{Compress, PeerId, Request};
 use iroh::endpoint::{Connection, ReadError, RecvStream, VarInt};
 use tokio::{
     sync::Semaphore,
-    time::{Instant, timeout},
+    time::{Instant, timeout_at},
 };
 
 use crate::{
@@ -24,12 +24,16 @@ use crate::{
 
 /// Requests on one connection at once; further ones wait here.
 pub(crate) const STREAMS_MAX: usize = 32;
-/// Nothing came and nothing could be sent for so long: the request is given up.
+/// On a connection on which requests wait nothing came and nothing could be sent for so long: they are given up.
 pub const PROGRESS_TIMEOUT: Duration = Duration::from_millis(2500);
 /// How much is written to a stream before progress is looked at.
 const WRITE_BYTES: usize = 64 << 10;
-/// How much is read from a stream at once.
-const READ_BYTES: usize = 1 << 20;
+/// How many packets' contents are read from a stream at once: each time takes the connection's lock.
+const READ_CHUNKS: usize = 64;
+/// One packet's contents have about so many bytes.
+const CHUNK_BYTES: usize = 1400;
+/// Few replies are longer.
+const REPLY_BYTES: usize = (1 << 20) + (128 << 10);
 /// What comes at this rate, in bytes a second, comes so fast that taking it apart would not make it faster.
 const FAST: u64 = 100 << 20;
 /// A peer that is so near, and in a private network, is taken for fast until something has come from it.
@@ -54,6 +58,8 @@ pub(crate) struct Link {
     gauge: Gauge,
     streams: Semaphore,
     asked_at: Mutex<Instant>,
+    /// When something came or was taken on any of the streams: replies come one after the other.
+    progress_at: Mutex<Instant>,
 }
 
 impl Link {
@@ -64,6 +70,7 @@ impl Link {
             connection,
             streams: Semaphore::new(STREAMS_MAX),
             asked_at: Mutex::new(Instant::now()),
+            progress_at: Mutex::new(Instant::now()),
         }
     }
 
@@ -93,10 +100,10 @@ impl Link {
             retry: true,
         };
         let encoded = request.encode(takes_zstd(compress, self.gauge.rate(), || self.is_near()));
-        let (mut send, mut receive) = progress(self.connection.open_bi()).await?.map_err(lost)?;
+        let (mut send, mut receive) = self.progress(self.connection.open_bi()).await?.map_err(lost)?;
         for start in (0..encoded.len()).step_by(WRITE_BYTES) {
             let part = encoded.slice(start..encoded.len().min(start + WRITE_BYTES));
-            let written = progress(send.write_chunk(part)).await?;
+            let written = self.progress(send.write_chunk(part)).await?;
             written.map_err(|error| self.broken(error, true))?;
         }
         send.finish().map_err(|error| self.broken(error, true))?;
@@ -110,22 +117,27 @@ impl Link {
         download: &Pacer,
         received: &Received,
     ) -> Result<Bytes, StreamError> {
-        let (mut reply, mut patience, mut under_way) = (BytesMut::new(), Patience::default(), None);
+        // Growing copies what is there; memory that is not written to costs nothing.
+        let mut reply = BytesMut::with_capacity(reply_bytes_max.min(REPLY_BYTES));
+        let (mut patience, mut under_way) = (Patience::default(), None);
+        let mut chunks = [const { Bytes::new() }; READ_CHUNKS];
         loop {
-            let (begun, piece_bytes) = (Instant::now(), READ_BYTES.min(download.piece_bytes(self.peer)));
-            let chunk = progress(receive.read_chunk(piece_bytes)).await?;
-            let chunk = chunk.map_err(|error: ReadError| self.broken(error, reply.is_empty()))?;
-            let Some(chunk) = chunk else { return Ok(reply.freeze()) };
-            if reply.len() + chunk.len() > reply_bytes_max {
+            let (begun, piece_bytes) = (Instant::now(), download.piece_bytes(self.peer));
+            let wanted = (piece_bytes / CHUNK_BYTES).clamp(1, READ_CHUNKS);
+            let read = self.progress(receive.read_many_chunks(&mut chunks[..wanted])).await?;
+            let read = read.map_err(|error: ReadError| self.broken(error, reply.is_empty()))?;
+            let Some(count) = read else { return Ok(reply.freeze()) };
+            let bytes: usize = chunks[..count].iter().map(Bytes::len).sum();
+            if reply.len() + bytes > reply_bytes_max {
                 return Err(StreamError::TooMuch);
             }
-            patience.waited(begun.elapsed(), chunk.len()).map_err(|_| StreamError::Stalled)?;
-            reply.extend_from_slice(&chunk);
-            received.add(chunk.len() as u64);
+            patience.waited(begun.elapsed(), bytes).map_err(|_| StreamError::Stalled)?;
+            chunks[..count].iter_mut().for_each(|chunk| reply.extend_from_slice(&std::mem::take(chunk)));
+            received.add(bytes as u64);
             // Only what comes after the first bytes tells how fast it comes.
             under_way.get_or_insert_with(|| self.gauge.begin());
             // What is not read here is not sent there, once the stream's window is full.
-            download.pay(self.peer, chunk.len()).await;
+            download.pay(self.peer, bytes).await;
         }
     }
 
@@ -153,6 +165,26 @@ impl Link {
         self.streams.available_permits() == STREAMS_MAX && self.asked_at().elapsed() >= time
     }
 
+    /// Waits for a step of one stream for as long as any of them gets on.
+    async fn progress<F: Future>(&self, step: F) -> Result<F::Output, StreamError> {
+        let mut step = std::pin::pin!(step);
+        let begun = Instant::now();
+        loop {
+            let last = begun.max(*self.progress_at());
+            if let Ok(done) = timeout_at(last + PROGRESS_TIMEOUT, &mut step).await {
+                *self.progress_at() = Instant::now();
+                return Ok(done);
+            }
+            if *self.progress_at() <= last {
+                return Err(StreamError::Stalled);
+            }
+        }
+    }
+
+    fn progress_at(&self) -> MutexGuard<'_, Instant> {
+        self.progress_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         self.connection.close_reason().is_none()
     }
@@ -169,10 +201,6 @@ fn takes_zstd(compress: Compress, rate: Option<u64>, is_near: impl FnOnce() -> b
         Compress::Never => false,
         Compress::Auto => rate.map_or_else(|| !is_near(), |rate| rate < FAST),
     }
-}
-
-async fn progress<F: Future>(step: F) -> Result<F::Output, StreamError> {
-    timeout(PROGRESS_TIMEOUT, step).await.map_err(|_| StreamError::Stalled)
 }
 
 #[cfg(test)]

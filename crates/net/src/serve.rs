@@ -10,7 +10,7 @@ use bytes::Bytes;
 use firn_exchange::{Micros, PeerId};
 use iroh::{
     Endpoint, TransportAddr,
-    endpoint::{Connection, Incoming, IncomingAddr, VarInt},
+    endpoint::{Connection, Incoming, IncomingAddr, SendStream, VarInt},
 };
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -180,6 +180,7 @@ async fn serve_connection(incoming: Incoming, serving: Arc<Serving>, stop: Cance
             Some(ended) = streams.join_next() => log_panic(ended),
             accepted = timeout(IDLE_TIMEOUT, connection.accept_bi()) => match accepted {
                 Ok(Ok((send, receive))) => {
+                    send_in_turn(&send);
                     // Before a path is chosen it is where it came from.
                     let address = selected_path(&connection).map_or(came_from, |(address, _)| address);
                     let from = Peer { id: peer, address, drain: drain.rate() };
@@ -196,6 +197,14 @@ async fn serve_connection(incoming: Incoming, serving: Arc<Serving>, stop: Cance
     }
     streams.shutdown().await;
     connection.close(code, b"");
+}
+
+/// What was asked first is sent first: whoever asks for several things at once can use the first one sooner.
+fn send_in_turn(send: &SendStream) {
+    let turn = i32::try_from(send.id().index()).unwrap_or(i32::MAX);
+    if send.set_priority(-turn).is_err() {
+        tracing::trace!("the stream was closed already");
+    }
 }
 
 /// The path that is in use, if one is chosen: where the peer is on it, nothing if that is a relay; and the time there and

@@ -6,8 +6,8 @@
 //! implementation.
 //!
 //! Content may lie in a store without being reachable. It becomes visible through [`Paths::commit`], which comes last,
-//! makes durable all that came before, and refuses if anything beneath its root is missing. After a crash there is
-//! nothing but garbage besides what was committed.
+//! makes durable all that came before, and refuses if anything beneath its root is missing. After a crash all
+//! of that is there; of what was kept and not committed, a killed process leaves what it has told of.
 //!
 //! Deliberately absent: async, remote content, judgement about trust (a [`StoredPath`](firn_trust::StoredPath) is
 //! evidence and is judged again by whoever reads it), deletion.

@@ -86,8 +86,16 @@ impl MissingBlob {
 
 /// As [`missing_blobs`], with what is missing of each: a part of it may be here.
 pub fn missing_spans(store: &dyn Blobs, closure: &Closure) -> Result<Vec<MissingBlob>, StoreError> {
-    let missing = missing_blobs(store, closure)?.into_iter();
-    missing.map(|blob| Ok(MissingBlob { blob, spans: gaps(blob.size, &store.groups(&blob)?) })).collect()
+    let mut missing = Vec::new();
+    for blob in missing_blobs(store, closure)? {
+        let here = store.groups(&blob)?;
+        // Where all of it is here, to look at it may have made it whole.
+        if here == [Span::whole(blob.size)] && store.has_blob(&blob.digest)? == Some(blob.size) {
+            continue;
+        }
+        missing.push(MissingBlob { blob, spans: gaps(blob.size, &here) });
+    }
+    Ok(missing)
 }
 
 /// What is left of a blob beside these runs.

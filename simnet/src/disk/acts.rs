@@ -126,9 +126,10 @@ impl Story<'_> {
             return self.keep_spans(blob, 100);
         }
         self.note(format!("adopts {}", file.display()));
+        self.model.is_to_adopt(blob);
         let adopted = self.store().adopt_blob(&file, &pool.samples()[number].hashed);
         if self.excuse("adopt_blob", adopted)?.is_some() {
-            self.model.kept_span(*blob, Span::whole(blob.size));
+            self.model.has_adopted(*blob);
         }
         Ok(())
     }

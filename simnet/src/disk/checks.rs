@@ -92,11 +92,12 @@ impl Story<'_> {
     /// Right after opening: all that was promised is there.
     pub(super) fn check_all(&mut self) -> Result<(), Violation> {
         self.see(View::New)?;
-        self.model.forgot(&self.trees);
+        self.report.resumed += self.model.opened(&self.trees, self.disk.has_failed());
         self.check_contents()?;
         if self.has_flips && !self.model.absent.is_empty() {
             self.repair()?;
         }
+        self.check_directories()?;
         self.check_groups()
     }
 
@@ -210,7 +211,11 @@ impl Story<'_> {
                 Some(_) if !is_whole && !self.has_faults => {
                     return Err(Breach::Vanished.of(format!("{blob:?} was said to be whole: {spans:?}")));
                 }
-                None if is_whole => self.complete(&blob)?,
+                None if is_whole && !self.has_faults && !self.has_flips => {
+                    return Err(
+                        Breach::Vanished.of(format!("all groups of {blob:?} are here, and it is not"))
+                    );
+                }
                 Some(_) | None => {}
             }
             let mut said = BTreeSet::new();
@@ -230,18 +235,18 @@ impl Story<'_> {
         Ok(())
     }
 
-    /// All of a blob is here, but the process has ended before it could say so. With any span that comes it is whole.
-    fn complete(&mut self, blob: &BlobRef) -> Result<(), Violation> {
-        let span = self.pool.sample(blob).span(Span::last(blob.size));
-        let kept = self.store().keep_span(&span);
-        let kept = self.excuse("keep_span", kept)?;
-        let has_blob = self.store().has_blob(&blob.digest);
-        match self.excuse("has_blob", has_blob)? {
-            Some(None) if kept.is_some() && !self.has_faults => {
-                Err(Breach::Vanished.of(format!("{blob:?} is not whole though all its groups are here")))
+    /// Each Directory that was kept is here.
+    fn check_directories(&mut self) -> Result<(), Violation> {
+        for digest in self.model.here.directories().clone() {
+            let found = self.store().directory(&digest);
+            if let Some(None) = self.excuse("directory", found)?
+                && !self.has_faults
+                && !self.has_flips
+            {
+                return Err(Breach::Vanished.of(format!("Directory {digest} was kept")));
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     fn check_kept(&mut self, blob: &BlobRef, span: Span) -> Result<(), Violation> {

@@ -85,6 +85,11 @@ impl FakeDisk {
         self.lock().has_ended
     }
 
+    /// Whether a call of the process has gone wrong, other than by its end.
+    pub fn has_failed(&self) -> bool {
+        self.lock().has_failed
+    }
+
     /// How many calls there were since the plan was set.
     pub fn calls(&self) -> u64 {
         self.lock().calls

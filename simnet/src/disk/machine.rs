@@ -41,6 +41,8 @@ pub(super) struct State {
     pub(super) plan: Plan,
     pub(super) flaw: Option<Flaw>,
     pub(super) has_ended: bool,
+    /// A call has gone wrong, other than by the end.
+    pub(super) has_failed: bool,
     /// The calls that went wrong, in words.
     pub(super) events: Vec<String>,
 }
@@ -66,6 +68,7 @@ impl State {
             plan: Plan::default(),
             flaw: None,
             has_ended: false,
+            has_failed: false,
             events: Vec::new(),
         }
     }
@@ -104,7 +107,9 @@ impl State {
             self.tell("the end", call, path);
             return Ok(Fate::Last);
         }
-        Ok(match self.plan.fault(self.calls, call) {
+        let fault = self.plan.fault(self.calls, call);
+        self.has_failed |= fault.is_some();
+        Ok(match fault {
             None => Fate::Done,
             Some(FaultKind::NoSpace) => {
                 self.tell("no space", call, path);
@@ -303,6 +308,7 @@ impl State {
         self.look(Path::new("/"))?;
         if self.plan.full_from.is_some_and(|from| self.calls >= from) {
             self.tell("no space", Call::Read, Path::new("/"));
+            self.has_failed = true;
             return Ok(0);
         }
         Ok(CAPACITY_BYTES.saturating_sub(self.used_bytes()))

@@ -8,6 +8,8 @@ mod checks;
 mod contents;
 mod fake;
 mod faults;
+mod holdings;
+mod lives;
 mod machine;
 mod model;
 mod names;

@@ -6,7 +6,7 @@ use firn_bao::Span;
 use firn_castore::{BlobRef, DirectoryDigest, Node};
 use firn_store::{Item, Reason, UnixSeconds, Visible};
 
-use super::pool::Tree;
+use super::{holdings::Holdings, pool::Tree};
 
 /// A value that the running process must see, and others that the next may see in its place.
 #[derive(Debug, Clone)]
@@ -101,61 +101,6 @@ pub(super) struct Record {
     pub(super) shared: bool,
 }
 
-/// What is somewhere without being visible, at least.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Holdings {
-    groups: BTreeMap<BlobRef, BTreeSet<u64>>,
-    directories: BTreeSet<DirectoryDigest>,
-}
-
-impl Holdings {
-    fn add_span(&mut self, blob: BlobRef, span: Span) {
-        self.groups.entry(blob).or_default().extend(span.groups());
-    }
-
-    fn add_tree(&mut self, tree: &Tree) {
-        tree.blobs.iter().for_each(|blob| self.add_span(*blob, Span::whole(blob.size)));
-        self.directories.extend(tree.directories.keys());
-    }
-
-    fn add_all(&mut self, other: &Self) {
-        for (blob, groups) in &other.groups {
-            self.groups.entry(*blob).or_default().extend(groups);
-        }
-        self.directories.extend(&other.directories);
-    }
-
-    pub(super) fn has_blob(&self, blob: &BlobRef) -> bool {
-        let count = self.groups.get(blob).map_or(0, |groups| groups.len() as u64);
-        count == Span::whole(blob.size).groups().end
-    }
-
-    pub(super) fn has_directory(&self, digest: &DirectoryDigest) -> bool {
-        self.directories.contains(digest)
-    }
-
-    pub(super) fn groups(&self) -> impl Iterator<Item = (&BlobRef, &BTreeSet<u64>)> {
-        self.groups.iter()
-    }
-
-    /// Those of which every group is here.
-    pub(super) fn blobs(&self) -> impl Iterator<Item = &BlobRef> {
-        self.groups.keys().filter(|blob| self.has_blob(blob))
-    }
-
-    pub(super) fn directories(&self) -> &BTreeSet<DirectoryDigest> {
-        &self.directories
-    }
-
-    fn remove(&mut self, item: &Item) {
-        match item {
-            Item::Blob(digest) => self.groups.retain(|blob, _| blob.digest != *digest),
-            Item::Directory(digest) => drop(self.directories.remove(digest)),
-            Item::Path(_) | Item::Root(_) => {}
-        }
-    }
-}
-
 /// All that is known of a store.
 #[derive(Debug)]
 pub(super) struct Model {
@@ -164,6 +109,8 @@ pub(super) struct Model {
     pub(super) uses: Records<UnixSeconds>,
     /// What the running process has at least.
     pub(super) here: Holdings,
+    /// What of this the next process has at least, if this one is killed.
+    outlasting: Holdings,
     /// What was kept or found since a hold was taken that lives.
     held: Option<Holdings>,
     /// What was put aside or found damaged, and was not made durable anew: it may be absent.
@@ -181,6 +128,7 @@ impl Model {
             pins: Records(BTreeMap::new()),
             uses: Records(BTreeMap::new()),
             here: Holdings::default(),
+            outlasting: Holdings::default(),
             held: None,
             absent: BTreeSet::new(),
             kept_anew: BTreeSet::new(),
@@ -218,6 +166,23 @@ impl Model {
     }
 
     pub(super) fn kept_span(&mut self, blob: BlobRef, span: Span) {
+        self.outlasting.add_span(blob, span);
+        self.has_span(blob, span);
+    }
+
+    /// A blob is to be adopted, in place of what is here of it unless that is all. Where it lies is known only to this
+    /// process until it is committed.
+    pub(super) fn is_to_adopt(&mut self, blob: &BlobRef) {
+        if !self.outlasting.has_blob(blob) {
+            self.outlasting.groups.remove(blob);
+        }
+    }
+
+    pub(super) fn has_adopted(&mut self, blob: BlobRef) {
+        self.has_span(blob, Span::whole(blob.size));
+    }
+
+    fn has_span(&mut self, blob: BlobRef, span: Span) {
         for here in std::iter::once(&mut self.here).chain(&mut self.held) {
             here.add_span(blob, span);
         }
@@ -234,7 +199,7 @@ impl Model {
     }
 
     pub(super) fn kept_directory(&mut self, digest: DirectoryDigest) {
-        for here in std::iter::once(&mut self.here).chain(&mut self.held) {
+        for here in [&mut self.here, &mut self.outlasting].into_iter().chain(&mut self.held) {
             here.directories.insert(digest);
         }
         self.is_back(Item::Directory(digest));
@@ -243,6 +208,7 @@ impl Model {
     /// Something was put aside or found damaged. `surely`: it is absent now, and not only perhaps.
     pub(super) fn lost(&mut self, item: Item, surely: bool) {
         self.here.remove(&item);
+        self.outlasting.remove(&item);
         self.kept_anew.remove(&item);
         if surely {
             self.gone.insert(item.clone());
@@ -268,6 +234,7 @@ impl Model {
         let kept_anew = std::mem::take(&mut self.kept_anew);
         self.absent.retain(|item| !kept_anew.contains(item));
         self.here.add_tree(tree);
+        self.outlasting.add_tree(tree);
     }
 
     /// After a commit. What was used is a hint: where calls have failed it may be lost.
@@ -334,18 +301,44 @@ impl Model {
         if let Some(held) = &self.held {
             self.here.add_all(held);
         }
+        self.outlasting.retain(&self.here);
     }
 
-    /// Only what is durable is here for sure: another process runs, or a failure has taken the rest.
+    /// Only what is durable is here for sure: a failure has taken the rest.
     pub(super) fn forgot(&mut self, trees: &[Tree]) {
         self.kept_anew.clear();
         self.here = self.reachable(trees);
+        self.outlasting = self.here.clone();
         self.held = self.held.as_ref().map(|_| Holdings::default());
     }
 
-    /// The process has ended.
-    pub(super) fn ended(&mut self, trees: &[Tree]) {
+    /// The process has ended. `was_killed`: and that is all that has happened.
+    pub(super) fn ended(&mut self, was_killed: bool) {
         self.held = None;
-        self.forgot(trees);
+        self.kept_anew.clear();
+        if !was_killed {
+            self.outlasting = Holdings::default();
+            // What was put aside may be back where it was.
+            self.gone.clear();
+        }
+        self.here = self.outlasting.clone();
+    }
+
+    /// Bits have flipped: anything may have been in them.
+    pub(super) fn has_flipped(&mut self) {
+        self.outlasting = Holdings::default();
+        self.here = Holdings::default();
+    }
+
+    /// The next process has opened the store, and it is known what is visible. `failed`: not without a failure. Gives how
+    /// many groups and Directories must be here that nothing visible needs.
+    pub(super) fn opened(&mut self, trees: &[Tree], failed: bool) -> u64 {
+        self.here = self.reachable(trees);
+        let reachable = self.here.count();
+        if !failed {
+            self.here.add_all(&self.outlasting);
+        }
+        self.outlasting = self.here.clone();
+        self.here.count() - reachable
     }
 }

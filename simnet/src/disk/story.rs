@@ -5,13 +5,13 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use firn_store::{Access, Disk, DiskStore, Hold, StoreError};
 
 use super::{
     FakeDisk, Fault, FaultKind, Flaw, Plan, Pool,
+    lives::Opened,
     model::Model,
     pool::{Tree, trees},
 };
@@ -20,7 +20,6 @@ use crate::dice::Dice;
 pub(super) const STORE: &str = "/store";
 /// Where the files are that are adopted.
 const SOURCE: &str = "/source";
-const OPENINGS_MAX: u64 = 3;
 
 /// What a store has done that it must not do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +80,8 @@ pub struct DiskReport {
     pub faults: u64,
     /// How many commits have succeeded.
     pub commits: u64,
+    /// How many groups and Directories had to be found again, though nothing visible needs them, after a process was killed.
+    pub resumed: u64,
     /// How much the store said that it has lost, where bits were flipped.
     pub losses: u64,
     /// How many calls the disks have seen.
@@ -89,7 +90,7 @@ pub struct DiskReport {
 
 /// What goes wrong in a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
+pub(super) enum Trouble {
     /// Processes end.
     Ends,
     /// Calls fail, too.
@@ -122,7 +123,7 @@ pub(super) struct Story<'a> {
     pub(super) store: Option<DiskStore>,
     pub(super) hold: Option<Hold>,
     pub(super) report: DiskReport,
-    trouble: Trouble,
+    pub(super) trouble: Trouble,
     /// In seconds.
     pub(super) clock: u64,
     /// How much was found damaged and kept anew.
@@ -133,13 +134,6 @@ pub(super) struct Story<'a> {
     pub(super) has_flips: bool,
     /// The files to be adopted that are not what they were.
     pub(super) spoilt: BTreeSet<PathBuf>,
-}
-
-/// What comes of opening a store.
-enum Opened {
-    Open,
-    /// It says that it is damaged, and it is.
-    Damaged,
 }
 
 impl<'a> Story<'a> {
@@ -197,7 +191,7 @@ impl<'a> Story<'a> {
             if self.trouble == Trouble::Flips && self.report.commits > 0 && self.dice.percent(60) {
                 self.flip();
             }
-            if let Opened::Damaged = self.open()? {
+            if let Opened::Damaged = self.open_and_look()? {
                 return Ok(());
             }
             self.check_all()?;
@@ -256,7 +250,7 @@ impl<'a> Story<'a> {
         plan
     }
 
-    fn fault(&mut self, calls_max: u64) -> Fault {
+    pub(super) fn fault(&mut self, calls_max: u64) -> Fault {
         let kinds = [FaultKind::NoSpace, FaultKind::Read, FaultKind::Write, FaultKind::Sync, FaultKind::Sync];
         Fault {
             kind: self.dice.pick(&kinds),
@@ -265,7 +259,7 @@ impl<'a> Story<'a> {
         }
     }
 
-    fn set_plan(&mut self, plan: Plan) {
+    pub(super) fn set_plan(&mut self, plan: Plan) {
         self.report.calls += self.disk.calls();
         self.disk.set_plan(plan);
     }
@@ -276,85 +270,6 @@ impl<'a> Story<'a> {
             self.has_faults = true;
             self.note(format!("   {event}"));
         }
-    }
-
-    /// Ends the process, in one way or another.
-    fn end(&mut self) {
-        self.hold = None;
-        let was_cut_off = self.disk.has_ended();
-        if !was_cut_off && self.dice.percent(30) {
-            self.store = None;
-            self.note("closed");
-        }
-        self.next_disk();
-    }
-
-    fn next_disk(&mut self) {
-        self.gather_faults();
-        self.report.crashes += u64::from(self.disk.has_ended());
-        self.report.calls += self.disk.calls();
-        self.disk.halt();
-        self.hold = None;
-        self.store = None;
-        let seed = self.dice.number();
-        let was_killed = self.dice.percent(35);
-        self.disk = if was_killed { self.disk.kill(seed) } else { self.disk.crash(seed) };
-        self.note(if was_killed { "-- killed" } else { "-- the power failed" });
-        self.has_faults = false;
-        self.model.ended(&self.trees);
-    }
-
-    fn flip(&mut self) {
-        self.trouble = Trouble::Ends;
-        for _ in 0..self.dice.between(1..4) {
-            if let Some((path, at)) = self.disk.flip_bit(self.dice.number()) {
-                self.has_flips = true;
-                self.note(format!("a bit flips in {} at {at}", path.display()));
-                self.spoilt.insert(path);
-            }
-        }
-    }
-
-    /// Opens the store, which may fail, or end, now and then.
-    fn open(&mut self) -> Result<Opened, Violation> {
-        for attempt in 0..=OPENINGS_MAX {
-            let mut plan = Plan::default();
-            if attempt < OPENINGS_MAX && self.dice.percent(20) {
-                let calls_max = self.dice.pick(&[20, 100]);
-                plan.ends_at = Some(self.dice.between(1..calls_max));
-            } else if attempt < OPENINGS_MAX && self.trouble == Trouble::Faults && self.dice.percent(20) {
-                plan.faults.push(self.fault(60));
-            }
-            self.set_plan(plan);
-            let opened = DiskStore::open_on(Arc::new(self.disk.clone()), Path::new(STORE));
-            self.gather_faults();
-            match opened {
-                Ok(store) => {
-                    self.store = Some(store);
-                    if !self.disk.has_ended() {
-                        self.note(format!("opened after {} calls", self.disk.calls()));
-                        self.set_plan(Plan::default());
-                        return Ok(Opened::Open);
-                    }
-                }
-                Err(error) => {
-                    self.note(format!("cannot be opened: {error}"));
-                    let text = error.to_string();
-                    if !text.contains(STORE) {
-                        return Err(Breach::Unnamed.of(text));
-                    }
-                    if self.has_flips && !self.has_faults {
-                        self.report.losses += 1;
-                        return Ok(Opened::Damaged);
-                    }
-                    if !self.has_faults {
-                        return Err(Breach::Refused.of(format!("opening: {text}")));
-                    }
-                }
-            }
-            self.next_disk();
-        }
-        unreachable!("nothing goes wrong in the last attempt")
     }
 
     /// An error is right only where a call has failed. Tells whether the result may be used.
@@ -386,7 +301,9 @@ impl<'a> Story<'a> {
             StoreError::Missing(_) | StoreError::Damaged { .. } => {}
             _ => return Err(Breach::Refused.of(text)),
         }
-        self.model.forgot(&self.trees);
+        if self.disk.has_failed() {
+            self.model.forgot(&self.trees);
+        }
         Ok(None)
     }
 }

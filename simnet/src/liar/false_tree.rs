@@ -19,6 +19,8 @@ use super::{LieKind, mangle};
 const CHANGED_BYTES_MAX: u64 = 4 << 20;
 /// How often the bomb doubles.
 const BOMB_DOUBLINGS: u32 = 60;
+/// How long the file is that nobody can have.
+const HUGE_BYTES: u64 = 1 << 63;
 /// What a tree without contents is replaced by.
 const INVENTED: &[u8] = b"nobody has built this";
 
@@ -34,17 +36,24 @@ pub(super) struct FalseTree {
 impl FalseTree {
     /// The tree that a liar of this kind puts in the place of the true one; `None` where it cannot read that.
     pub(super) fn make(kind: LieKind, truth: &SharedView, root: &Root, seed: u64) -> Option<Self> {
-        if kind == LieKind::EntriesBomb {
-            return bomb();
+        match kind {
+            LieKind::EntriesBomb => return bomb(),
+            LieKind::FalseSizes => return false_sizes(),
+            _ => {}
         }
         let closure = closure(truth, root)?;
         let longer_by_one = kind == LieKind::WrongLengthDirectory;
         let Some(target) = target(&closure, longer_by_one, seed) else {
-            let claimed = INVENTED.len() as u64 + u64::from(longer_by_one);
+            let longer = INVENTED.len() as u64 + u64::from(longer_by_one);
+            let claimed = if kind == LieKind::HugeFile { HUGE_BYTES } else { longer };
             let blob = BlobRef { size: claimed, ..BlobRef::of(INVENTED) };
             let root = Node::File { blob, executable: false }.into();
             return Self::new(root, Vec::new(), Some(Bytes::from_static(INVENTED)));
         };
+        if kind == LieKind::HugeFile {
+            let claimed = BlobRef { size: HUGE_BYTES, ..target };
+            return Self::altered(&closure, target.digest, claimed, None);
+        }
         if longer_by_one {
             let claimed = BlobRef { size: target.size + 1, ..target };
             return Self::altered(&closure, target.digest, claimed, None);
@@ -132,6 +141,19 @@ fn bomb() -> Option<FalseTree> {
     directories.reverse();
     let root = directories.first()?.node().into();
     FalseTree::new(root, directories, None)
+}
+
+/// Three Directories, each in the one above it, which claims for it the size that it would have with the one above it
+/// inside: the nearest to a cycle that digests allow.
+fn false_sizes() -> Option<FalseTree> {
+    let name = |text: &str| PathComponent::try_from(text).ok();
+    let claimed = |directory: &Directory, size| Node::Directory { digest: directory.digest(), size };
+    let bottom = Directory::build([]).ok()?;
+    let middle = Directory::build([(name("below")?, claimed(&bottom, 3))]).ok()?;
+    let below = [(name("below")?, claimed(&middle, 5)), (name("bottom")?, claimed(&bottom, 4))];
+    let top = Directory::build(below).ok()?;
+    let root = top.node().into();
+    FalseTree::new(root, vec![top, middle, bottom], None)
 }
 
 fn parents_first(root: &Root, mut directories: BTreeMap<DirectoryDigest, Directory>) -> Vec<Directory> {

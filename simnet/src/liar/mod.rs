@@ -6,7 +6,7 @@
 mod false_tree;
 mod mangle;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -53,11 +53,29 @@ pub enum LieKind {
     TooMuch,
     /// Bytes that are no reply. Caught by their form.
     Garbage,
+    /// A proof that holds, of other bytes than those that were asked for. Caught by the span's proof.
+    OtherBytes,
+    /// Something more than was asked for, behind it. Caught by its form.
+    MoreThanAsked,
+    /// The whole reply twice on one stream. Caught by its form.
+    Twice,
+    /// A body of a few kilobytes that expands to more than there is. Caught where it gets too long.
+    ZstdBomb,
+    /// A byte a second. Slow is no lie: a deadline passes.
+    Dribble,
+    /// The stream breaks off at each request. That is no lie: the peer is given up.
+    HangUp,
+    /// The true Nix signatures beside the root of a tree in which each Directory claims for the ones below it a size that
+    /// another one has. Caught when the sizes are added up; nobody is blamed.
+    FalseSizes,
+    /// The true Nix signatures beside the root of a tree with a file of 2^63 bytes. Caught before it is asked for; nobody
+    /// is blamed.
+    HugeFile,
 }
 
 impl LieKind {
     /// All of them.
-    pub const ALL: [LieKind; 12] = [
+    pub const ALL: [LieKind; 20] = [
         LieKind::WrongByte,
         LieKind::WrongDirectory,
         LieKind::FalseRoot,
@@ -70,6 +88,14 @@ impl LieKind {
         LieKind::Truncate,
         LieKind::TooMuch,
         LieKind::Garbage,
+        LieKind::OtherBytes,
+        LieKind::MoreThanAsked,
+        LieKind::Twice,
+        LieKind::ZstdBomb,
+        LieKind::Dribble,
+        LieKind::HangUp,
+        LieKind::FalseSizes,
+        LieKind::HugeFile,
     ];
 }
 
@@ -89,6 +115,14 @@ impl fmt::Display for LieKind {
             LieKind::Truncate => "sends half of each answer",
             LieKind::TooMuch => "never stops sending",
             LieKind::Garbage => "sends garbage",
+            LieKind::OtherBytes => "proves other bytes than those that were asked for",
+            LieKind::MoreThanAsked => "sends more than was asked for",
+            LieKind::Twice => "says everything twice",
+            LieKind::ZstdBomb => "sends a body that expands without end",
+            LieKind::Dribble => "sends a byte a second",
+            LieKind::HangUp => "breaks off at each request",
+            LieKind::FalseSizes => "names a root whose Directories claim each other's sizes",
+            LieKind::HugeFile => "names a root with a file of 2^63 bytes",
         })
     }
 }
@@ -128,6 +162,12 @@ impl Liar {
                 return LiarReply::new(honest, Next::Piece(Bytes::from_static(&ZEROS)));
             }
             (LieKind::Truncate, _) => mangle::half(honest),
+            (LieKind::HangUp, _) => return LiarReply::new(mangle::half(honest), Next::BreakOff),
+            (LieKind::Dribble, _) => return LiarReply::dribble(honest),
+            (LieKind::Twice, _) => mangle::twice(honest),
+            (LieKind::OtherBytes, Some(asked)) => mangle::other_bytes(&self.truth, &asked, honest),
+            (LieKind::MoreThanAsked, Some(asked)) => mangle::more(&asked, honest),
+            (LieKind::ZstdBomb, Some(Asked::Batch(_) | Asked::Ranges { .. })) => mangle::bomb(honest),
             (LieKind::WrongByte, Some(Asked::Batch(_))) => mangle::batch_bytes(honest),
             (LieKind::WrongByte, Some(Asked::Ranges { .. })) => mangle::last_byte(honest),
             (LieKind::WrongLengthHeader, Some(Asked::Ranges { .. })) => mangle::length(honest),
@@ -203,7 +243,11 @@ impl Liar {
 
     fn claim(&self, mut claim: Claim) -> Claim {
         match self.kind {
-            LieKind::FalseRoot | LieKind::WrongLengthDirectory | LieKind::EntriesBomb => {
+            LieKind::FalseRoot
+            | LieKind::WrongLengthDirectory
+            | LieKind::EntriesBomb
+            | LieKind::FalseSizes
+            | LieKind::HugeFile => {
                 if let Some(tree) = self.false_tree(&claim.facts.root) {
                     claim.facts.root = tree.root().clone();
                     claim.attestations.clear();
@@ -238,6 +282,8 @@ impl Liar {
 pub enum Next {
     /// These bytes are sent.
     Piece(Bytes),
+    /// A second passes.
+    Pause,
     /// The reply ends, as a whole one does.
     End,
     /// The stream stays open and nothing comes any more.
@@ -249,23 +295,36 @@ pub enum Next {
 /// A liar's reply, pulled piece by piece. It may never end.
 #[derive(Debug, Clone)]
 pub struct LiarReply {
-    pieces: VecDeque<Bytes>,
+    bytes: Bytes,
     then: Next,
+    /// Between one byte and the next a second passes.
+    dribbles: bool,
+    is_pause: bool,
 }
 
 impl LiarReply {
     /// `then` is what happens again and again after these bytes.
-    fn new(mut bytes: Bytes, then: Next) -> Self {
-        let mut pieces = VecDeque::new();
-        while !bytes.is_empty() {
-            pieces.push_back(bytes.split_to(bytes.len().min(PIECE_BYTES)));
-        }
-        Self { pieces, then }
+    fn new(bytes: Bytes, then: Next) -> Self {
+        Self { bytes, then, dribbles: false, is_pause: false }
     }
 
-    /// What happens next. Pull no more after anything but a piece.
+    fn dribble(bytes: Bytes) -> Self {
+        Self { dribbles: true, ..Self::new(bytes, Next::End) }
+    }
+
+    /// What happens next. Pull no more after an end, a stall or a break.
     pub fn pull(&mut self) -> Next {
-        self.pieces.pop_front().map_or_else(|| self.then.clone(), Next::Piece)
+        if self.bytes.is_empty() {
+            return self.then.clone();
+        }
+        if self.dribbles {
+            self.is_pause = !self.is_pause;
+            if !self.is_pause {
+                return Next::Pause;
+            }
+        }
+        let length = if self.dribbles { 1 } else { self.bytes.len().min(PIECE_BYTES) };
+        Next::Piece(self.bytes.split_to(length))
     }
 }
 
@@ -289,8 +348,8 @@ mod tests {
             let liar = liar(kind);
             for length in 0..60 {
                 let mut reply = liar.answer(dice.bytes(length).into());
-                while let Next::Piece(piece) = reply.pull() {
-                    assert!(piece.len() <= PIECE_BYTES);
+                while let next @ (Next::Piece(_) | Next::Pause) = reply.pull() {
+                    assert!(!matches!(next, Next::Piece(piece) if piece.len() > PIECE_BYTES));
                     if kind == LieKind::TooMuch {
                         break;
                     }

@@ -3,7 +3,7 @@
 use firn_castore::ClosureError;
 use firn_exchange::{Lie, Micros, Outcome, Rejection, RootFault};
 use firn_simnet::liar::LieKind;
-use firn_simnet::{Aim, Report, Role, Scenario, Vouching, run};
+use firn_simnet::{Aim, Report, Role, Scenario, TreePlan, Vouching, run};
 use firn_trust::{Ground, NarMismatch, Refusal};
 
 /// The liar, or the peer in its place, is the first; the honest holder is the second.
@@ -158,13 +158,54 @@ fn a_true_ca_under_a_nix_signature_stays_for_it_makes_the_path() {
 }
 
 #[test]
-fn stall() {
-    for aim in [Aim::Path, Aim::Tree, Aim::Claims] {
-        for seed in 0..3 {
-            let stalls = Scenario::duel(Role::Liar(LieKind::Stall), aim, Vouching::Attested);
-            assert_harmless(&checked(&Scenario { seed, ..stalls }));
+fn who_stalls_dribbles_or_hangs_up_only_takes_time() {
+    for kind in [LieKind::Stall, LieKind::Dribble, LieKind::HangUp] {
+        for aim in [Aim::Path, Aim::Tree, Aim::Claims] {
+            for seed in 0..3 {
+                let slow = Scenario::duel(Role::Liar(kind), aim, Vouching::Attested);
+                assert_harmless(&checked(&Scenario { seed, ..slow }));
+            }
         }
     }
+}
+
+#[test]
+fn a_proof_of_other_bytes() {
+    always_blamed(LieKind::OtherBytes, |lie| matches!(lie, Lie::Blob { .. }));
+}
+
+#[test]
+fn more_than_was_asked_for() {
+    always_blamed(LieKind::MoreThanAsked, |lie| matches!(lie, Lie::Directory(_)));
+}
+
+#[test]
+fn everything_twice() {
+    always_blamed(LieKind::Twice, |lie| {
+        matches!(lie, Lie::Claim(_) | Lie::Garbage(_) | Lie::NotAsked | Lie::Directory(_))
+    });
+}
+
+#[test]
+fn a_body_that_expands_without_end() {
+    always_blamed(LieKind::ZstdBomb, |lie| *lie == Lie::TooMuch);
+}
+
+#[test]
+fn sizes_that_claim_each_other() {
+    let report = duel(Role::Liar(LieKind::FalseSizes), Aim::Path, Vouching::Signed);
+    let reason = rejected(&report);
+    assert!(matches!(reason, Rejection::Fault(RootFault::Closure(_))), "{reason}");
+    assert_ground(&report, Ground::NarMatch);
+    assert_harmless(&duel(Role::Liar(LieKind::FalseSizes), Aim::Tree, Vouching::Signed));
+}
+
+#[test]
+fn a_file_of_two_to_the_sixty_third_bytes() {
+    let report = duel(Role::Liar(LieKind::HugeFile), Aim::Path, Vouching::Signed);
+    let reason = rejected(&report);
+    assert!(matches!(reason, Rejection::Fault(RootFault::BlobTooLong(_))), "{reason}");
+    assert_ground(&report, Ground::NarMatch);
 }
 
 #[test]
@@ -192,6 +233,7 @@ fn two_that_each_have_a_damaged_blob_have_all_together() {
 fn a_link_that_breaks_once_costs_no_peer() {
     let mut scenario = Scenario::duel(Role::Holder, Aim::Path, Vouching::Attested);
     scenario.peers.pop();
+    scenario.tree = TreePlan::Large;
     scenario.limits.failures_max = 2;
     let link = &mut scenario.peers[0].link;
     link.bytes_per_second = Some(4_000_000);

@@ -5,3 +5,4 @@ mod disk;
 mod lies;
 mod sabotage;
 mod seeds;
+mod swarm;

@@ -2,7 +2,7 @@
 
 use firn_exchange::Limits;
 use firn_simnet::liar::LieKind;
-use firn_simnet::{Aim, Role, Sabotage, Scenario, Violation, Vouching, run};
+use firn_simnet::{Aim, Role, Sabotage, Scenario, TreePlan, Violation, Vouching, run};
 
 fn violations(sabotage: Sabotage, scenario: Scenario) -> Vec<Violation> {
     assert!(run(&scenario, false).violations.is_empty(), "without sabotage all is well");
@@ -80,7 +80,7 @@ fn a_consumer_that_trusts_a_key_of_nobodys() {
 #[test]
 fn more_requests_than_there_may_be() {
     let few = Limits { in_flight_max: 2, in_flight_peer_max: 1, ..Limits::default() };
-    let scenario = Scenario { limits: few, ..quiet(Role::Holder, Vouching::Attested) };
+    let scenario = Scenario { limits: few, tree: TreePlan::Large, ..quiet(Role::Holder, Vouching::Attested) };
     let found = violations(Sabotage::AsksForTooMuch, scenario);
     assert_noticed(&found, |violation| matches!(violation, Violation::TooManyInFlight(_)));
     assert_noticed(&found, |violation| matches!(violation, Violation::TooManyOfPeer(..)));

@@ -4,10 +4,13 @@ mod add;
 mod adopt;
 mod http;
 mod nar;
+mod nginx;
 mod size;
+mod swarm;
+
+pub(crate) use swarm::SWARM;
 
 use std::{
-    ffi::OsStr,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -18,6 +21,7 @@ use crate::{
     places::{Place, Places},
     table::Row,
     tools::Tool,
+    work::work,
 };
 
 /// One row: its name, what it should reach, what it needs, and how it is measured.
@@ -83,13 +87,6 @@ enum How {
     Adopt,
 }
 
-/// A command of our own. The link keeps naming what runs, also if the file was built anew meanwhile.
-fn work<Word: AsRef<OsStr>>(words: &[Word]) -> Command {
-    let mut command = Command::new("/proc/self/exe");
-    command.arg("work").args(words);
-    command
-}
-
 /// What adds a tree to a store.
 fn adding(store: &Path, tree: &Path, how: How) -> Command {
     let mut command = work(&["add".as_ref(), store.as_os_str(), tree.as_os_str()]);
@@ -109,7 +106,7 @@ fn add_afresh<'a>(place: &'a Place, tree: &'a Path, how: How) -> Contender<'a> {
 fn store_with(place: &Place, name: &str, tree: &Path) -> Result<(PathBuf, String), BenchError> {
     let store = place.join(name);
     let report = cost_of_work(adding(&store, tree, How::Copy))?.1;
-    Ok((store, report.path.unwrap_or_default()))
+    Ok((store, report.said.path.unwrap_or_default()))
 }
 
 /// Ours against the slowest of others, all in turn.

@@ -218,7 +218,7 @@ async fn all_who_want_one_thing_share_its_flight() {
         fetched.unwrap();
     }
     assert_eq!(net.count(is_for_closure), 1);
-    let seen: Vec<_> = net.asked().into_iter().map(|(_, request)| request.encode()).collect();
+    let seen: Vec<_> = net.asked().into_iter().map(|(_, request)| request.encode(false)).collect();
     assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), seen.len(), "something was asked for twice");
 }
 

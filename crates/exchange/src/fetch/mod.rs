@@ -10,183 +10,42 @@
 //! Time comes in by `now`; nothing here sleeps, reads or sends.
 
 mod candidates;
+mod holders;
+mod pace;
 mod peers;
+mod pieces;
 mod queue;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod types;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use firn_bao::VerifiedSpan;
-use firn_castore::{Closure, Root};
+use firn_castore::Closure;
 use firn_nix::StorePathHash;
-use firn_store::MissingBlob;
-use firn_trust::{Admitted, NarMatch, NarMismatch, SignedNarInfo, TrustedPath};
+use firn_trust::{Admitted, TrustedPath};
 
 pub use self::candidates::Candidate;
 use self::candidates::Candidates;
+use self::pace::Mark;
 use self::peers::Peers;
-use self::tree::{Fault, Task, Tree};
-use crate::check::{Lie, RootFault, Verified};
-use crate::{Key, PeerId, Request};
+use self::tree::{Fault, Question, Task, Tree};
+pub use self::types::{AskId, Goal, Input, Limits, Micros, Outcome, Output, Rejection};
+use crate::check::{Lie, Verified};
+use crate::{Key, Known, PeerId, Request};
 
-/// A time or a duration in microseconds; what it counts from is the driver's choice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Micros(pub u64);
-
-impl Micros {
-    /// So many milliseconds.
-    pub const fn from_millis(millis: u64) -> Self {
-        Self(millis * 1000)
-    }
-
-    pub(crate) fn after(self, duration: Micros) -> Self {
-        Self(self.0.saturating_add(duration.0))
-    }
-}
-
-/// What is to be fetched.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Goal {
-    /// What can be believed of this path, without its contents.
-    Claims(StorePathHash),
-    /// This path, with the first of its roots that can be believed and delivered.
-    Path(StorePathHash),
-    /// This tree, which is its own proof.
-    Tree(Root),
-}
-
-/// How far a fetch goes.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// When it fails, from its beginning; `None` for never.
-    pub deadline: Option<Micros>,
-    /// How often in a row a peer may fail to answer before it is given up.
-    pub failures_max: u32,
-    /// Unanswered requests in all.
-    pub in_flight_max: usize,
-    /// Unanswered requests to one peer.
-    pub in_flight_peer_max: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { deadline: None, failures_max: 4, in_flight_max: 32, in_flight_peer_max: 4 }
-    }
-}
-
-/// Names one request of one fetch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct AskId(u64);
-
-/// What the driver tells the machine.
-#[derive(Debug)]
-pub enum Input {
-    /// This peer may have that.
-    Found {
-        /// What was looked for.
-        key: Key,
-        /// Who may have it.
-        peer: PeerId,
-    },
-    /// The look-up is over.
-    FindEnded(Key),
-    /// A reply came and was [checked](crate::check).
-    Answered {
-        /// To which request.
-        id: AskId,
-        /// What it proves.
-        result: Result<Verified, Lie>,
-    },
-    /// No reply came. That is no lie.
-    Failed(AskId),
-    /// Of the blobs that the machine wanted [looked up](Output::Look), this is not in the local store.
-    Missing(Vec<MissingBlob>),
-    /// The NAR of the tree was hashed.
-    Hashed(Result<Box<NarMatch>, NarMismatch>),
-}
-
-/// What the machine wants of the driver.
-#[derive(Debug)]
-pub enum Output {
-    /// Look for peers; tell by [`Input::Found`] and [`Input::FindEnded`].
-    Find(Key),
-    /// Ask; tell by [`Input::Answered`] or [`Input::Failed`].
-    Ask {
-        /// Whom.
-        peer: PeerId,
-        /// Under this name.
-        id: AskId,
-        /// What.
-        request: Request,
-    },
-    /// The reply to this request is wanted no longer.
-    Cancel(AskId),
-    /// Store the Directories.
-    KeepClosure(Arc<Closure>),
-    /// Say what of these blobs is not in the store, by [`Input::Missing`].
-    Look(Arc<Closure>),
-    /// Store the bytes.
-    Keep(VerifiedSpan),
-    /// Hash the tree's NAR out of the store, once all that was to be stored is; tell by [`Input::Hashed`].
-    HashNar(SignedNarInfo, Arc<Closure>),
-    /// This peer has lied. It is asked nothing more.
-    Blame {
-        /// Who.
-        peer: PeerId,
-        /// How.
-        lie: Lie,
-    },
-    /// This root is not what it claims, or cannot be had. No peer is to blame for that.
-    Reject {
-        /// Which root.
-        root: Root,
-        /// Who named it.
-        claimants: Vec<PeerId>,
-        /// Why.
-        reason: Rejection,
-    },
-    /// The fetch is over.
-    Done(Outcome),
-}
-
-/// Why a root is given up.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Rejection {
-    /// It is not what it claims.
-    #[error(transparent)]
-    Fault(#[from] RootFault),
-    /// Its NAR is not the signed one.
-    #[error(transparent)]
-    Nar(#[from] NarMismatch),
-    /// Nobody that could be reached has all of it.
-    #[error("nobody that can be reached has all of it")]
-    Undeliverable,
-}
-
-/// How a fetch ended.
-#[derive(Debug)]
-pub enum Outcome {
-    /// What is believed of the path, best first.
-    Claims(Vec<Admitted>),
-    /// The path is believed and its tree is here.
-    Path(Box<TrustedPath>, Arc<Closure>),
-    /// The tree is here.
-    Tree(Arc<Closure>),
-    /// Nobody that could be reached knows of it.
-    NotFound,
-    /// Somebody knows of it, and nobody says what a trusted key has signed.
-    Untrusted,
-    /// Roots were named, and none could be believed and delivered. The last one's reason.
-    Rejected(Rejection),
-    /// The deadline has passed.
-    TimedOut,
-}
-
-/// How long a request may go unanswered.
+/// How long a request may go unanswered while nothing comes.
 const ASK_TIMEOUT: Micros = Micros::from_millis(20_000);
+/// How long a question for claims may go on once a root has been found: a claim is short.
+const CLAIMS_TIMEOUT: Micros = Micros::from_millis(2_000);
+/// Whoever sends contents more slowly than this, in bytes a second, is given up.
+const RATE_MIN: u64 = 8 << 10;
+/// How long after a look-up that brought nobody the next one begins; it doubles each time.
+const FIND_AGAIN: Micros = Micros::from_millis(1_000);
+/// The longest time between two look-ups.
+const FIND_AGAIN_MAX: Micros = Micros::from_millis(30_000);
 
 /// What is to become of the tree at hand.
 enum Verdict {
@@ -200,18 +59,33 @@ struct InFlight {
     peer: PeerId,
     task: Task,
     since: Micros,
+    /// How many bytes of contents it asks for.
+    bytes: u64,
+    /// How many bytes of the reply have come.
+    received: u64,
+    mark: Mark,
+}
+
+/// A look-up.
+struct Find {
+    is_over: bool,
+    /// When it ended, or will be worth repeating.
+    again_at: Micros,
+    gap: Micros,
 }
 
 /// Fetches one [`Goal`] from many peers, none of which is believed.
 pub struct Fetch {
     goal: Goal,
+    me: PeerId,
     limits: Limits,
     begun: Option<Micros>,
     /// When time was last looked at.
     stepped_at: Micros,
     peers: Peers,
-    /// Look-ups that have begun; true when they are over.
-    finds: BTreeMap<Key, bool>,
+    /// Look-ups that have begun.
+    finds: BTreeMap<Key, Find>,
+    bytes_in_flight: u64,
     in_flight: BTreeMap<AskId, InFlight>,
     next_id: u64,
     candidates: Candidates,
@@ -224,19 +98,22 @@ pub struct Fetch {
 }
 
 impl Fetch {
-    /// Begins. `seed` decides among equals, so that many nodes do not all begin with the same peer.
-    pub fn new(goal: Goal, limits: Limits, seed: u64) -> Self {
+    /// Begins. By `me`, this node's name, those who fetch the same tree share the work; `seed` decides among equals, so
+    /// that many nodes do not all begin with the same peer.
+    pub fn new(goal: Goal, me: PeerId, limits: Limits, seed: u64) -> Self {
         let candidates = match &goal {
             Goal::Tree(root) => Candidates::of_root(root.clone()),
             Goal::Claims(_) | Goal::Path(_) => Candidates::default(),
         };
         Self {
             goal,
+            me,
             limits,
             begun: None,
             stepped_at: Micros::default(),
             peers: Peers::new(seed, limits),
             finds: BTreeMap::new(),
+            bytes_in_flight: 0,
             in_flight: BTreeMap::new(),
             next_id: 0,
             candidates,
@@ -256,7 +133,10 @@ impl Fetch {
         match input {
             Input::Found { key, peer } => self.peers.found(peer, key),
             Input::FindEnded(key) => {
-                self.finds.insert(key, true);
+                if let Some(find) = self.finds.get_mut(&key) {
+                    (find.is_over, find.again_at) = (true, now.after(find.gap));
+                    find.gap = Micros((find.gap.0 * 2).min(FIND_AGAIN_MAX.0));
+                }
             }
             Input::Answered { id, result } => {
                 // What comes after it was cancelled is dropped.
@@ -267,6 +147,20 @@ impl Fetch {
             Input::Failed(id) => {
                 if let Some(ask) = self.settle(id) {
                     self.failed(now, ask);
+                }
+            }
+            Input::Received { id, bytes } => {
+                if let Some(ask) = self.in_flight.get_mut(&id)
+                    && bytes > ask.received
+                {
+                    ask.received = bytes;
+                    self.peers.progressed(&ask.peer, now);
+                }
+            }
+            Input::Recalled { closure, known } => self.recalled(now, closure, known),
+            Input::Reading(digest) => {
+                if let Some(tree) = &mut self.tree {
+                    tree.read(&digest);
                 }
             }
             Input::Missing(blobs) => {
@@ -295,12 +189,13 @@ impl Fetch {
         if self.done {
             return None;
         }
-        let asks = self.in_flight.values().map(|ask| ask.since.after(ASK_TIMEOUT));
+        let asks = self.in_flight.values().map(|ask| self.ends_at(ask));
         let own = [
             self.end(),
-            self.peers.next_awake(),
+            self.peers.next_event(self.stepped_at),
             self.candidates.ripe_at(),
-            self.tree.as_ref().and_then(|tree| tree.next_event(self.candidates.others())),
+            self.tree.as_ref().and_then(|tree| tree.next_event(self.stepped_at, self.candidates.others())),
+            self.next_find(),
         ];
         // What time could bring up to the last step, it has brought: more must come in from outside.
         asks.chain(own.into_iter().flatten()).filter(|at| *at > self.stepped_at).min()
@@ -333,13 +228,21 @@ impl Fetch {
         self.tree.is_none()
     }
 
+    /// When a request is given up.
+    fn ends_at(&self, ask: &InFlight) -> Micros {
+        let patient = match ask.bytes {
+            0 => ask.since.max(self.peers.progress_at(&ask.peer)).after(ASK_TIMEOUT),
+            bytes => ask.since.after(ASK_TIMEOUT).after(Micros(bytes.saturating_mul(1_000_000) / RATE_MIN)),
+        };
+        match ask.task {
+            Task::Claims if self.tree.is_some() => patient.min(ask.since.after(CLAIMS_TIMEOUT)),
+            _ => patient,
+        }
+    }
+
     fn expire(&mut self, now: Micros) {
-        let expired: Vec<AskId> = self
-            .in_flight
-            .iter()
-            .filter(|(_, ask)| ask.since.after(ASK_TIMEOUT) <= now)
-            .map(|(id, _)| *id)
-            .collect();
+        let expired: Vec<AskId> =
+            self.in_flight.iter().filter(|(_, ask)| self.ends_at(ask) <= now).map(|(id, _)| *id).collect();
         for id in expired {
             self.outputs.push_back(Output::Cancel(id));
             if let Some(ask) = self.settle(id) {
@@ -350,29 +253,56 @@ impl Fetch {
 
     fn find(&mut self, key: Key) {
         if !self.finds.contains_key(&key) {
-            self.finds.insert(key.clone(), false);
+            let find = Find { is_over: false, again_at: Micros(0), gap: FIND_AGAIN };
+            self.finds.insert(key.clone(), find);
             self.outputs.push_back(Output::Find(key));
         }
     }
 
     fn is_over(&self, key: &Key) -> bool {
-        self.finds.get(key).copied().unwrap_or(false)
+        self.finds.get(key).is_some_and(|find| find.is_over)
     }
 
-    fn ask(&mut self, now: Micros, peer: PeerId, request: Request, task: Task) {
+    /// Whether the tree waits for peers of which none is left, so that it may be worth looking for others.
+    fn lacks_peers(&self) -> Option<Key> {
+        let tree = self.tree.as_ref().filter(|tree| tree.wants_peers() && tree.may_go_on())?;
+        let key = Key::Root(tree.root().clone());
+        let now = self.stepped_at;
+        let is_served =
+            self.peers.any_left(&key, |peer| tree.can_serve(peer) && self.peers.is_usable(peer, now));
+        (!is_served && self.is_over(&key)).then_some(key)
+    }
+
+    fn next_find(&self) -> Option<Micros> {
+        self.finds.get(&self.lacks_peers()?).map(|find| find.again_at)
+    }
+
+    fn find_again(&mut self, now: Micros) {
+        if let Some(key) = self.lacks_peers()
+            && let Some(find) = self.finds.get_mut(&key).filter(|find| find.again_at <= now)
+        {
+            find.is_over = false;
+            self.outputs.push_back(Output::Find(key));
+        }
+    }
+
+    fn ask(&mut self, now: Micros, peer: PeerId, question: Question) {
+        let Question { request, task, bytes } = question;
         let id = AskId(self.next_id);
         self.next_id += 1;
-        self.peers.asked(&peer);
-        self.in_flight.insert(id, InFlight { peer, task, since: now });
+        let mark = self.peers.asked(&peer, bytes, now);
+        self.bytes_in_flight += bytes;
+        self.in_flight.insert(id, InFlight { peer, task, since: now, bytes, received: 0, mark });
         self.outputs.push_back(Output::Ask { peer, id, request });
     }
 
     fn ask_claims(&mut self, now: Micros, hash: StorePathHash) {
         let key = Key::Path(hash);
         self.find(key.clone());
-        for peer in self.peers.idle_for(&key) {
+        for peer in self.peers.ready_for(&key, now) {
             if self.in_flight.len() < self.limits.in_flight_max && self.candidates.begin_asking(peer) {
-                self.ask(now, peer, Request::Path(hash), Task::Claims);
+                let request = Request::Path(hash);
+                self.ask(now, peer, Question { request, task: Task::Claims, bytes: 0 });
             }
         }
     }
@@ -424,20 +354,38 @@ impl Fetch {
 
     fn begin_tree(&mut self, now: Micros, candidate: Candidate) {
         self.find(Key::Root(candidate.root().clone()));
-        self.tree = Some(Tree::new(candidate, now));
+        let path = candidate.admitted().map(|admitted| admitted.facts().path.clone());
+        self.outputs.push_back(Output::Recall { root: candidate.root().clone(), path });
+        self.tree = Some(Tree::new(candidate, self.me, now));
+    }
+
+    /// What is here of the Directories need not be asked for.
+    fn recalled(&mut self, now: Micros, closure: Option<Arc<Closure>>, known: Known) {
+        let Some(tree) = &mut self.tree else { return };
+        match tree.recalled(now, closure, known) {
+            Ok(Some(closure)) => self.outputs.push_back(Output::Look(closure)),
+            Ok(None) => {}
+            Err(rejection) => self.reject(rejection),
+        }
     }
 
     fn ask_tree(&mut self, now: Micros) {
         let Some(mut tree) = self.tree.take() else { return };
         let key = Key::Root(tree.root().clone());
-        while self.in_flight.len() < self.limits.in_flight_max {
-            let idle = self.peers.idle_for(&key);
-            let next = idle.into_iter().find_map(|peer| Some((peer, tree.next_task(&peer, now)?)));
-            let Some((peer, (request, task))) = next else { break };
-            self.ask(now, peer, request, task);
+        while self.in_flight.len() < self.limits.in_flight_max
+            && self.bytes_in_flight < self.limits.bytes_in_flight_max
+        {
+            let mut ready = self.peers.ready_for(&key, now);
+            // What fellows have is taken from them, so that who has all can give what nobody else has.
+            ready.sort_by_key(|peer| !tree.is_fellow(peer));
+            let next =
+                ready.into_iter().find_map(|peer| Some((peer, tree.next_question(&peer, &self.peers, now)?)));
+            let Some((peer, question)) = next else { break };
+            self.ask(now, peer, question);
         }
         let verdict = self.judge(&tree, &key, now);
         self.tree = Some(tree);
+        self.find_again(now);
         match verdict {
             Verdict::GoOn => {}
             Verdict::Whole => self.end_tree(),
@@ -447,7 +395,8 @@ impl Fetch {
     }
 
     fn judge(&self, tree: &Tree, key: &Key, now: Micros) -> Verdict {
-        let is_asking = self.in_flight.values().any(|ask| ask.task.is_of_tree());
+        let is_asking = self.in_flight.values().any(|ask| ask.task.brings_contents());
+        let is_patient = tree.may_go_on() && now < tree.progress_at().after(self.limits.patience);
         if tree.is_ending {
             Verdict::GoOn
         } else if tree.blobs_are_here() {
@@ -455,6 +404,7 @@ impl Fetch {
         } else if tree.is_stalled(now) && self.candidates.others() {
             Verdict::Stalled
         } else if !is_asking
+            && !is_patient
             && tree.wants_peers()
             && self.is_over(key)
             && !self.peers.any_left(key, |peer| tree.can_serve(peer))
@@ -512,29 +462,30 @@ impl Fetch {
     /// Nobody waits for this any more.
     fn settle(&mut self, id: AskId) -> Option<InFlight> {
         let ask = self.in_flight.remove(&id)?;
-        self.peers.settled(&ask.peer);
+        self.peers.settled(&ask.peer, ask.bytes);
+        self.bytes_in_flight = self.bytes_in_flight.saturating_sub(ask.bytes);
         Some(ask)
     }
 
     fn failed(&mut self, now: Micros, ask: InFlight) {
         self.peers.failed(&ask.peer, ask.since, now);
-        self.give_back(ask);
+        self.give_back(now, &ask);
     }
 
     /// What was asked must be asked again.
-    fn give_back(&mut self, ask: InFlight) {
-        match (&mut self.tree, ask.task) {
+    fn give_back(&mut self, now: Micros, ask: &InFlight) {
+        match (&mut self.tree, &ask.task) {
             (_, Task::Claims) => self.candidates.ask_again(ask.peer),
-            (Some(tree), task) => tree.give_back(task),
+            (Some(tree), task) => tree.give_back(ask.peer, task, now),
             (None, _) => {}
         }
     }
 
-    fn blame(&mut self, ask: InFlight, lie: Lie) {
+    fn blame(&mut self, now: Micros, ask: &InFlight, lie: Lie) {
         let peer = ask.peer;
-        self.give_back(ask);
+        self.give_back(now, ask);
         for other in self.cancel(|other| other.peer == peer) {
-            self.give_back(other);
+            self.give_back(now, &other);
         }
         self.peers.drop_liar(&peer);
         self.outputs.push_back(Output::Blame { peer, lie });
@@ -543,23 +494,28 @@ impl Fetch {
     fn answered(&mut self, now: Micros, ask: InFlight, result: Result<Verified, Lie>) {
         let verified = match result {
             Ok(verified) => verified,
-            Err(lie) => return self.blame(ask, lie),
+            Err(lie) => return self.blame(now, &ask, lie),
         };
         match verified {
-            Verified::Busy { .. } => {
-                self.peers.rest(&ask.peer, now);
-                self.give_back(ask);
+            Verified::Busy { after } => {
+                self.peers.rest(&ask.peer, after, now);
+                self.give_back(now, &ask);
             }
-            Verified::Refused | Verified::Have { .. } => self.failed(now, ask),
+            Verified::Refused => self.failed(now, ask),
+            verified => {
+                self.peers.succeeded(&ask.peer, ask.mark, verified.contents_bytes(), now);
+                self.succeeded(now, ask, verified);
+            }
+        }
+    }
+
+    fn succeeded(&mut self, now: Micros, ask: InFlight, verified: Verified) {
+        match verified {
             Verified::Claims(claims) => {
-                self.peers.succeeded(&ask.peer);
                 claims.into_iter().for_each(|claim| self.claimed(now, ask.peer, claim));
             }
-            Verified::Untrusted => {
-                self.peers.succeeded(&ask.peer);
-                self.heard_untrusted = true;
-            }
-            Verified::Missing if matches!(ask.task, Task::Claims) => self.peers.succeeded(&ask.peer),
+            Verified::Untrusted => self.heard_untrusted = true,
+            Verified::Missing if matches!(ask.task, Task::Claims) => {}
             verified => self.answered_of_tree(now, ask, verified),
         }
     }
@@ -569,31 +525,33 @@ impl Fetch {
         let root = claim.facts().root.clone();
         self.peers.found(peer, Key::Root(root.clone()));
         match &mut self.tree {
-            Some(tree) if *tree.root() == root => tree.candidate.claimed_by(peer, claim),
+            Some(tree) if *tree.root() == root => tree.claimed_by(now, peer, claim),
             _ => self.candidates.add(now, peer, claim),
         }
     }
 
     fn answered_of_tree(&mut self, now: Micros, ask: InFlight, verified: Verified) {
-        self.peers.succeeded(&ask.peer);
         let Some(tree) = &mut self.tree else { return };
-        match tree.take(now, ask.peer, ask.task.clone(), verified) {
+        match tree.take(now, ask.peer, &ask.task, verified) {
             Ok(taken) => {
                 if taken.is_busy {
-                    self.peers.rest(&ask.peer, now);
+                    self.peers.rest(&ask.peer, None, now);
                 }
-                if let Some((request, task)) = taken.follow_up {
-                    self.ask(now, ask.peer, request, task);
+                if let Some(question) = taken.follow_up {
+                    self.ask(now, ask.peer, question);
                 }
                 if let Some(closure) = taken.closure {
                     self.outputs.push_back(Output::KeepClosure(closure.clone()));
                     self.outputs.push_back(Output::Look(closure));
                     self.cancel(|other| matches!(other.task, Task::Closure));
                 }
+                if let Some(done) = taken.done {
+                    self.cancel(|other| other.task.piece() == Some(done));
+                }
                 self.outputs.extend(taken.spans.into_iter().map(Output::Keep));
             }
             Err(Fault::OfRoot(rejection)) => self.reject(rejection),
-            Err(Fault::OfPeer(lie)) => self.blame(ask, lie),
+            Err(Fault::OfPeer(lie)) => self.blame(now, &ask, lie),
         }
     }
 

@@ -2,13 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::pace::{Mark, Pace};
 use super::{Limits, Micros};
 use crate::{Key, PeerId};
 
 /// How long a peer is left alone after it was busy, or failed to answer for the first time.
 const REST: Micros = Micros::from_millis(250);
+/// The longest rest that a busy peer can ask for.
+const BUSY_MAX: Micros = Micros::from_millis(10_000);
 /// The rest doubles with each failure, this often at most.
 const REST_DOUBLINGS_MAX: u32 = 4;
+/// A peer that owes something and sends nothing for so long is stalled: what it owes is asked elsewhere as well.
+const STALL: Micros = Micros::from_millis(2_000);
 
 #[derive(Default)]
 struct Peer {
@@ -19,6 +24,15 @@ struct Peer {
     rests_until: Option<Micros>,
     is_liar: bool,
     has_answered: bool,
+    /// When something came of it, or it was asked with nothing else under way.
+    progress_at: Micros,
+    pace: Pace,
+}
+
+impl Peer {
+    fn is_stalled(&self, now: Micros) -> bool {
+        self.in_flight > 0 && self.progress_at.after(STALL) <= now
+    }
 }
 
 pub(super) struct Peers {
@@ -32,8 +46,13 @@ impl Peers {
         Self { peers: BTreeMap::new(), seed, limits }
     }
 
+    /// One that was given up gets another chance when it is found again.
     pub(super) fn found(&mut self, peer: PeerId, key: Key) {
-        self.peers.entry(peer).or_default().may_have.insert(key);
+        let failures_max = self.limits.failures_max;
+        let peer = self.peers.entry(peer).or_default();
+        if !peer.may_have.insert(key) {
+            peer.failures = peer.failures.min(failures_max.saturating_sub(1));
+        }
     }
 
     pub(super) fn all(&self) -> BTreeSet<PeerId> {
@@ -41,28 +60,32 @@ impl Peers {
     }
 
     /// Those who may be asked for this now, the least busy first.
-    pub(super) fn idle_for(&self, key: &Key) -> Vec<PeerId> {
-        let mut idle: Vec<_> = self
+    pub(super) fn ready_for(&self, key: &Key, now: Micros) -> Vec<PeerId> {
+        let mut ready: Vec<_> = self
             .peers
             .iter()
             .filter(|(_, peer)| {
                 self.is_left(peer) && peer.rests_until.is_none() && peer.may_have.contains(key)
             })
-            .filter(|(_, peer)| peer.in_flight < self.window(peer))
+            .filter(|(_, peer)| peer.in_flight < self.requests_max(peer) && !peer.is_stalled(now))
             .map(|(id, peer)| (peer.in_flight, self.rank(id), *id))
             .collect();
-        idle.sort_unstable();
-        idle.into_iter().map(|(_, _, id)| id).collect()
+        ready.sort_unstable();
+        ready.into_iter().map(|(_, _, id)| id).collect()
     }
 
     /// Until it has answered once a peer may be gone, and all that it is asked waits for the dial to fail.
-    fn window(&self, peer: &Peer) -> usize {
+    fn requests_max(&self, peer: &Peer) -> usize {
         if peer.has_answered { self.limits.in_flight_peer_max } else { 1 }
     }
 
     /// Whether anyone is left, be it resting or busy, that may have this and passes the test.
     pub(super) fn any_left(&self, key: &Key, test: impl Fn(&PeerId) -> bool) -> bool {
         self.peers.iter().any(|(id, peer)| self.is_left(peer) && peer.may_have.contains(key) && test(id))
+    }
+
+    pub(super) fn is_usable(&self, id: &PeerId, now: Micros) -> bool {
+        self.peers.get(id).is_some_and(|peer| self.is_left(peer) && !peer.is_stalled(now))
     }
 
     fn is_left(&self, peer: &Peer) -> bool {
@@ -76,18 +99,40 @@ impl Peers {
         (u64::from_le_bytes(first) ^ self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
-    pub(super) fn asked(&mut self, id: &PeerId) {
-        self.change(id, |peer| peer.in_flight += 1);
+    /// What this peer has shown; that of a stranger if it is not known.
+    pub(super) fn pace(&self, id: &PeerId) -> Pace {
+        self.peers.get(id).map(|peer| peer.pace.clone()).unwrap_or_default()
     }
 
-    pub(super) fn settled(&mut self, id: &PeerId) {
-        self.change(id, |peer| peer.in_flight = peer.in_flight.saturating_sub(1));
+    /// It was asked for so many bytes of contents.
+    pub(super) fn asked(&mut self, id: &PeerId, bytes: u64, now: Micros) -> Mark {
+        let peer = self.peers.entry(*id).or_default();
+        if peer.in_flight == 0 {
+            peer.progress_at = now;
+        }
+        peer.in_flight += 1;
+        peer.pace.asked(bytes, now)
     }
 
-    pub(super) fn succeeded(&mut self, id: &PeerId) {
+    pub(super) fn settled(&mut self, id: &PeerId, bytes: u64) {
+        self.change(id, |peer| {
+            peer.in_flight = peer.in_flight.saturating_sub(1);
+            peer.pace.settled(bytes);
+        });
+    }
+
+    /// Something of a reply has come.
+    pub(super) fn progressed(&mut self, id: &PeerId, now: Micros) {
+        self.change(id, |peer| peer.progress_at = now);
+    }
+
+    /// A request was answered, with so many bytes of contents.
+    pub(super) fn succeeded(&mut self, id: &PeerId, mark: Mark, bytes: u64, now: Micros) {
         self.change(id, |peer| {
             peer.failures = 0;
             peer.has_answered = true;
+            peer.progress_at = now;
+            peer.pace.answered(mark, bytes, now);
         });
     }
 
@@ -101,11 +146,18 @@ impl Peers {
             peer.failures = peer.failures.saturating_add(1);
             peer.failed_at = Some(now);
             peer.rests_until = Some(now.after(Micros(REST.0 << doublings)));
+            peer.pace.failed();
         });
     }
 
-    pub(super) fn rest(&mut self, id: &PeerId, now: Micros) {
-        self.change(id, |peer| peer.rests_until = Some(now.after(REST)));
+    /// It is busy, and says perhaps when to ask again.
+    pub(super) fn rest(&mut self, id: &PeerId, after: Option<Micros>, now: Micros) {
+        let rest = after.unwrap_or(REST).clamp(Micros(1), BUSY_MAX);
+        self.change(id, |peer| {
+            peer.has_answered = true;
+            peer.progress_at = now;
+            peer.rests_until = Some(now.after(rest));
+        });
     }
 
     pub(super) fn drop_liar(&mut self, id: &PeerId) {
@@ -118,8 +170,22 @@ impl Peers {
         }
     }
 
-    pub(super) fn next_awake(&self) -> Option<Micros> {
-        self.peers.values().filter(|peer| self.is_left(peer)).filter_map(|peer| peer.rests_until).min()
+    /// Whether this peer owes something and sends nothing.
+    pub(super) fn is_stalled(&self, id: &PeerId, now: Micros) -> bool {
+        self.peers.get(id).is_some_and(|peer| peer.is_stalled(now))
+    }
+
+    /// When something came of this peer last.
+    pub(super) fn progress_at(&self, id: &PeerId) -> Micros {
+        self.peers.get(id).map(|peer| peer.progress_at).unwrap_or_default()
+    }
+
+    /// When one wakes, or counts as stalled.
+    pub(super) fn next_event(&self, now: Micros) -> Option<Micros> {
+        let awake = self.peers.values().filter(|peer| self.is_left(peer)).filter_map(|peer| peer.rests_until);
+        let owing = self.peers.values().filter(|peer| peer.in_flight > 0);
+        let stall = owing.map(|peer| peer.progress_at.after(STALL)).filter(|at| *at > now);
+        awake.chain(stall).min()
     }
 
     fn change(&mut self, id: &PeerId, change: impl FnOnce(&mut Peer)) {
@@ -135,18 +201,32 @@ mod tests {
 
     #[test]
     fn a_peer_that_has_never_answered_is_asked_one_thing_at_a_time() {
-        let (peer, key) = (PeerId::from([1; 32]), Key::Path([2; 20].into()));
+        let (peer, key, now) = (PeerId::from([1; 32]), Key::Path([2; 20].into()), Micros(0));
         let mut peers = Peers::new(0, Limits::default());
         peers.found(peer, key.clone());
-        assert_eq!(peers.idle_for(&key), [peer]);
-        peers.asked(&peer);
-        assert!(peers.idle_for(&key).is_empty());
-        peers.settled(&peer);
-        peers.succeeded(&peer);
+        assert_eq!(peers.ready_for(&key, now), [peer]);
+        let mark = peers.asked(&peer, 0, now);
+        assert!(peers.ready_for(&key, now).is_empty());
+        peers.settled(&peer, 0);
+        peers.succeeded(&peer, mark, 0, now);
         for _ in 0..Limits::default().in_flight_peer_max {
-            assert_eq!(peers.idle_for(&key), [peer]);
-            peers.asked(&peer);
+            assert_eq!(peers.ready_for(&key, now), [peer]);
+            peers.asked(&peer, 0, now);
         }
-        assert!(peers.idle_for(&key).is_empty());
+        assert!(peers.ready_for(&key, now).is_empty());
+    }
+
+    #[test]
+    fn a_peer_that_owes_and_sends_nothing_is_stalled_until_something_comes() {
+        let (peer, key) = (PeerId::from([1; 32]), Key::Path([2; 20].into()));
+        let mut peers = Peers::new(0, Limits::default());
+        peers.found(peer, key);
+        assert_eq!(peers.next_event(Micros(0)), None);
+        peers.asked(&peer, 1, Micros(5));
+        assert_eq!(peers.next_event(Micros(5)), Some(Micros(5).after(STALL)));
+        let late = Micros(5).after(STALL);
+        assert!(peers.is_stalled(&peer, late) && !peers.is_stalled(&peer, Micros(late.0 - 1)));
+        peers.progressed(&peer, late);
+        assert!(!peers.is_stalled(&peer, late));
     }
 }

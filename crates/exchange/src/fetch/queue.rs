@@ -1,62 +1,74 @@
 //! What of a tree is still to be asked for.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use firn_bao::Span;
 use firn_castore::{BlobDigest, BlobRef};
 use firn_store::MissingBlob;
 
-use crate::INLINE_BYTES_MAX;
+use crate::{BATCH_BLOBS_MAX, INLINE_BYTES_MAX, SPAN_GROUPS_MAX};
 
-/// The most blobs that are asked for in one batch.
-const BATCH_BLOBS: usize = 256;
-/// A batch is full at so many bytes.
-const BATCH_BYTES: u64 = 1 << 20;
-/// How many groups are asked for at once: 1 MiB.
-const SPAN_GROUPS: u64 = 64;
-/// How far into the queue a peer looks for something that it may have.
-const LOOK_AHEAD: usize = 256;
+/// How far into the queue one looks for something that a peer may have.
+const LOOK_AHEAD: usize = 8192;
+/// How many runs of large blobs that are wanted are passed over to fill a batch.
+const PASSED_MAX: usize = 64;
+/// The length of a blob of more groups than this is proven before the rest of it is asked for: by its last group.
+const TAIL_GROUPS: u64 = 64;
 
 /// A piece of work for one peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Work {
     /// Small blobs.
     Batch(Vec<BlobRef>),
-    /// Groups of a large blob. In the queue this is all that is left of a run; a peer gets its first part.
+    /// Groups of a large blob.
     Span(BlobRef, Span),
 }
 
 impl Work {
-    fn may_be_had(&self, lacks: &BTreeSet<BlobDigest>) -> bool {
+    /// How many bytes of contents it is.
+    pub(super) fn bytes(&self) -> u64 {
         match self {
-            Work::Batch(blobs) => blobs.iter().any(|blob| !lacks.contains(&blob.digest)),
-            Work::Span(blob, _) => !lacks.contains(&blob.digest),
+            Work::Batch(blobs) => blobs.iter().map(|blob| blob.size).sum(),
+            Work::Span(blob, span) => length(blob, *span),
+        }
+    }
+
+    /// Its parts: each a run of groups of one blob.
+    pub(super) fn parts(&self) -> Vec<(BlobRef, Span)> {
+        match self {
+            Work::Batch(blobs) => blobs.iter().map(|blob| (*blob, Span::whole(blob.size))).collect(),
+            Work::Span(blob, span) => vec![(*blob, *span)],
         }
     }
 }
 
-/// Work in the order in which a reader of the NAR needs it.
-pub(super) struct Queue(VecDeque<Work>);
+fn length(blob: &BlobRef, span: Span) -> u64 {
+    let bytes = span.bytes(blob.size);
+    bytes.end - bytes.start
+}
+
+/// From which end of the queue something is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Front,
+    Back,
+}
+
+/// Runs of groups of blobs, in the order in which a reader of the NAR needs them.
+pub(super) struct Queue(VecDeque<(BlobRef, Span)>);
 
 impl Queue {
     pub(super) fn new(missing: impl Iterator<Item = MissingBlob>) -> Self {
         let mut queue = VecDeque::new();
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        for MissingBlob { blob, spans } in missing {
-            if blob.size > INLINE_BYTES_MAX {
-                queue.extend(spans.into_iter().map(|span| Work::Span(blob, span)));
-                continue;
+        for MissingBlob { blob, mut spans } in missing {
+            let last = Span::last(blob.size);
+            if last.groups().end > TAIL_GROUPS
+                && let Some(span) = spans.pop_if(|span| span.groups().end == last.groups().end)
+            {
+                queue.push_back((blob, last));
+                spans.extend(Span::from_groups(span.groups().start..last.groups().start));
             }
-            bytes += blob.size;
-            batch.push(blob);
-            if batch.len() == BATCH_BLOBS || bytes >= BATCH_BYTES {
-                queue.push_back(Work::Batch(std::mem::take(&mut batch)));
-                bytes = 0;
-            }
-        }
-        if !batch.is_empty() {
-            queue.push_back(Work::Batch(batch));
+            queue.extend(spans.into_iter().map(|span| (blob, span)));
         }
         Self(queue)
     }
@@ -65,42 +77,120 @@ impl Queue {
         self.0.is_empty()
     }
 
-    pub(super) fn put_back(&mut self, work: Work) {
-        self.0.push_front(work);
-    }
-
-    /// Whether there is anything for a peer that lacks these blobs.
-    pub(super) fn has_for(&self, lacks: &BTreeSet<BlobDigest>) -> bool {
-        self.0.iter().take(LOOK_AHEAD).any(|work| work.may_be_had(lacks))
-    }
-
-    /// The next piece for a peer that lacks these blobs.
-    pub(super) fn take(&mut self, lacks: &BTreeSet<BlobDigest>) -> Option<Work> {
-        let at = self.0.iter().take(LOOK_AHEAD).position(|work| work.may_be_had(lacks))?;
-        let (given, left) = match self.0.remove(at)? {
-            Work::Batch(blobs) => {
-                let (left, given): (Vec<_>, Vec<_>) =
-                    blobs.into_iter().partition(|blob| lacks.contains(&blob.digest));
-                (Work::Batch(given), (!left.is_empty()).then_some(Work::Batch(left)))
-            }
-            Work::Span(blob, span) => {
-                let (first, rest) = span.split(SPAN_GROUPS);
-                (Work::Span(blob, first), rest.map(|rest| Work::Span(blob, rest)))
-            }
-        };
-        if let Some(left) = left {
-            self.0.insert(at, left);
+    /// Goes to the front.
+    pub(super) fn put_back(&mut self, work: &Work) {
+        for part in work.parts().into_iter().rev() {
+            self.0.push_front(part);
         }
-        Some(given)
     }
+
+    /// This blob, and what follows it, comes first.
+    pub(super) fn bring_forward(&mut self, digest: &BlobDigest) {
+        if let Some(at) = self.0.iter().position(|(blob, _)| blob.digest == *digest) {
+            self.0.rotate_left(at);
+        }
+    }
+
+    /// Different blobs at the front, so many at most.
+    pub(super) fn first_blobs(&self, count_max: usize) -> Vec<BlobRef> {
+        let mut blobs: Vec<BlobRef> = self.0.iter().take(count_max).map(|(blob, _)| *blob).collect();
+        blobs.dedup();
+        blobs
+    }
+
+    /// Whether there is anything of which `wants` wants a part.
+    pub(super) fn has(&self, mut wants: impl FnMut(&BlobRef, Span) -> Option<Span>) -> bool {
+        self.0.iter().take(LOOK_AHEAD).any(|(blob, span)| wants(blob, *span).is_some())
+    }
+
+    /// The next piece of about this many bytes (of at least one blob or group), made of what `wants` wants. It gives the
+    /// first part of a run that is wanted; of a small blob all or nothing.
+    pub(super) fn take(
+        &mut self,
+        end: End,
+        bytes_max: u64,
+        mut wants: impl FnMut(&BlobRef, Span) -> Option<Span>,
+    ) -> Option<Work> {
+        let mut passed = Vec::new();
+        let mut batch: Vec<BlobRef> = Vec::new();
+        let mut bytes = 0;
+        let mut found = None;
+        let mut passed_since = 0;
+        while passed.len() < LOOK_AHEAD && passed_since < PASSED_MAX && batch.len() < BATCH_BLOBS_MAX {
+            let Some((blob, span)) = self.pop(end) else { break };
+            match wants(&blob, span) {
+                Some(_) if is_small(&blob) && !batch.is_empty() && bytes + blob.size > bytes_max => {
+                    passed.push((blob, span));
+                    break;
+                }
+                Some(_) if is_small(&blob) => {
+                    bytes += blob.size;
+                    batch.push(blob);
+                }
+                Some(wanted) if batch.is_empty() => {
+                    let (part, rest) = cut(blob, span, wanted, bytes_max);
+                    // What is left of the run stays in its place, which at the back is the other way round.
+                    match end {
+                        End::Front => rest.into_iter().rev().for_each(|rest| self.push(end, (blob, rest))),
+                        End::Back => rest.into_iter().for_each(|rest| self.push(end, (blob, rest))),
+                    }
+                    found = Some(Work::Span(blob, part));
+                    break;
+                }
+                wanted => {
+                    passed.push((blob, span));
+                    passed_since += usize::from(wanted.is_some());
+                }
+            }
+        }
+        passed.into_iter().rev().for_each(|item| self.push(end, item));
+        found.or_else(|| (!batch.is_empty()).then_some(Work::Batch(batch)))
+    }
+
+    fn pop(&mut self, end: End) -> Option<(BlobRef, Span)> {
+        match end {
+            End::Front => self.0.pop_front(),
+            End::Back => self.0.pop_back(),
+        }
+    }
+
+    fn push(&mut self, end: End, item: (BlobRef, Span)) {
+        match end {
+            End::Front => self.0.push_front(item),
+            End::Back => self.0.push_back(item),
+        }
+    }
+}
+
+pub(super) fn is_small(blob: &BlobRef) -> bool {
+    blob.size <= INLINE_BYTES_MAX
+}
+
+/// The first part of what is wanted, and what else there is of the run, in order.
+fn cut(blob: BlobRef, run: Span, wanted: Span, bytes_max: u64) -> (Span, Vec<Span>) {
+    let groups_max = (bytes_max / firn_bao::GROUP_BYTES).min(SPAN_GROUPS_MAX);
+    let (part, _) = wanted.split(groups_max);
+    let (run, groups) = (run.groups(), part.groups());
+    debug_assert!(
+        run.start <= groups.start && groups.end <= run.end,
+        "{blob:?}: {groups:?} is not within {run:?}"
+    );
+    let rest = [run.start..groups.start, groups.end..run.end];
+    (part, rest.into_iter().filter_map(Span::from_groups).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const MIB: u64 = 1 << 20;
+
     fn blob(byte: u8, size: u64) -> BlobRef {
         BlobRef { digest: [byte; 32].into(), size }
+    }
+
+    fn span(start: u64, end: u64) -> Span {
+        Span::from_groups(start..end).unwrap()
     }
 
     fn queue_of(blobs: impl IntoIterator<Item = BlobRef>) -> Queue {
@@ -108,55 +198,67 @@ mod tests {
         Queue::new(blobs.into_iter().map(whole))
     }
 
+    fn all(queue: &mut Queue) -> Vec<Work> {
+        std::iter::from_fn(|| queue.take(End::Front, MIB, |_, span| Some(span))).collect()
+    }
+
     #[test]
-    fn what_is_here_of_a_blob_is_not_asked_for() {
+    fn what_is_here_of_a_blob_is_not_asked_for_and_its_length_is_proven_first() {
         let large = blob(3, 3 << 20);
         let spans: Vec<_> = [10..20, 100..192].map(|run| Span::from_groups(run).unwrap()).into();
         let mut queue = Queue::new([MissingBlob { blob: large, spans }].into_iter());
-        let all = std::iter::from_fn(|| queue.take(&BTreeSet::new())).collect::<Vec<_>>();
-        let span = |start, end| Work::Span(large, Span::from_groups(start..end).unwrap());
-        assert_eq!(all, [span(10, 20), span(100, 164), span(164, 192)]);
+        let expected = [span(191, 192), span(10, 20), span(100, 164), span(164, 191)];
+        assert_eq!(all(&mut queue), expected.map(|span| Work::Span(large, span)));
+        let end_is_here = MissingBlob { blob: large, spans: vec![span(0, 5)] };
+        assert_eq!(all(&mut Queue::new([end_is_here].into_iter())), [Work::Span(large, span(0, 5))]);
     }
 
     #[test]
     fn a_peer_gets_what_it_may_have_and_the_rest_stays() {
-        let (a, b, large) = (blob(1, 10), blob(2, 20), blob(3, 3 << 20));
+        let (a, b, large) = (blob(1, 10), blob(2, 20), blob(3, MIB));
         let mut queue = queue_of([a, large, b]);
-        let lacks = BTreeSet::from([large.digest, a.digest]);
-        assert_eq!(queue.take(&lacks), Some(Work::Batch(vec![b])));
-        assert_eq!(queue.take(&lacks), None);
-        assert!(!queue.has_for(&lacks) && !queue.is_empty());
-        let all = std::iter::from_fn(|| queue.take(&BTreeSet::new())).collect::<Vec<_>>();
-        let span = |start, end| Work::Span(large, Span::from_groups(start..end).unwrap());
-        assert_eq!(all, [span(0, 64), span(64, 128), span(128, 192), Work::Batch(vec![a])]);
+        let only_b = |blob: &BlobRef, span| (*blob == b).then_some(span);
+        assert_eq!(queue.take(End::Front, MIB, only_b), Some(Work::Batch(vec![b])));
+        assert_eq!(queue.take(End::Front, MIB, only_b), None);
+        assert!(!queue.has(only_b) && !queue.is_empty());
+        assert_eq!(all(&mut queue), [Work::Batch(vec![a]), Work::Span(large, span(0, 64))]);
         assert!(queue.is_empty());
     }
 
     #[test]
-    fn there_is_work_for_a_peer_only_if_it_can_be_given() {
-        let large = |i: usize| BlobRef { digest: BlobDigest::of(&i.to_le_bytes()), size: 1 << 20 };
-        let mut queue = queue_of((0..=LOOK_AHEAD).map(large));
-        let lacks = (0..LOOK_AHEAD).map(|i| large(i).digest).collect();
-        assert!(!queue.has_for(&lacks));
-        assert_eq!(queue.take(&lacks), None);
-    }
-
-    #[test]
-    fn batches_are_bounded_by_count_and_bytes() {
-        let mut queue = queue_of((0..600).map(|_| blob(1, 1)));
-        let mut counts = Vec::new();
-        while let Some(Work::Batch(blobs)) = queue.take(&BTreeSet::new()) {
-            counts.push(blobs.len());
+    fn a_part_of_a_run_leaves_what_is_around_it() {
+        let large = blob(3, MIB);
+        for end in [End::Front, End::Back] {
+            let mut queue = queue_of([large]);
+            let middle = |_: &BlobRef, _| Some(span(10, 20));
+            assert_eq!(queue.take(end, MIB, middle), Some(Work::Span(large, span(10, 20))));
+            assert_eq!(all(&mut queue), [span(0, 10), span(20, 64)].map(|span| Work::Span(large, span)));
         }
-        assert_eq!(counts, [256, 256, 88]);
-        let mut queue = queue_of((0..40).map(|_| blob(1, INLINE_BYTES_MAX)));
-        let Some(Work::Batch(first)) = queue.take(&BTreeSet::new()) else { panic!("a batch comes first") };
-        assert_eq!(first.len(), 16);
     }
 
     #[test]
-    fn a_blob_of_a_petabyte_is_one_piece_of_work() {
-        let queue = queue_of([blob(1, firn_bao::BLOB_BYTES_MAX)]);
-        assert_eq!(queue.0.len(), 1);
+    fn batches_are_bounded_by_count_and_bytes_and_pass_over_large_blobs() {
+        let mut queue = queue_of((0..1500).map(|_| blob(1, 1)).chain([blob(2, MIB)]).chain([blob(3, 1)]));
+        let counts: Vec<usize> = all(&mut queue).iter().map(|work| work.parts().len()).collect();
+        assert_eq!(counts, [1024, 477, 1]);
+        let mut queue = queue_of((0..40).map(|_| blob(1, INLINE_BYTES_MAX)));
+        assert_eq!(all(&mut queue).first().map(Work::bytes), Some(MIB));
+    }
+
+    #[test]
+    fn what_is_given_back_comes_first_and_a_reader_changes_the_order() {
+        let blobs = [1, 2, 3, 4].map(|byte| blob(byte, INLINE_BYTES_MAX));
+        let mut queue = queue_of(blobs);
+        let first = queue.take(End::Front, 1, |_, span| Some(span)).unwrap();
+        assert_eq!(first, Work::Batch(vec![blobs[0]]));
+        queue.put_back(&first);
+        assert_eq!(queue.first_blobs(2), blobs[..2]);
+        queue.bring_forward(&blobs[2].digest);
+        assert_eq!(queue.first_blobs(9), [blobs[2], blobs[3], blobs[0], blobs[1]]);
+    }
+
+    #[test]
+    fn a_blob_of_a_petabyte_is_two_pieces_of_work() {
+        assert_eq!(queue_of([blob(1, firn_bao::BLOB_BYTES_MAX)]).0.len(), 2);
     }
 }

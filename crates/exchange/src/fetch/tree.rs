@@ -1,6 +1,5 @@
 //! Fetching one tree: its Directories, then its blobs.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,7 +9,10 @@ use firn_store::MissingBlob;
 use firn_trust::{Admitted, NarHasher};
 
 use super::candidates::Candidate;
-use super::queue::{Queue, Work};
+use super::holders::{Extent, Holders};
+use super::peers::Peers;
+use super::pieces::{PieceId, Pieces};
+use super::queue::{End, Queue, Work};
 use super::{Micros, Rejection};
 use crate::check::{BatchAnswer, Lie, RootFault, Verified};
 use crate::{Known, PeerId, Request};
@@ -19,18 +21,22 @@ use crate::{Known, PeerId, Request};
 const HEDGE: Micros = Micros::from_millis(1_000);
 /// How long a root may bring nothing while another one waits.
 const PATIENCE: Micros = Micros::from_millis(10_000);
+/// How many blobs a fellow is asked about at once.
+const POLL_BLOBS: usize = 512;
+/// While a reader waits, so much of what it needs next is asked for in its order, whoever owns it.
+const URGENT_BYTES: u64 = 4 << 20;
 
 /// What a request is good for.
 #[derive(Debug, Clone)]
 pub(super) enum Task {
     Claims,
     Closure,
-    Batch(Vec<BlobRef>),
-    Span(BlobRef, Span),
+    Have,
+    Piece(PieceId),
     /// Proves the length that a peer says a blob has.
     Tail {
+        piece: PieceId,
         claimed: BlobRef,
-        wanted: Span,
         other: BlobRef,
     },
 }
@@ -39,6 +45,26 @@ impl Task {
     pub(super) fn is_of_tree(&self) -> bool {
         !matches!(self, Task::Claims)
     }
+
+    /// Whether the tree gets on by it.
+    pub(super) fn brings_contents(&self) -> bool {
+        matches!(self, Task::Closure | Task::Piece(_) | Task::Tail { .. })
+    }
+
+    pub(super) fn piece(&self) -> Option<PieceId> {
+        match self {
+            Task::Piece(piece) | Task::Tail { piece, .. } => Some(*piece),
+            Task::Claims | Task::Closure | Task::Have => None,
+        }
+    }
+}
+
+/// Something to ask of a peer.
+pub(super) struct Question {
+    pub(super) request: Request,
+    pub(super) task: Task,
+    /// How many bytes of contents it asks for.
+    pub(super) bytes: u64,
 }
 
 /// Who is at fault.
@@ -57,11 +83,12 @@ impl<E: Into<Rejection>> From<E> for Fault {
 #[derive(Default)]
 pub(super) struct Taken {
     /// To be asked of the same peer at once.
-    pub(super) follow_up: Option<(Request, Task)>,
+    pub(super) follow_up: Option<Question>,
     pub(super) closure: Option<Arc<Closure>>,
     pub(super) spans: Vec<VerifiedSpan>,
-    /// Something was not to be had now: the peer is to be left alone for a while, or it would be asked again at once.
     pub(super) is_busy: bool,
+    /// Nobody else need be asked for this any longer.
+    pub(super) done: Option<PieceId>,
 }
 
 pub(super) struct Tree {
@@ -69,31 +96,37 @@ pub(super) struct Tree {
     pub(super) closure: Option<Arc<Closure>>,
     /// Set once the blobs are here and the tree waits for its judgement.
     pub(super) is_ending: bool,
+    /// What is offered so that it is not sent again; `None` until the store was asked.
+    known: Option<Known>,
     /// What is still to be asked for; `None` until the store has been looked through.
     queue: Option<Queue>,
-    /// Batches and spans that were asked for.
-    asked: usize,
+    /// What was asked for.
+    pieces: Pieces,
+    holders: Holders,
     closures_asked: u64,
-    /// Peers that have not this root at all.
-    without: BTreeSet<PeerId>,
-    lacks: BTreeMap<PeerId, BTreeSet<BlobDigest>>,
     begun: Micros,
     progress_at: Micros,
+    has_come: bool,
+    is_read: bool,
 }
 
 impl Tree {
-    pub(super) fn new(candidate: Candidate, now: Micros) -> Self {
+    pub(super) fn new(candidate: Candidate, me: PeerId, now: Micros) -> Self {
+        let mut holders = Holders::new(me);
+        candidate.claimants().iter().for_each(|claimant| holders.presume_whole(*claimant, now));
         Self {
             candidate,
             closure: None,
             is_ending: false,
+            known: None,
             queue: None,
-            asked: 0,
+            pieces: Pieces::default(),
+            holders,
             closures_asked: 0,
-            without: BTreeSet::new(),
-            lacks: BTreeMap::new(),
             begun: now,
             progress_at: now,
+            has_come: false,
+            is_read: false,
         }
     }
 
@@ -101,41 +134,148 @@ impl Tree {
         self.candidate.root()
     }
 
+    /// Somebody who vouches for the root will have it.
+    pub(super) fn claimed_by(&mut self, now: Micros, peer: PeerId, admitted: Admitted) {
+        self.holders.presume_whole(peer, now);
+        self.candidate.claimed_by(peer, admitted);
+    }
+
+    pub(super) fn is_fellow(&self, peer: &PeerId) -> bool {
+        self.holders.extent(peer) == Extent::Partial
+    }
+
+    /// The store was asked what it has of the Directories. Gives them where they are all here.
+    pub(super) fn recalled(
+        &mut self,
+        now: Micros,
+        closure: Option<Arc<Closure>>,
+        known: Known,
+    ) -> Result<Option<Arc<Closure>>, Rejection> {
+        (self.begun, self.progress_at) = (now, now);
+        self.known = Some(known);
+        let closure = closure.filter(|closure| closure.root() == self.root() && self.closure.is_none());
+        if let Some(closure) = &closure {
+            self.begin_closure(closure)?;
+        }
+        Ok(closure)
+    }
+
     /// Something for this peer to do, if there is something that it may have.
-    pub(super) fn next_task(&mut self, peer: &PeerId, now: Micros) -> Option<(Request, Task)> {
-        if self.without.contains(peer) {
-            return None;
+    pub(super) fn next_question(&mut self, peer: &PeerId, peers: &Peers, now: Micros) -> Option<Question> {
+        let known = self.known.clone()?;
+        let is_stranger = self.holders.extent(peer) == Extent::Unknown;
+        if self.wants_peers() && self.holders.is_due(peer, now) && !(is_stranger && self.closure.is_none()) {
+            return Some(self.poll(*peer));
         }
         if self.closure.is_none() {
             let allowed = 1 + now.0.saturating_sub(self.begun.0) / HEDGE.0;
-            return (self.closures_asked < allowed).then(|| {
+            let may_ask = self.closures_asked < allowed && self.holders.extent(peer) != Extent::Nothing;
+            return may_ask.then(|| {
                 self.closures_asked += 1;
-                (Request::Closure { root: self.root().clone(), known: Known::default() }, Task::Closure)
+                let request = Request::Closure { root: self.root().clone(), known };
+                Question { request, task: Task::Closure, bytes: 0 }
             });
         }
-        let nothing = BTreeSet::new();
-        let work = self.queue.as_mut()?.take(self.lacks.get(peer).unwrap_or(&nothing))?;
-        self.asked += 1;
-        Some(match work {
-            Work::Batch(blobs) => (Request::Batch(blobs.clone()), Task::Batch(blobs)),
-            Work::Span(blob, span) => (Request::Ranges { blob, span }, Task::Span(blob, span)),
-        })
+        let bytes_max = peers.pace(peer).room()?;
+        let (piece, work) = self.next_piece(peer, peers, bytes_max, now)?;
+        let bytes = work.bytes();
+        let request = match work {
+            Work::Batch(blobs) => Request::Batch(blobs),
+            Work::Span(blob, span) => Request::Ranges { blob, span },
+        };
+        Some(Question { request, task: Task::Piece(piece), bytes })
     }
 
-    /// Whether this peer may have something that is still to be asked for.
+    /// A question of what it has.
+    fn poll(&mut self, peer: PeerId) -> Question {
+        let blobs = match (&self.queue, self.is_fellow(&peer)) {
+            (Some(queue), true) => queue.first_blobs(POLL_BLOBS),
+            _ => Vec::new(),
+        };
+        self.holders.polling(peer);
+        let request = Request::Have { root: Some(self.root().clone()), blobs };
+        Question { request, task: Task::Have, bytes: 0 }
+    }
+
+    /// First what another one owes and does not send, then what nobody was asked for, then what a slower one would send
+    /// much later.
+    fn next_piece(
+        &mut self,
+        peer: &PeerId,
+        peers: &Peers,
+        bytes_max: u64,
+        now: Micros,
+    ) -> Option<(PieceId, Work)> {
+        let has_all = |holders: &Holders, work: &Work| {
+            work.parts().iter().all(|(blob, span)| holders.has_all_of(peer, blob, *span))
+        };
+        let holders = &self.holders;
+        if let Some(again) = self.pieces.owed(*peer, peers, now, |work| has_all(holders, work)) {
+            return Some(again);
+        }
+        if let Some(work) = self.take_new(peer, peers, bytes_max, now) {
+            return Some((self.pieces.begin(work.clone(), *peer, now), work));
+        }
+        let holders = &self.holders;
+        self.pieces.late(*peer, peers, now, |work| has_all(holders, work))
+    }
+
+    fn take_new(&mut self, peer: &PeerId, peers: &Peers, bytes_max: u64, now: Micros) -> Option<Work> {
+        let (queue, holders) = (self.queue.as_mut()?, &self.holders);
+        let may = |blob: &BlobRef, span| holders.part_of(peer, blob, span);
+        let partners = match holders.extent(peer) {
+            Extent::Whole => holders.partners(|partner| peers.is_usable(partner, now)),
+            Extent::Partial | Extent::Unknown | Extent::Nothing => Vec::new(),
+        };
+        if partners.is_empty() {
+            return queue.take(End::Front, bytes_max, may);
+        }
+        if self.is_read {
+            let mut urgent = URGENT_BYTES;
+            let near = |blob: &BlobRef, span: Span| {
+                urgent = urgent.checked_sub(blob.size.min(URGENT_BYTES / 8))?;
+                may(blob, span)
+            };
+            if let Some(work) = queue.take(End::Front, bytes_max, near) {
+                return Some(work);
+            }
+        }
+        // What is one's own comes first, then what is another's and still nobody has, from the end at which that one
+        // comes last. What a fellow has it gives, unless it is slower than who has all.
+        let own = |blob: &BlobRef, span| holders.own_part(&partners, blob, may(blob, span)?);
+        let unheld = |blob: &BlobRef, span| holders.unheld_part(&partners, blob, may(blob, span)?);
+        let rate = peers.pace(peer).rate();
+        let faster: Vec<PeerId> =
+            partners.iter().copied().filter(|partner| peers.pace(partner).rate() >= rate).collect();
+        let held_by_slow = |blob: &BlobRef, span| holders.unheld_part(&faster, blob, may(blob, span)?);
+        queue
+            .take(End::Front, bytes_max, own)
+            .or_else(|| queue.take(End::Back, bytes_max, unheld))
+            .or_else(|| queue.take(End::Front, bytes_max, held_by_slow))
+    }
+
+    /// Whether this peer has, or may turn out to have, something that is still to be asked for.
     pub(super) fn can_serve(&self, peer: &PeerId) -> bool {
-        let nothing = BTreeSet::new();
-        let lacks = self.lacks.get(peer).unwrap_or(&nothing);
-        !self.without.contains(peer) && self.queue.as_ref().is_none_or(|queue| queue.has_for(lacks))
+        match self.holders.extent(peer) {
+            Extent::Unknown => true,
+            Extent::Whole => self
+                .queue
+                .as_ref()
+                .is_none_or(|queue| queue.has(|blob, span| self.holders.part_of(peer, blob, span))),
+            Extent::Partial | Extent::Nothing => false,
+        }
     }
 
     /// Whether it waits for peers rather than for the store.
     pub(super) fn wants_peers(&self) -> bool {
-        self.closure.is_none() || self.queue.as_ref().is_some_and(|queue| !queue.is_empty())
+        match &self.closure {
+            None => self.known.is_some(),
+            Some(_) => self.queue.as_ref().is_some_and(|queue| !queue.is_empty() || !self.pieces.is_empty()),
+        }
     }
 
     pub(super) fn blobs_are_here(&self) -> bool {
-        self.asked == 0 && self.queue.as_ref().is_some_and(Queue::is_empty)
+        self.pieces.is_empty() && self.queue.as_ref().is_some_and(Queue::is_empty)
     }
 
     /// Not while the store is looked through or the NAR is hashed: what comes of it must meet this tree.
@@ -147,12 +287,23 @@ impl Tree {
         self.waits_for_peers() && self.progress_at.after(PATIENCE) <= now
     }
 
-    /// When time alone changes something.
-    pub(super) fn next_event(&self, others: bool) -> Option<Micros> {
+    /// Whether something of it has come, or somebody is fetching it as well, so that it is worth waiting for more.
+    pub(super) fn may_go_on(&self) -> bool {
+        self.has_come || !self.holders.fellows(|_| true).is_empty()
+    }
+
+    /// When something of it came last.
+    pub(super) fn progress_at(&self) -> Micros {
+        self.progress_at
+    }
+
+    /// When, after this time, time alone changes something.
+    pub(super) fn next_event(&self, now: Micros, others: bool) -> Option<Micros> {
         let hedge =
             self.closure.is_none().then(|| self.begun.after(Micros(HEDGE.0 * self.closures_asked.max(1))));
         let patience = (others && self.waits_for_peers()).then(|| self.progress_at.after(PATIENCE));
-        [hedge, patience].into_iter().flatten().min()
+        let poll = self.holders.next_poll(now).filter(|_| self.wants_peers());
+        [hedge, patience, poll].into_iter().flatten().filter(|at| *at > now).min()
     }
 
     /// The store has been looked through: these blobs are to be fetched. Gives those that need no peer.
@@ -160,31 +311,36 @@ impl Tree {
         self.progress_at = now;
         let empty = BlobRef::of(b"");
         let has_empty = missing.iter().any(|missing| missing.blob == empty);
+        self.pieces.begin_blobs(missing.iter().map(MissingBlob::bytes).fold(0, u64::saturating_add));
         self.queue = Some(Queue::new(missing.into_iter().filter(|missing| missing.blob != empty)));
         has_empty.then(|| VerifiedSpan::whole(empty, Bytes::new()).ok())?
     }
 
+    /// A reader waits for this blob.
+    pub(super) fn read(&mut self, digest: &BlobDigest) {
+        self.is_read = true;
+        if let Some(queue) = &mut self.queue {
+            queue.bring_forward(digest);
+        }
+    }
+
     /// What was asked for did not come.
-    pub(super) fn give_back(&mut self, task: Task) {
+    pub(super) fn give_back(&mut self, peer: PeerId, task: &Task, now: Micros) {
         match task {
             Task::Claims => {}
             Task::Closure => self.closures_asked = self.closures_asked.saturating_sub(1),
-            Task::Batch(blobs) => self.put_back(Work::Batch(blobs)),
-            Task::Span(blob, span) | Task::Tail { claimed: blob, wanted: span, .. } => {
-                self.put_back(Work::Span(blob, span));
+            Task::Have => self.holders.not_told(peer, now),
+            Task::Piece(piece) | Task::Tail { piece, .. } => {
+                let work = self.pieces.give_back(*piece, peer);
+                self.put_back(work);
             }
         }
     }
 
-    fn put_back(&mut self, work: Work) {
-        self.asked = self.asked.saturating_sub(1);
-        if let Some(queue) = &mut self.queue {
-            queue.put_back(work);
+    fn put_back(&mut self, work: Option<Work>) {
+        if let (Some(queue), Some(work)) = (&mut self.queue, work) {
+            queue.put_back(&work);
         }
-    }
-
-    fn lack(&mut self, peer: PeerId, blob: BlobDigest) {
-        self.lacks.entry(peer).or_default().insert(blob);
     }
 
     /// Takes what a reply has proven.
@@ -192,7 +348,7 @@ impl Tree {
         &mut self,
         now: Micros,
         peer: PeerId,
-        task: Task,
+        task: &Task,
         verified: Verified,
     ) -> Result<Taken, Fault> {
         let mut taken = Taken::default();
@@ -200,46 +356,67 @@ impl Tree {
             (_, Verified::BadRoot(fault)) => return Err(fault.into()),
             (Task::Closure, Verified::Closure(closure)) => {
                 self.begin_closure(&closure)?;
+                self.holders.presume_whole(peer, now);
                 taken.closure = Some(closure);
             }
-            (Task::Closure, _) => {
+            (Task::Closure, verified) => {
                 self.closures_asked = self.closures_asked.saturating_sub(1);
-                self.without.insert(peer);
+                match verified {
+                    Verified::Overlap => self.known = Some(Known::default()),
+                    _ => self.holders.has_nothing(peer, now),
+                }
                 return Ok(taken);
             }
-            (Task::Batch(_), Verified::Batch(answers)) => {
-                self.asked -= 1;
-                self.take_batch(peer, answers, &mut taken)?;
+            (Task::Have, Verified::Have { tree: Some(tree), blobs }) => {
+                self.holders.told(peer, &tree, blobs, now);
+                return Ok(taken);
             }
-            (Task::Span(..), Verified::Span(span)) => {
-                self.asked -= 1;
+            (Task::Piece(piece), Verified::Batch(answers)) => {
+                self.take_batch(now, peer, *piece, answers, &mut taken)?;
+            }
+            (Task::Piece(piece), Verified::Span(span)) => {
+                self.pieces.end(*piece);
+                taken.done = Some(*piece);
                 taken.spans.push(span);
             }
-            (Task::Span(claimed, wanted), Verified::OtherSize(other)) => {
+            (Task::Piece(piece), Verified::OtherSize(other)) => {
                 // Who errs, the root's claimant or this peer? The last group under the peer's length tells.
+                let claimed = BlobRef { size: self.size_of(*piece), ..other };
                 let request = Request::Ranges { blob: other, span: Span::last(other.size) };
-                taken.follow_up = Some((request, Task::Tail { claimed, wanted, other }));
+                let task = Task::Tail { piece: *piece, claimed, other };
+                taken.follow_up = Some(Question { request, task, bytes: 0 });
                 return Ok(taken);
             }
             (Task::Tail { claimed, other, .. }, Verified::Span(_)) => {
-                return Err(RootFault::BlobSize { blob: claimed, actual: other.size }.into());
+                return Err(RootFault::BlobSize { blob: *claimed, actual: other.size }.into());
             }
             (Task::Tail { claimed, .. }, Verified::OtherSize(_)) => {
                 return Err(Fault::OfPeer(Lie::TwoSizes(claimed.digest)));
             }
             (task, _) => {
-                self.note_missing(peer, &task);
-                self.give_back(task);
+                if let Some(work) = task.piece().and_then(|piece| self.pieces.work(piece)) {
+                    let parts = work.parts();
+                    parts.iter().for_each(|(blob, _)| self.holders.lacks(peer, blob.digest, now));
+                }
+                self.give_back(peer, task, now);
                 return Ok(taken);
             }
         }
         if taken.closure.is_some() || !taken.spans.is_empty() {
-            self.progress_at = now;
+            (self.progress_at, self.has_come) = (now, true);
         }
         Ok(taken)
     }
 
-    fn begin_closure(&mut self, closure: &Arc<Closure>) -> Result<(), Fault> {
+    /// The length that the Directories claim of the blob of which this piece is a part.
+    fn size_of(&self, piece: PieceId) -> u64 {
+        match self.pieces.work(piece) {
+            Some(Work::Span(blob, _)) => blob.size,
+            Some(Work::Batch(_)) | None => 0,
+        }
+    }
+
+    fn begin_closure(&mut self, closure: &Arc<Closure>) -> Result<(), Rejection> {
         if let Some(blob) = closure.blobs().into_iter().find(|blob| blob.size > BLOB_BYTES_MAX) {
             return Err(RootFault::BlobTooLong(blob).into());
         }
@@ -253,7 +430,9 @@ impl Tree {
 
     fn take_batch(
         &mut self,
+        now: Micros,
         peer: PeerId,
+        piece: PieceId,
         answers: Vec<(BlobRef, BatchAnswer)>,
         taken: &mut Taken,
     ) -> Result<(), RootFault> {
@@ -266,30 +445,21 @@ impl Tree {
                     taken.is_busy = true;
                     again.push(blob);
                 }
-                BatchAnswer::Missing => {
-                    self.lack(peer, blob.digest);
+                // What is small enough to be asked for in a batch is small enough to be given in one.
+                BatchAnswer::Missing | BatchAnswer::TooLarge => {
+                    self.holders.lacks(peer, blob.digest, now);
                     again.push(blob);
-                }
-                BatchAnswer::TooLarge => {
-                    if let Some(queue) = &mut self.queue {
-                        queue.put_back(Work::Span(blob, Span::whole(blob.size)));
-                    }
                 }
             }
         }
-        if let Some(queue) = &mut self.queue
-            && !again.is_empty()
-        {
-            queue.put_back(Work::Batch(again));
+        if again.is_empty() {
+            self.pieces.end(piece);
+            taken.done = Some(piece);
+        } else {
+            // Others that were asked for the same may have it.
+            let left = self.pieces.give_back(piece, peer);
+            self.put_back(left.map(|_| Work::Batch(again)));
         }
         Ok(())
-    }
-
-    fn note_missing(&mut self, peer: PeerId, task: &Task) {
-        match task {
-            Task::Claims | Task::Closure => {}
-            Task::Batch(blobs) => blobs.iter().for_each(|blob| self.lack(peer, blob.digest)),
-            Task::Span(blob, _) | Task::Tail { claimed: blob, .. } => self.lack(peer, blob.digest),
-        }
     }
 }

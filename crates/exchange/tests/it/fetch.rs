@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use firn_bao::Span;
 use firn_castore::{BlobRef, Closure, Node, Root};
 use firn_exchange::{
-    AskId, BatchAnswer, CLAIMS_MAX, Fetch, Goal, Input, Key, Limits, Micros, Outcome, Output, PeerId,
+    AskId, BatchAnswer, CLAIMS_MAX, Fetch, Goal, Input, Key, Known, Limits, Micros, Outcome, Output, PeerId,
     Request, Verified,
 };
 use firn_store::MissingBlob;
@@ -33,7 +33,7 @@ struct Bench {
 
 impl Bench {
     fn new(goal: Goal, limits: Limits, seed: u64) -> Self {
-        Self { fetch: Fetch::new(goal, limits, seed), now: Micros(0), asks: BTreeMap::new() }
+        Self { fetch: Fetch::new(goal, peer(0), limits, seed), now: Micros(0), asks: BTreeMap::new() }
     }
 
     /// A fetch of the public tree of a world, for which these peers have been found.
@@ -59,6 +59,9 @@ impl Bench {
                 Output::Ask { peer, id, request } => drop(self.asks.insert(id, (peer, request))),
                 Output::Cancel(id) => drop(self.asks.remove(&id)),
                 // The store has nothing yet.
+                Output::Recall { .. } => {
+                    self.tell(Input::Recalled { closure: None, known: Known::default() })
+                }
                 Output::Look(closure) => self.tell(Input::Missing(all_of(&closure))),
                 output => outputs.push(output),
             }

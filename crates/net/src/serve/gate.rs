@@ -18,9 +18,9 @@ pub const REQUESTS_MAX: usize = 1024;
 /// Requests of one peer that are answered at once: twice what a node of this version asks for.
 pub const REQUESTS_OF_A_PEER_MAX: usize = 64;
 /// What all replies may take in memory at once, in bytes, besides what the connections hold until it is acknowledged.
-pub const MEMORY_BYTES_MAX: usize = 256 << 20;
+pub const MEMORY_BYTES_MAX: usize = 32 << 20;
 /// What the replies to one peer may take of that.
-pub const MEMORY_OF_A_PEER_BYTES_MAX: usize = 32 << 20;
+pub const MEMORY_OF_A_PEER_BYTES_MAX: usize = 16 << 20;
 /// Pieces of replies that are read from the store at once, each on a thread.
 const READS_MAX: usize = 32;
 

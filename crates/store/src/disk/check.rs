@@ -59,7 +59,7 @@ impl DiskStore {
         digest: &DirectoryDigest,
         place: DirectoryPlace,
     ) -> Result<Option<Directory>, StoreError> {
-        match self.read_directory(digest, place, false) {
+        match self.read_directory(digest, place) {
             Err(StoreError::Damaged { .. }) => {
                 self.state_mut().note_damaged_directory(*digest, place);
                 Ok(None)

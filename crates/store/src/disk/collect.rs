@@ -147,8 +147,8 @@ impl DiskStore {
         }
         waiting.places.clear();
         self.places.forget();
-        self.packs.give_up();
-        collected.bytes = collected.bytes.saturating_add(self.packs.cut(&ends)?);
+        let given_up = self.packs.give_up();
+        collected.bytes = collected.bytes.saturating_add(given_up).saturating_add(self.packs.cut(&ends)?);
         Ok(())
     }
 

@@ -141,14 +141,17 @@ impl DiskStore {
         // Pages of the index are half full at worst.
         check_room(&*self.layout.disk, self.index.path(), 2 * waiting.index_bytes())?;
         // After the look at what waits: its records have come to the packs before.
-        let dirty = self.packs.flush()?;
-        let is_everything = dirty.has_new || waiting.has_files;
+        let dirty = self.packs.dirty();
+        let is_everything = dirty.has_new || waiting.files > 0;
         let synced = match is_everything {
             true => self.layout.sync(),
             false => self.packs.sync(&dirty),
         };
         match synced {
-            Ok(()) => Ok((waiting, dirty)),
+            Ok(()) => {
+                self.packs.is_synced(&dirty);
+                Ok((waiting, dirty))
+            }
             Err(error) => {
                 self.give_up_unsynced(is_everything);
                 Err(error)

@@ -48,7 +48,7 @@ impl DiskStore {
             // Whoever puts a record into a pack has told where it is when this is ours.
             let _keeping = self.keeping.write().unwrap_or_else(PoisonError::into_inner);
             if sparse.contains(&self.packs.tail()) {
-                self.packs.begin_next()?;
+                self.packs.begin_next();
             }
         }
         // So the index has all records of these packs now, and no more will come to them.
@@ -120,7 +120,11 @@ impl DiskStore {
                 // The copies may be gone. What was to be moved stays where it is.
                 return Ok(());
             }
-            self.index.write(|transaction| moves.apply(transaction, &dirty))?;
+            let tail = self.packs.tail();
+            self.index.write(|transaction| {
+                moves.apply(transaction, &dirty)?;
+                forget(transaction, &moves.emptied, tail)
+            })?;
             self.packs.is_durable(&dirty);
         }
         moves.emptied.iter().try_for_each(|pack| self.packs.remove(*pack))
@@ -128,22 +132,18 @@ impl DiskStore {
 
     /// Removes the packs of which nothing is needed, also by what waits.
     pub(super) fn remove_empty(&self, census: &Census, sparse: &BTreeSet<u32>) -> Result<(), StoreError> {
-        let empty: Vec<u32> = {
+        let (empty, tail): (BTreeSet<u32>, u32) = {
             let _keeping = self.keeping.write().unwrap_or_else(PoisonError::into_inner);
             let (tail, state) = (self.packs.tail(), self.state());
             let waiting = state.waiting.blobs.values().filter_map(BlobPlace::position);
             let waiting = waiting.chain(state.waiting.directories.values().map(|place| place.position));
             let used: BTreeSet<u32> = waiting.map(|position| position.pack).chain([tail]).collect();
             let is_empty = |pack: &&u32| census.needed.get(*pack).is_none_or(|needed| *needed == 0);
-            sparse.iter().filter(is_empty).filter(|pack| !used.contains(*pack)).copied().collect()
+            (sparse.iter().filter(is_empty).filter(|pack| !used.contains(*pack)).copied().collect(), tail)
         };
         {
             let _writing = lock(&self.changes.writing);
-            self.index.write(|transaction| {
-                let mut packs = transaction.open_table(tables::PACKS)?;
-                empty.iter().try_for_each(|pack| packs.remove(pack).map(|_| ()))?;
-                Ok(())
-            })?;
+            self.index.write(|transaction| forget(transaction, &empty, tail))?;
         }
         empty.iter().try_for_each(|pack| self.packs.remove(*pack))
     }
@@ -171,11 +171,21 @@ impl Moves {
         for (pack, end) in dirty.ends() {
             packs.insert(pack, end)?;
         }
-        for pack in &self.emptied {
-            packs.remove(pack)?;
-        }
         Ok(())
     }
+}
+
+/// Takes packs out that are before the one that is written to.
+///
+/// That one stays, or comes with an end of 0: a crash may bring back the files of those that go, and whatever is before the
+/// last pack of the index is not looked into on opening.
+fn forget(transaction: &WriteTransaction, emptied: &BTreeSet<u32>, tail: u32) -> Result<(), Error> {
+    let mut packs = transaction.open_table(tables::PACKS)?;
+    packs.retain(|pack, end| end > 0 && !emptied.contains(&pack))?;
+    if packs.last()?.is_none_or(|(last, _)| last.value() < tail) {
+        packs.insert(tail, 0)?;
+    }
+    Ok(())
 }
 
 /// What the index has of each of these packs, in the order in which it lies there.

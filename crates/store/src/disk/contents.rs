@@ -8,6 +8,7 @@ use firn_castore::{BlobDigest, BlobRef, Directory, DirectoryDigest};
 
 use super::{
     DiskStore,
+    commit::is_full,
     large::TempBlob,
     partials::{self, Kept},
     place::{BlobKind, BlobPlace, DirectoryPlace, Position, adopted_head, contents_head, directory_head},
@@ -22,22 +23,22 @@ impl DiskStore {
         Ok(self.has_blob(&blob.digest)? == Some(blob.size))
     }
 
-    /// Where the whole blob is, if it is here, and whether that waits for the index.
-    fn held(&self, blob: &BlobRef) -> Result<Option<(BlobPlace, bool)>, StoreError> {
+    /// Where the whole blob is, if it is here.
+    fn held(&self, blob: &BlobRef) -> Result<Option<BlobPlace>, StoreError> {
         self.touch(Item::Blob(blob.digest));
-        Ok(self.blob_place(&blob.digest)?.filter(|(place, _)| place.size == blob.size))
+        Ok(self.blob_place(&blob.digest)?.filter(|place| place.size == blob.size))
     }
 
     /// Whether the store has the contents itself: an adopted blob is copied where somebody copies it in.
     fn has_copy(&self, blob: &BlobRef) -> Result<bool, StoreError> {
-        Ok(self.held(blob)?.is_some_and(|(place, _)| !matches!(place.kind, BlobKind::Adopted(_))))
+        Ok(self.held(blob)?.is_some_and(|place| !matches!(place.kind, BlobKind::Adopted(_))))
     }
 
     /// Whether the blob need not be adopted: a place where its file is gone is given up for another.
     fn is_in_place(&self, blob: &BlobRef) -> Result<bool, StoreError> {
         match self.held(blob)? {
-            Some((BlobPlace { kind: BlobKind::Adopted(position), size }, waits)) => {
-                Ok(self.adopted_file_is_there(size, position, waits))
+            Some(BlobPlace { kind: BlobKind::Adopted(position), size }) => {
+                Ok(self.adopted_file_is_there(size, position))
             }
             Some(_) => Ok(true),
             None => Ok(false),
@@ -100,17 +101,37 @@ impl DiskStore {
     }
 }
 
+impl DiskStore {
+    /// Takes in a blob of which all groups were found to be here: no more spans of it will come.
+    fn keep_found(&self, blob: &BlobRef, sync_failures: u64) -> Result<(), StoreError> {
+        let kept = self.partials.keep_found(blob, |file| self.keep_whole_partial(blob, file, sync_failures));
+        match kept.and_then(|is_kept| if is_kept { self.make_room() } else { Ok(()) }) {
+            // Its groups are here all the same.
+            Err(error) if is_full(&error) => Ok(()),
+            kept => kept,
+        }
+    }
+}
+
 impl Blobs for DiskStore {
     fn has_blob(&self, digest: &BlobDigest) -> Result<Option<u64>, StoreError> {
         self.touch(Item::Blob(*digest));
-        Ok(self.blob_place(digest)?.map(|(place, _)| place.size))
+        Ok(self.blob_place(digest)?.map(|place| place.size))
     }
 
     fn groups(&self, blob: &BlobRef) -> Result<Vec<Span>, StoreError> {
         match self.has_blob(&blob.digest)? {
             Some(size) if size == blob.size => Ok(vec![Span::whole(size)]),
             Some(_) => Ok(Vec::new()),
-            None => self.partials.groups(blob),
+            None => {
+                // Before it is looked for, as in `keep_span`.
+                let sync_failures = self.sync_failures.load(Ordering::SeqCst);
+                let here = self.partials.groups(blob)?;
+                if here == [Span::whole(blob.size)] {
+                    self.keep_found(blob, sync_failures)?;
+                }
+                Ok(here)
+            }
         }
     }
 

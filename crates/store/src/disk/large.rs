@@ -1,20 +1,23 @@
 //! Blobs of more than one piece: a file each, with the contents and then the outboard.
 
 use std::{
+    cmp::Ordering,
     ffi::OsString,
     io,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{self, AtomicU64},
     },
 };
 
-use firn_bao::{HashedPiece, Outboard, PIECE_BYTES, Pieces};
+use firn_bao::{BLOB_BYTES_MAX, HashedPiece, Outboard, PIECE_BYTES, Pieces};
 use firn_castore::{BlobDigest, BlobRef};
 
 use super::{
+    index::Index,
     layout::{Layout, check_room},
+    place::BlobKind,
     vfs::{Access, Disk, DiskFile},
 };
 use crate::{StoreError, lock};
@@ -92,17 +95,51 @@ impl Large {
 
     /// Begins a file for a blob of this size.
     pub(super) fn begin(&self, size: u64) -> Result<TempBlob, StoreError> {
-        let path = self.temp.join(self.next_temp.fetch_add(1, Ordering::Relaxed).to_string());
+        let path = self.temp.join(self.next_temp.fetch_add(1, atomic::Ordering::Relaxed).to_string());
         let file = self.disk.open(&path, Access::CreateNew).map_err(StoreError::io(&path))?;
         let temp = TempFile { disk: self.disk.clone(), path };
         Ok(TempBlob { temp, file, size, pieces: Mutex::new(Pieces::new(size)) })
     }
 
     /// Removes the files of blobs that are not kept: those of garbage, of blobs that have come anew elsewhere, and those
-    /// that a crash or a failed sync has kept from the index.
+    /// that a failed sync has kept from the index.
     pub(super) fn sweep(
         &self,
         mut is_kept: impl FnMut(&BlobDigest) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        self.for_each(|digest, path| match is_kept(digest)? {
+            true => Ok(()),
+            false => self.disk.remove(path).map_err(StoreError::io(path)),
+        })
+    }
+
+    /// Gives the files that the index does not have to `take_back`, and removes those that it does not take.
+    pub(super) fn recover(
+        &self,
+        index: &Index,
+        mut take_back: impl FnMut(&BlobRef, &Path) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        self.for_each(|digest, path| {
+            let place = index.blob(digest)?;
+            if place.is_some_and(|place| place.kind == BlobKind::File) {
+                return Ok(());
+            }
+            let size = self.disk.open(path, Access::Read).and_then(|file| file.size());
+            let size = blob_size(size.map_err(StoreError::io(path))?);
+            let is_taken = match (place, size) {
+                (None, Some(size)) => take_back(&BlobRef { digest: *digest, size }, path)?,
+                _ => false,
+            };
+            match is_taken {
+                true => Ok(()),
+                false => self.disk.remove(path).map_err(StoreError::io(path)),
+            }
+        })
+    }
+
+    fn for_each(
+        &self,
+        mut visit: impl FnMut(&BlobDigest, &Path) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         for fan in self.disk.list(&self.blobs).map_err(StoreError::io(&self.blobs))? {
             let dir = self.blobs.join(&fan);
@@ -112,10 +149,7 @@ impl Large {
                 let Some(digest) = parse_name(&fan, &name) else { continue };
                 // Nobody puts a file there between the look and the removal.
                 let _publishing = lock(&self.publishing);
-                if !is_kept(&digest)? {
-                    let path = dir.join(&name);
-                    self.disk.remove(&path).map_err(StoreError::io(path))?;
-                }
+                visit(&digest, &dir.join(&name))?;
             }
         }
         Ok(())
@@ -170,6 +204,20 @@ impl TempBlob {
     }
 }
 
+/// How long the blob is of which a file of this length has the contents and the outboard. `None`: none that has a file.
+fn blob_size(file_bytes: u64) -> Option<u64> {
+    let (mut low, mut high) = (PIECE_BYTES + 1, file_bytes.min(BLOB_BYTES_MAX));
+    while low <= high {
+        let size = low + (high - low) / 2;
+        match Large::disk_bytes(size).cmp(&file_bytes) {
+            Ordering::Equal => return Some(size),
+            Ordering::Less => low = size + 1,
+            Ordering::Greater => high = size - 1,
+        }
+    }
+    None
+}
+
 /// The digest in the name of a file that we have written.
 fn parse_name(fan: &OsString, name: &OsString) -> Option<BlobDigest> {
     let (fan, name) = (fan.to_str()?, name.to_str()?);
@@ -190,6 +238,20 @@ pub(super) fn parse_digest(hex: &str) -> Option<BlobDigest> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_tells_how_long_its_blob_is() {
+        let outboard = |size: u64| Large::disk_bytes(size);
+        for size in
+            [1, 2, 16384, 16385].iter().map(|more| PIECE_BYTES + more).chain([7 << 30, BLOB_BYTES_MAX])
+        {
+            assert_eq!(blob_size(outboard(size)), Some(size));
+        }
+        let at_a_border = outboard(2 * PIECE_BYTES);
+        for none in [0, 1, PIECE_BYTES, outboard(PIECE_BYTES), at_a_border + 1, at_a_border + 64, u64::MAX] {
+            assert_eq!(blob_size(none), None, "{none}");
+        }
+    }
 
     #[test]
     fn only_our_own_names_are_parsed() {

@@ -5,7 +5,8 @@
 //!
 //! What was kept waits in memory for the index ([`state::Waiting`]). A change of the index, such as a commit, makes
 //! durable what packs and files have of it, and then writes it to the index in one durable transaction, together with
-//! the change. So whatever the index has after a crash is whole, and all else is garbage.
+//! the change. So whatever the index has after a crash is whole. All else is looked for on opening, and counts as far as it
+//! is what its digest says: of a process that was killed, all that it has told of.
 //!
 //! # Locks
 //!
@@ -57,7 +58,6 @@ use self::{
     layout::{Layout, Lock},
     packs::Packs,
     partials::Partials,
-    place::BlobKind,
     state::State,
 };
 use crate::{
@@ -133,24 +133,23 @@ impl DiskStore {
         }
         let index = index?;
         layout.empty_temp()?;
+        let ends = index.ends()?;
+        let (packs, recovered) = Packs::open(disk, layout.packs.clone(), &ends, was_left)?;
+        let partials = Partials::open(&layout)?;
         let large = Large::new(&layout);
         if was_left {
-            large
-                .sweep(|digest| Ok(index.blob(digest)?.is_some_and(|place| place.kind == BlobKind::File)))?;
+            large.recover(&index, |blob, file| partials.take_back(blob, file))?;
         }
-        let ends = index.ends()?;
-        let packs = Packs::open(disk, layout.packs.clone(), &ends, was_left)?;
-        let partials = Partials::open(&layout)?;
         for blob in partials.all() {
-            // It has become whole, and a crash has undone the removal of its part.
-            if index.blob(&blob.digest)?.is_some() {
+            // It has become whole, and a crash has undone the removal of its part, or come before it.
+            if recovered.blobs.contains_key(&blob.digest) || index.blob(&blob.digest)?.is_some() {
                 partials.remove(&blob)?;
             }
         }
         let places = Places::open(&index)?;
         let holds = Holds::default();
         Ok(Self {
-            state: RwLock::default(),
+            state: RwLock::new(State::of(recovered)),
             keeping: RwLock::new(()),
             changes: Changes::default(),
             collecting: Mutex::new(()),

@@ -1,8 +1,10 @@
 //! Packs: append-only files of many small things.
 //!
-//! Records are gathered in memory and written in large pieces. Nothing refers to a record before [`Packs::flush`] has
-//! written it, but for what this process remembers of what waits; the index refers to it only after a sync. So what
-//! lies behind the last durable record of the last pack is garbage, and is written over.
+//! A record is in the file when [`Packs::append`] returns, so it outlives the process; the index refers to it only after
+//! a sync. What lies behind the last end that the index has is [recovered](recover) on opening as far as it is sound, and
+//! written over from there on.
+
+mod recover;
 
 use std::{
     collections::BTreeMap,
@@ -12,6 +14,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+pub(super) use self::recover::Recovered;
 use super::{
     layout::check_room,
     place::{PACK_HEAD, PACK_HEAD_BYTES, Position},
@@ -21,8 +24,6 @@ use crate::{StoreError, lock};
 
 /// A pack that has come to this length is not written to any more.
 const PACK_BYTES_FULL: u32 = 128 << 20;
-/// So much is gathered before it is written.
-const BUFFER_BYTES: usize = 512 << 10;
 /// The longest record.
 pub(super) const RECORD_BYTES_MAX: u64 = 1 << 30;
 /// How many packs are open for reading.
@@ -42,9 +43,8 @@ struct Tail {
     pack: u32,
     /// `None` until something is written to it.
     file: Option<Arc<dyn DiskFile>>,
-    /// How much of it is in the file.
-    written: u32,
-    buffer: Vec<u8>,
+    /// Where its last record ends, and the next begins.
+    end: u32,
     /// The packs that were written to since the last sync.
     dirty: BTreeMap<u32, DirtyPack>,
     /// The last pack that was made.
@@ -59,6 +59,8 @@ struct Tail {
 #[derive(Clone)]
 struct DirtyPack {
     end: u32,
+    /// Where it ended when it was synced last; 0 for a new one.
+    synced_end: u32,
     file: Arc<dyn DiskFile>,
 }
 
@@ -68,7 +70,7 @@ struct Open {
     turn: u64,
 }
 
-/// What [`Packs::flush`] has written and is not durable yet.
+/// What was written and is not durable yet.
 #[derive(Clone, Default)]
 pub(super) struct Dirty {
     packs: BTreeMap<u32, DirtyPack>,
@@ -86,97 +88,24 @@ impl Dirty {
 }
 
 impl Packs {
-    /// The packs of a store whose index has these ends. Packs that the index does not have are removed.
-    ///
-    /// `was_left`: there may be garbage behind any of these ends, which is cut off. Else it is behind the last at most.
-    pub(super) fn open(
-        disk: Arc<dyn Disk>,
-        dir: PathBuf,
-        ends: &BTreeMap<u32, u32>,
-        was_left: bool,
-    ) -> Result<Self, StoreError> {
-        for name in disk.list(&dir).map_err(StoreError::io(&dir))? {
-            let Some(pack) = parse_name(&name) else { continue };
-            let path = dir.join(&name);
-            match ends.get(&pack) {
-                None => disk.remove(&path).map_err(StoreError::io(path))?,
-                Some(end) if was_left => {
-                    // A pack that cannot be cut is told of when it is read; garbage behind it does no harm.
-                    let _ = disk.open(&path, Access::Write).and_then(|file| cut(&*file, *end));
-                }
-                Some(_) => {}
-            }
-        }
-        let (pack, written) = match ends.last_key_value() {
-            Some((pack, end)) if *end < PACK_BYTES_FULL => (*pack, *end),
-            Some((pack, _)) => (pack.saturating_add(1), 0),
-            None => (1, 0),
-        };
-        let made = ends.last_key_value().map_or(0, |(pack, _)| *pack);
-        let mut tail = Tail { pack, written, made, named: made, ..Tail::default() };
-        let packs = Self { disk, dir, tail: Mutex::default(), open: Mutex::default() };
-        if written > 0 && packs.reopen_tail(&mut tail).is_err() {
-            // It is damaged, which whoever reads it will be told. Nothing more is put into it.
-            tail.skip();
-        }
-        *lock(&packs.tail) = tail;
-        Ok(packs)
-    }
-
-    fn reopen_tail(&self, tail: &mut Tail) -> io::Result<()> {
-        let file = self.disk.open(&self.path(tail.pack), Access::Write)?;
-        if file.size()? < u64::from(tail.written) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        cut(&*file, tail.written)?;
-        tail.file = Some(file);
-        Ok(())
-    }
-
     pub(super) fn path(&self, pack: u32) -> PathBuf {
         self.dir.join(name(pack))
     }
 
-    /// Takes in a record, given in parts. It can be read by [`Packs::read_waiting`] until it is flushed, and by
-    /// [`Packs::read`] then.
+    /// Writes a record, given in parts.
     pub(super) fn append(&self, parts: &[&[u8]]) -> Result<Position, StoreError> {
         let bytes: u64 = parts.iter().map(|part| part.len() as u64).sum();
         let mut tail = lock(&self.tail);
-        if bytes > RECORD_BYTES_MAX {
-            return Err(StoreError::io(self.path(tail.pack))(io::ErrorKind::FileTooLarge.into()));
-        }
-        if tail.end() >= PACK_BYTES_FULL {
-            self.flush_tail(&mut tail)?;
+        if tail.end >= PACK_BYTES_FULL {
             tail.skip();
         }
-        if tail.end() == 0 {
-            tail.buffer.extend_from_slice(PACK_HEAD);
-        }
-        let position = Position { pack: tail.pack, offset: tail.end() };
-        let before = tail.buffer.len();
-        for part in parts {
-            tail.buffer.extend_from_slice(part);
-        }
-        if tail.buffer.len() >= BUFFER_BYTES {
-            // What others have put in stays, and is written when there is room again.
-            self.flush_tail(&mut tail).inspect_err(|_| tail.buffer.truncate(before))?;
-        }
-        Ok(position)
-    }
-
-    /// Writes what was gathered, and tells what has to be made durable.
-    pub(super) fn flush(&self) -> Result<Dirty, StoreError> {
-        let mut tail = lock(&self.tail);
-        self.flush_tail(&mut tail)?;
-        Ok(Dirty { packs: tail.dirty.clone(), made: tail.made, has_new: tail.made > tail.named })
-    }
-
-    fn flush_tail(&self, tail: &mut Tail) -> Result<(), StoreError> {
-        if tail.buffer.is_empty() {
-            return Ok(());
-        }
         let path = self.path(tail.pack);
-        check_room(&*self.disk, &path, tail.buffer.len() as u64)?;
+        if bytes > RECORD_BYTES_MAX {
+            return Err(StoreError::io(path)(io::ErrorKind::FileTooLarge.into()));
+        }
+        let head = if tail.end == 0 { &PACK_HEAD[..] } else { &[] };
+        let written = [&[head], parts].concat().concat();
+        check_room(&*self.disk, &path, written.len() as u64)?;
         let file = match &tail.file {
             Some(file) => file.clone(),
             None => {
@@ -186,15 +115,23 @@ impl Packs {
                 file
             }
         };
-        file.write_all_at(&tail.buffer, u64::from(tail.written)).map_err(StoreError::io(&path))?;
-        tail.written = tail.end();
-        tail.buffer.clear();
-        let (pack, end) = (tail.pack, tail.written);
-        tail.dirty.insert(pack, DirtyPack { end, file });
-        Ok(())
+        // What was written in part is written over by the next.
+        file.write_all_at(&written, u64::from(tail.end)).map_err(StoreError::io(&path))?;
+        let (pack, synced_end) = (tail.pack, tail.end);
+        // A pack grows past its full length by one record at most.
+        tail.end = tail.end.saturating_add(written.len() as u32);
+        let end = tail.end;
+        tail.dirty.entry(pack).or_insert(DirtyPack { end, synced_end, file }).end = end;
+        Ok(Position { pack, offset: synced_end + head.len() as u32 })
     }
 
-    /// Makes durable what was flushed. Names of new packs are not: see [`Dirty::has_new`].
+    /// What has to be made durable.
+    pub(super) fn dirty(&self) -> Dirty {
+        let tail = lock(&self.tail);
+        Dirty { packs: tail.dirty.clone(), made: tail.made, has_new: tail.made > tail.named }
+    }
+
+    /// Makes this durable. Names of new packs are not: see [`Dirty::has_new`].
     pub(super) fn sync(&self, dirty: &Dirty) -> Result<(), StoreError> {
         let mut packs = dirty.packs.iter();
         packs.try_for_each(|(pack, dirty)| dirty.file.sync().map_err(StoreError::io(self.path(*pack))))
@@ -205,19 +142,33 @@ impl Packs {
         lock(&self.tail).dirty.len() >= DIRTY_MAX
     }
 
-    /// To be told once what was dirty is durable.
+    /// To be told once this has been synced: it may come to the index from here on, and is not cut off any more.
+    pub(super) fn is_synced(&self, dirty: &Dirty) {
+        let mut tail = lock(&self.tail);
+        for (pack, synced) in &dirty.packs {
+            if let Some(now) = tail.dirty.get_mut(pack) {
+                now.synced_end = now.synced_end.max(synced.end);
+            }
+        }
+    }
+
+    /// To be told once what was dirty is durable, and the index has the ends of the packs.
     pub(super) fn is_durable(&self, dirty: &Dirty) {
         let mut tail = lock(&self.tail);
         tail.dirty.retain(|pack, now| dirty.packs.get(pack).is_none_or(|durable| durable.end < now.end));
         tail.named = tail.named.max(dirty.made);
     }
 
-    /// Gives up all that is not durable, after a sync has failed: a new pack is begun.
-    pub(super) fn give_up(&self) {
+    /// Gives up all that is not durable, after a sync has failed: a new pack is begun. Gives how many bytes went.
+    pub(super) fn give_up(&self) -> u64 {
         let mut tail = lock(&self.tail);
+        // Else the next process would find it, whole in memory as it may be, and take it for something that a sync will
+        // make durable. What cannot be cut off now goes with the next opening, unless that finds it sound.
+        let cut = |dirty: &DirtyPack| cut(&*dirty.file, dirty.synced_end).unwrap_or(0);
+        let bytes = std::mem::take(&mut tail.dirty).values().map(cut).fold(0, u64::saturating_add);
         tail.skip();
-        tail.dirty.clear();
         tail.failures += 1;
+        bytes
     }
 
     /// Cuts off what lies behind these ends, and removes packs that have none, but for the one that is written to. Gives
@@ -245,40 +196,13 @@ impl Packs {
     }
 
     /// Begins the next pack.
-    pub(super) fn begin_next(&self) -> Result<(), StoreError> {
-        let mut tail = lock(&self.tail);
-        self.flush_tail(&mut tail)?;
-        tail.skip();
-        Ok(())
+    pub(super) fn begin_next(&self) {
+        lock(&self.tail).skip();
     }
 
     /// The pack that is written to.
     pub(super) fn tail(&self) -> u32 {
         lock(&self.tail).pack
-    }
-
-    /// Reads from a record that may wait to be written: `None` if it does not.
-    pub(super) fn read_waiting(&self, position: Position, skip: u64, buffer: &mut [u8]) -> Option<()> {
-        let tail = lock(&self.tail);
-        if tail.pack != position.pack || position.offset < tail.written {
-            return None;
-        }
-        let start = usize::try_from(u64::from(position.offset - tail.written).checked_add(skip)?).ok()?;
-        let waiting = tail.buffer.get(start..start.checked_add(buffer.len())?)?;
-        buffer.copy_from_slice(waiting);
-        Some(())
-    }
-
-    /// As [`Packs::read_waiting`], but for less where nothing follows yet; tells how much.
-    pub(super) fn read_some_waiting(&self, position: Position, buffer: &mut [u8]) -> Option<usize> {
-        let tail = lock(&self.tail);
-        if tail.pack != position.pack || position.offset < tail.written {
-            return None;
-        }
-        let waiting = tail.buffer.get((position.offset - tail.written) as usize..)?;
-        let read = waiting.len().min(buffer.len());
-        buffer[..read].copy_from_slice(&waiting[..read]);
-        Some(read)
     }
 
     /// Reads from a record, `skip` bytes after its beginning. It fails with `UnexpectedEof` where the pack ends before.
@@ -288,17 +212,7 @@ impl Packs {
 
     /// As [`Packs::read`], but for less where the pack ends before; tells how much.
     pub(super) fn read_some(&self, position: Position, buffer: &mut [u8]) -> io::Result<usize> {
-        let file = self.file(position.pack)?;
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match file.read_at(&mut buffer[filled..], u64::from(position.offset) + filled as u64) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(filled)
+        read_some(&*self.file(position.pack)?, u64::from(position.offset), buffer)
     }
 
     fn file(&self, pack: u32) -> io::Result<Arc<dyn DiskFile>> {
@@ -348,25 +262,31 @@ impl Packs {
 
 impl Default for Tail {
     fn default() -> Self {
-        let (buffer, dirty) = (Vec::new(), BTreeMap::new());
-        Self { pack: 1, file: None, written: 0, buffer, dirty, made: 0, named: 0, failures: 0 }
+        Self { pack: 1, file: None, end: 0, dirty: BTreeMap::new(), made: 0, named: 0, failures: 0 }
     }
 }
 
 impl Tail {
-    /// Where the next record begins.
-    fn end(&self) -> u32 {
-        // A pack grows past its full length by one record at most.
-        self.written.saturating_add(self.buffer.len() as u32)
-    }
-
     /// Begins the next pack.
     fn skip(&mut self) {
         self.pack = self.pack.saturating_add(1);
         self.file = None;
-        self.written = 0;
-        self.buffer.clear();
+        self.end = 0;
     }
+}
+
+/// Reads until the buffer is full or the file ends; tells how much.
+fn read_some(file: &dyn DiskFile, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset.saturating_add(filled as u64)) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 /// Cuts a file to this length; gives how much it was longer.

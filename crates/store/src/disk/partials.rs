@@ -7,21 +7,24 @@
 //! partial/<hex>-<size>.groups   8 bytes start, 8 bytes end of each run of groups that came, little-endian
 //! ```
 //!
-//! The runs are as many as spans came, whatever length is claimed. They are written after the groups, but neither is
-//! synced: after a crash each run is verified before it counts.
+//! Both are written before the keeper of a span is told that it is kept, the runs after the groups. So a process that is
+//! killed loses nothing that it has told of. Neither is synced: after a restart each run is verified before it counts.
+
+mod runs;
+mod spans;
 
 use std::{
     collections::BTreeMap,
     io,
-    ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
-use bytes::{Bytes, BytesMut};
 use firn_bao::{Groups, Outboard, Span, VerifiedSpan};
 use firn_castore::BlobRef;
 
+use self::spans::write_span;
+pub(super) use self::spans::{read_parents, read_span};
 use super::{
     large::parse_digest,
     layout::{Layout, check_room},
@@ -31,17 +34,14 @@ use crate::{StoreError, lock};
 
 /// How many blobs may be partly here. Beyond, the one goes whose last span came longest ago.
 const PARTIALS_MAX: usize = 4096;
-const RUN_BYTES: usize = 16;
-/// Of more runs than this, what lies behind is forgotten in a crash.
-const RUNS_BYTES_MAX: u64 = 64 << 20;
 /// How many groups are verified at a time after a crash: 1 MiB.
 const READ_GROUPS: u64 = 64;
-const GROUPS_SUFFIX: &str = ".groups";
-const PARENT_BYTES: u64 = 64;
 
 pub(super) struct Partials {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    /// Where files are written that are to replace others.
+    temp: PathBuf,
     by_blob: Mutex<Entries>,
 }
 
@@ -89,12 +89,16 @@ pub(super) enum Kept {
 impl Partials {
     /// Those that an earlier process has left.
     pub(super) fn open(layout: &Layout) -> Result<Self, StoreError> {
-        let partials =
-            Self { disk: layout.disk.clone(), dir: layout.partial.clone(), by_blob: Mutex::default() };
+        let partials = Self {
+            disk: layout.disk.clone(),
+            dir: layout.partial.clone(),
+            temp: layout.temp.clone(),
+            by_blob: Mutex::default(),
+        };
         let names = partials.disk.list(&partials.dir).map_err(StoreError::io(&partials.dir))?;
         let mut by_blob = lock(&partials.by_blob);
         for name in names.iter().filter_map(|name| name.to_str()) {
-            match parse_name(name.strip_suffix(GROUPS_SUFFIX).unwrap_or(name)) {
+            match parse_name(name.strip_suffix(runs::SUFFIX).unwrap_or(name)) {
                 Some(blob) if by_blob.entries.len() < PARTIALS_MAX => {
                     by_blob.entries.entry(blob).or_insert_with(|| Entry { partial: Arc::default(), turn: 0 });
                 }
@@ -113,8 +117,19 @@ impl Partials {
         self.dir.join(name(blob))
     }
 
-    fn groups_path(&self, blob: &BlobRef) -> PathBuf {
-        self.dir.join(name(blob) + GROUPS_SUFFIX)
+    /// Takes back a blob that was whole, and that the process has ended before the index had it; it is verified when it is
+    /// looked for. `false` where there is no room for it.
+    pub(super) fn take_back(&self, blob: &BlobRef, file: &Path) -> Result<bool, StoreError> {
+        let mut by_blob = lock(&self.by_blob);
+        if by_blob.entries.len() >= PARTIALS_MAX && !by_blob.entries.contains_key(blob) {
+            return Ok(false);
+        }
+        // In this order, so that it can be taken back once more where the process ends between the two.
+        self.write_runs(blob, &[Span::whole(blob.size)])?;
+        let path = self.path(blob);
+        self.disk.rename(file, &path).map_err(StoreError::io(path))?;
+        by_blob.entries.entry(*blob).or_insert_with(|| Entry { partial: Arc::default(), turn: 0 });
+        Ok(true)
     }
 
     pub(super) fn all(&self) -> Vec<BlobRef> {
@@ -191,13 +206,41 @@ impl Partials {
         if !partial.groups.covers(&Span::whole(blob.size).groups()) {
             return Ok(Kept::Partly);
         }
-        publish(&path)?;
+        self.end_whole(&blob, partial, publish)?;
+        Ok(Kept::Whole)
+    }
+
+    /// As [`Partials::keep`] for the last span, where all have come before and a process has ended, or something failed,
+    /// before the blob was published. Tells whether it is so.
+    pub(super) fn keep_found(
+        &self,
+        blob: &BlobRef,
+        publish: impl FnOnce(&Path) -> Result<(), StoreError>,
+    ) -> Result<bool, StoreError> {
+        let Some(partial) = self.find(blob) else { return Ok(false) };
+        let mut partial = lock(&partial);
+        self.recover(blob, &mut partial)?;
+        let is_whole = partial.groups.covers(&Span::whole(blob.size).groups());
+        if partial.state == Progress::Ended || !is_whole {
+            return Ok(false);
+        }
+        self.end_whole(blob, partial, publish)?;
+        Ok(true)
+    }
+
+    /// Publishes a blob of which all groups are here.
+    fn end_whole(
+        &self,
+        blob: &BlobRef,
+        mut partial: MutexGuard<'_, Partial>,
+        publish: impl FnOnce(&Path) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        publish(&self.path(blob))?;
         partial.state = Progress::Ended;
         drop(partial);
         // Since it may have been taken and begun anew meanwhile, whichever is there now ends too.
-        self.remove(&blob)?;
-        self.remove_late(&blob)?;
-        Ok(Kept::Whole)
+        self.remove(blob)?;
+        self.remove_late(blob)
     }
 
     /// Removes the files of a blob that has ended: a span that came late may have made them anew.
@@ -299,29 +342,16 @@ impl Partials {
         self.disk.open(path, Access::Write)
     }
 
-    fn note_run(&self, blob: &BlobRef, partial: &mut Partial, run: Range<u64>) -> Result<(), StoreError> {
-        partial.groups.insert(run.clone());
-        let path = self.groups_path(blob);
-        if partial.runs_bytes < RUNS_BYTES_MAX {
-            let bytes = [run.start.to_le_bytes(), run.end.to_le_bytes()].concat();
-            let written =
-                self.open_or_create(&path).and_then(|file| file.write_all_at(&bytes, partial.runs_bytes));
-            written.map_err(StoreError::io(path))?;
-            partial.runs_bytes += RUN_BYTES as u64;
-        }
-        Ok(())
-    }
-
     /// Finds out what an earlier process has left of a blob.
     fn recover(&self, blob: &BlobRef, partial: &mut Partial) -> Result<(), StoreError> {
         if partial.state != Progress::Unread {
             return Ok(());
         }
         let path = self.path(blob);
-        let runs = self.read_runs(blob)?;
+        let (claimed, runs_bytes) = self.read_runs(blob)?;
         match self.disk.open(&path, Access::Read) {
             Ok(file) => {
-                for span in runs.spans().into_iter().flat_map(|run| run.pieces(READ_GROUPS)) {
+                for span in claimed.spans().into_iter().flat_map(|run| run.pieces(READ_GROUPS)) {
                     if is_right(&*file, blob, span) {
                         partial.groups.insert(span.groups());
                     }
@@ -330,48 +360,12 @@ impl Partials {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(StoreError::io(path)(error)),
         }
-        self.rewrite_runs(blob, partial)?;
+        partial.runs_bytes = runs_bytes;
+        if partial.groups != claimed {
+            // So that what is damaged is not looked at again.
+            partial.runs_bytes = self.write_runs(blob, &partial.groups.spans())?;
+        }
         partial.state = Progress::Partly;
-        Ok(())
-    }
-
-    fn read_runs(&self, blob: &BlobRef) -> Result<Groups, StoreError> {
-        let path = self.groups_path(blob);
-        let read = || -> io::Result<Vec<u8>> {
-            let file = self.disk.open(&path, Access::Read)?;
-            let mut bytes = vec![0; file.size()?.min(RUNS_BYTES_MAX) as usize];
-            file.read_exact_at(&mut bytes, 0)?;
-            Ok(bytes)
-        };
-        let bytes = match read() {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(StoreError::io(path)(error)),
-        };
-        let mut groups = Groups::default();
-        let number = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
-        for run in bytes.chunks_exact(RUN_BYTES) {
-            let run = number(&run[..8])..number(&run[8..]);
-            if run.start < run.end && run.end <= Span::whole(blob.size).groups().end {
-                groups.insert(run);
-            }
-        }
-        Ok(groups)
-    }
-
-    /// Writes down what was found, so that what is damaged is not looked at again.
-    fn rewrite_runs(&self, blob: &BlobRef, partial: &mut Partial) -> Result<(), StoreError> {
-        let path = self.groups_path(blob);
-        let mut bytes = Vec::new();
-        for run in partial.groups.spans() {
-            bytes.extend([run.groups().start.to_le_bytes(), run.groups().end.to_le_bytes()].concat());
-        }
-        let write = |file: Arc<dyn DiskFile>| {
-            file.set_size(0)?;
-            file.write_all_at(&bytes, 0)
-        };
-        self.open_or_create(&path).and_then(write).map_err(StoreError::io(path))?;
-        partial.runs_bytes = bytes.len() as u64;
         Ok(())
     }
 }
@@ -379,45 +373,6 @@ impl Partials {
 fn is_right(file: &dyn DiskFile, blob: &BlobRef, span: Span) -> bool {
     read_span(file, blob.size, span)
         .is_ok_and(|(bytes, parents)| VerifiedSpan::check(*blob, span, parents, bytes).is_ok())
-}
-
-/// Reads a span's bytes and its parents out of a file that has the contents and then the outboard.
-pub(super) fn read_span(file: &dyn DiskFile, size: u64, span: Span) -> io::Result<(Bytes, Bytes)> {
-    let range = span.bytes(size);
-    let mut bytes = BytesMut::zeroed((range.end - range.start) as usize);
-    file.read_exact_at(&mut bytes, range.start)?;
-    let parents = read_parents(size, span, |buffer, offset| file.read_exact_at(buffer, size + offset))?;
-    Ok((bytes.freeze(), parents))
-}
-
-/// Reads the parents of a span; `read` reads from the outboard.
-pub(super) fn read_parents(
-    size: u64,
-    span: Span,
-    mut read: impl FnMut(&mut [u8], u64) -> io::Result<()>,
-) -> io::Result<Bytes> {
-    let runs = span.parents(size);
-    let count: u64 = runs.iter().map(|run| run.end - run.start).sum();
-    let mut parents = BytesMut::zeroed((count * PARENT_BYTES) as usize);
-    let mut rest = &mut parents[..];
-    for run in runs {
-        let (part, after) = rest.split_at_mut(((run.end - run.start) * PARENT_BYTES) as usize);
-        read(part, run.start * PARENT_BYTES)?;
-        rest = after;
-    }
-    Ok(parents.freeze())
-}
-
-fn write_span(file: &dyn DiskFile, span: &VerifiedSpan) -> io::Result<()> {
-    let size = span.blob().size;
-    file.write_all_at(span.bytes(), span.span().bytes(size).start)?;
-    let mut parents = &span.parents()[..];
-    for run in span.span().parents(size) {
-        let (part, after) = parents.split_at(((run.end - run.start) * PARENT_BYTES) as usize);
-        file.write_all_at(part, size + run.start * PARENT_BYTES)?;
-        parents = after;
-    }
-    Ok(())
 }
 
 fn name(blob: &BlobRef) -> String {

@@ -193,6 +193,31 @@ pub(super) fn parse_adopted(record: &[u8], size: u64) -> Option<AdoptedHead<'_>>
     Some(AdoptedHead { place, name: OsStr::from_bytes(name), bytes: record.len() - after.len() })
 }
 
+/// What stands in front of a record, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RecordHead {
+    Directory { bytes: u32 },
+    Contents { size: u64 },
+    Adopted { size: u64 },
+}
+
+/// Reads the head of any record from its beginning; gives its length too. `None` if it is none that we write.
+pub(super) fn parse_head(record: &[u8]) -> Option<(RecordHead, usize)> {
+    let (kind, mut rest) = record.split_first()?;
+    let number = take_varint(&mut rest)?;
+    let (head, bytes) = match *kind {
+        DIRECTORY => {
+            let bytes = u32::try_from(number).ok()?;
+            (RecordHead::Directory { bytes }, directory_head(bytes).len())
+        }
+        CONTENTS => (RecordHead::Contents { size: number }, contents_head(number).len()),
+        ADOPTED => return Some((RecordHead::Adopted { size: number }, parse_adopted(record, number)?.bytes)),
+        _ => return None,
+    };
+    // Whoever reads the record counts on a number that is as short as it can be.
+    (bytes == record.len() - rest.len()).then_some((head, bytes))
+}
+
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
@@ -246,11 +271,27 @@ mod tests {
             let head = parse_adopted(&record, size).unwrap();
             prop_assert_eq!((head.place, head.name, head.bytes), (place, name, bytes));
             prop_assert!(parse_adopted(&record, size ^ 1).is_none());
+            prop_assert_eq!(parse_head(&record), Some((RecordHead::Adopted { size }, bytes)));
+        }
+
+        #[test]
+        fn heads_and_back(bytes: u32, size: u64, more in prop::collection::vec(any::<u8>(), 0..9)) {
+            for (head, encoded) in [
+                (RecordHead::Directory { bytes }, directory_head(bytes)),
+                (RecordHead::Contents { size }, contents_head(size)),
+            ] {
+                let record = [&encoded[..], &more].concat();
+                prop_assert_eq!(parse_head(&record), Some((head, encoded.len())));
+                prop_assert_eq!(parse_head(&encoded[..encoded.len() - 1]), None);
+            }
         }
 
         #[test]
         fn arbitrary_heads_never_panic(record in prop::collection::vec(any::<u8>(), 0..300), size: u64, place: [u8; 15]) {
             let _ = parse_adopted(&record, size);
+            if let Some((RecordHead::Contents { size }, bytes)) = parse_head(&record) {
+                prop_assert_eq!(&record[..bytes], &contents_head(size)[..]);
+            }
             let _ = BlobPlace::from_bytes(&place);
         }
     }

@@ -54,47 +54,47 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 impl DiskStore {
-    /// Where a blob is, and whether that waits for the index. What waits is looked at before the index: it leaves there
-    /// only after it has come to the index.
-    pub(super) fn blob_place(&self, digest: &BlobDigest) -> Result<Option<(BlobPlace, bool)>, StoreError> {
+    /// Where a blob is. What waits for the index is looked at before it: it leaves there only after it has come to the
+    /// index.
+    pub(super) fn blob_place(&self, digest: &BlobDigest) -> Result<Option<BlobPlace>, StoreError> {
         {
             let state = self.state();
             if let Some(place) = state.waiting.blobs.get(digest) {
-                return Ok(Some((*place, true)));
+                return Ok(Some(*place));
             }
             if state.is_gone(&Item::Blob(*digest)) {
                 return Ok(None);
             }
         }
-        Ok(self.index.blob(digest)?.map(|place| (place, false)))
+        self.index.blob(digest)
     }
 
     pub(super) fn directory_place(
         &self,
         digest: &DirectoryDigest,
-    ) -> Result<Option<(DirectoryPlace, bool)>, StoreError> {
+    ) -> Result<Option<DirectoryPlace>, StoreError> {
         {
             let state = self.state();
             if let Some(place) = state.waiting.directories.get(digest) {
-                return Ok(Some((*place, true)));
+                return Ok(Some(*place));
             }
             if state.is_gone(&Item::Directory(*digest)) {
                 return Ok(None);
             }
         }
-        Ok(self.index.directory(digest)?.map(|place| (place, false)))
+        self.index.directory(digest)
     }
 
     pub(super) fn read_blob(&self, blob: &BlobRef, span: Span) -> Result<Option<VerifiedSpan>, StoreError> {
         let mut wrong: Option<BlobPlace> = None;
         for _ in 0..LOOKS_MAX {
-            let Some((place, waits)) = self.blob_place(&blob.digest)? else {
+            let Some(place) = self.blob_place(&blob.digest)? else {
                 return self.partials.read(blob, span);
             };
             if place.size != blob.size {
                 return Ok(None);
             }
-            match self.read_at(blob, span, place, waits) {
+            match self.read_at(blob, span, place) {
                 Ok(read) => return Ok(Some(read)),
                 // It was wrong before, and has not moved since.
                 Err(fault) if wrong == Some(place) => return self.faulty(blob, place, fault),
@@ -123,62 +123,36 @@ impl DiskStore {
         }
     }
 
-    fn read_at(
-        &self,
-        blob: &BlobRef,
-        span: Span,
-        place: BlobPlace,
-        waits: bool,
-    ) -> Result<VerifiedSpan, Fault> {
+    fn read_at(&self, blob: &BlobRef, span: Span, place: BlobPlace) -> Result<VerifiedSpan, Fault> {
         let (path, read) = match place.kind {
             BlobKind::Packed(position) => {
-                (self.packs.path(position.pack), self.read_packed(blob.size, span, position, waits))
+                (self.packs.path(position.pack), self.read_packed(blob.size, span, position))
             }
             BlobKind::File => {
                 let file = self.large.open(&blob.digest);
                 (self.large.path(&blob.digest), file.and_then(|file| read_span(&*file, blob.size, span)))
             }
-            BlobKind::Adopted(position) => return self.read_adopted(blob, span, position, waits),
+            BlobKind::Adopted(position) => return self.read_adopted(blob, span, position),
         };
         let (bytes, parents) = read.map_err(Fault::of(path.clone()))?;
         VerifiedSpan::check(*blob, span, parents, bytes).map_err(|error| Fault::Damage(path, error.into()))
     }
 
-    fn read_packed(
-        &self,
-        size: u64,
-        span: Span,
-        position: Position,
-        waits: bool,
-    ) -> io::Result<(Bytes, Bytes)> {
+    fn read_packed(&self, size: u64, span: Span, position: Position) -> io::Result<(Bytes, Bytes)> {
         let head = contents_head(size).len() as u64;
         let range = span.bytes(size);
         let mut bytes = BytesMut::zeroed((range.end - range.start) as usize);
-        self.read_pack(position, head + range.start, &mut bytes, waits)?;
+        self.packs.read(position, head + range.start, &mut bytes)?;
         let parents = read_parents(size, span, |buffer, offset| {
-            self.read_pack(position, head + size + offset, buffer, waits)
+            self.packs.read(position, head + size + offset, buffer)
         })?;
         Ok((bytes.freeze(), parents))
     }
 
-    fn read_pack(&self, position: Position, skip: u64, buffer: &mut [u8], waits: bool) -> io::Result<()> {
-        if waits && self.packs.read_waiting(position, skip, buffer).is_some() {
-            return Ok(());
-        }
-        self.packs.read(position, skip, buffer)
-    }
-
-    fn read_adopted(
-        &self,
-        blob: &BlobRef,
-        span: Span,
-        position: Position,
-        waits: bool,
-    ) -> Result<VerifiedSpan, Fault> {
-        let (file, head) = self.adopted_file(blob.size, position, waits)?;
-        let parents = read_parents(blob.size, span, |buffer, offset| {
-            self.read_pack(position, head + offset, buffer, waits)
-        });
+    fn read_adopted(&self, blob: &BlobRef, span: Span, position: Position) -> Result<VerifiedSpan, Fault> {
+        let (file, head) = self.adopted_file(blob.size, position)?;
+        let parents =
+            read_parents(blob.size, span, |buffer, offset| self.packs.read(position, head + offset, buffer));
         let parents = parents.map_err(Fault::of(self.packs.path(position.pack)))?;
         let range = span.bytes(blob.size);
         let mut bytes = BytesMut::zeroed((range.end - range.start) as usize);
@@ -194,24 +168,17 @@ impl DiskStore {
     }
 
     /// Whether there still is a file of this length where an adopted blob is.
-    pub(super) fn adopted_file_is_there(&self, size: u64, position: Position, waits: bool) -> bool {
-        let Ok((file, _)) = self.adopted_file(size, position, waits) else { return false };
+    pub(super) fn adopted_file_is_there(&self, size: u64, position: Position) -> bool {
+        let Ok((file, _)) = self.adopted_file(size, position) else { return false };
         let opened = self.layout.disk.open(&file, Access::Read);
         opened.and_then(|file| file.size()).is_ok_and(|found| found == size)
     }
 
     /// The file of an adopted blob, and how long the head of its record is.
-    fn adopted_file(&self, size: u64, position: Position, waits: bool) -> Result<(PathBuf, u64), Fault> {
+    fn adopted_file(&self, size: u64, position: Position) -> Result<(PathBuf, u64), Fault> {
         let pack = self.packs.path(position.pack);
         let mut head = [0; HEAD_BYTES_MAX];
-        let read = match waits {
-            true => self.packs.read_some_waiting(position, &mut head),
-            false => None,
-        };
-        let read = match read {
-            Some(read) => read,
-            None => self.packs.read_some(position, &mut head).map_err(Fault::of(pack.clone()))?,
-        };
+        let read = self.packs.read_some(position, &mut head).map_err(Fault::of(pack.clone()))?;
         let wrong = || Fault::Damage(pack.clone(), Damage::Record);
         let head = parse_adopted(&head[..read], size).ok_or_else(wrong)?;
         let waiting = self.state().waiting.places.get(&head.place).cloned();
@@ -228,8 +195,8 @@ impl DiskStore {
     pub(super) fn find_directory(&self, digest: &DirectoryDigest) -> Result<Option<Directory>, StoreError> {
         let mut wrong: Option<DirectoryPlace> = None;
         for _ in 0..LOOKS_MAX {
-            let Some((place, waits)) = self.directory_place(digest)? else { return Ok(None) };
-            match self.read_directory(digest, place, waits) {
+            let Some(place) = self.directory_place(digest)? else { return Ok(None) };
+            match self.read_directory(digest, place) {
                 Ok(directory) => return Ok(Some(directory)),
                 Err(error) if wrong == Some(place) => {
                     if matches!(error, StoreError::Damaged { .. }) {
@@ -247,7 +214,6 @@ impl DiskStore {
         &self,
         digest: &DirectoryDigest,
         place: DirectoryPlace,
-        waits: bool,
     ) -> Result<Directory, StoreError> {
         let pack = self.packs.path(place.position.pack);
         let item = Item::Directory(*digest);
@@ -256,7 +222,7 @@ impl DiskStore {
         }
         let mut encoded = BytesMut::zeroed(place.bytes as usize);
         let head = directory_head(place.bytes).len() as u64;
-        match self.read_pack(place.position, head, &mut encoded, waits).map_err(Fault::of(pack.clone())) {
+        match self.packs.read(place.position, head, &mut encoded).map_err(Fault::of(pack.clone())) {
             Ok(()) => {}
             Err(Fault::Damage(path, damage)) => return Err(StoreError::damaged(item, path, damage)),
             Err(Fault::Io(path, source)) => return Err(StoreError::Io { path, source }),

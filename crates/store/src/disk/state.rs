@@ -7,11 +7,17 @@ use std::{
 
 use firn_castore::{BlobDigest, DirectoryDigest};
 
-use super::place::{BlobPlace, DirectoryPlace, PlaceId};
+use super::{
+    packs::Recovered,
+    place::{BlobPlace, DirectoryPlace, PlaceId},
+};
 use crate::{Item, KnownTree, Listing, UnixSeconds, Visible};
 
 /// With so many things waiting for the index, they go there.
 const WAITING_MAX: usize = 1 << 16;
+/// With so many of them in files of their own too. It is less than there may be blobs that are partly here: where the
+/// process ends, these become such ones.
+const FILES_WAITING_MAX: usize = 1 << 10;
 
 /// What waits for the index: its records are in packs, its files in their places, and none of it may be durable yet.
 #[derive(Debug, Clone, Default)]
@@ -21,8 +27,8 @@ pub(super) struct Waiting {
     pub(super) places: BTreeMap<PlaceId, PathBuf>,
     pub(super) trees: BTreeMap<Listing, KnownTree>,
     pub(super) uses: BTreeMap<Visible, UnixSeconds>,
-    /// A blob has come to a file of its own: the names of files have to be made durable.
-    pub(super) has_files: bool,
+    /// So many blobs have come to files of their own, at most: the names of files have to be made durable.
+    pub(super) files: usize,
 }
 
 impl Waiting {
@@ -32,7 +38,7 @@ impl Waiting {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.count() >= WAITING_MAX
+        self.count() >= WAITING_MAX || self.files >= FILES_WAITING_MAX
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -51,7 +57,9 @@ impl Waiting {
         remove_equal(&mut self.places, &written.places);
         remove_equal(&mut self.trees, &written.trees);
         remove_equal(&mut self.uses, &written.uses);
-        self.has_files &= self.blobs.values().any(|place| place.position().is_none());
+        if self.files > 0 {
+            self.files = self.blobs.values().filter(|place| place.position().is_none()).count();
+        }
     }
 }
 
@@ -83,10 +91,16 @@ pub(super) struct State {
 }
 
 impl State {
+    /// What was found on opening waits for the index as if it had been kept just now.
+    pub(super) fn of(recovered: Recovered) -> Self {
+        let Recovered { blobs, directories, .. } = recovered;
+        Self { waiting: Waiting { blobs, directories, ..Waiting::default() }, ..Self::default() }
+    }
+
     pub(super) fn keep_blob(&mut self, digest: BlobDigest, place: BlobPlace) {
         self.damaged.remove(&Item::Blob(digest));
         self.condemned.remove(&Item::Blob(digest));
-        self.waiting.has_files |= place.position().is_none();
+        self.waiting.files += usize::from(place.position().is_none());
         self.waiting.blobs.insert(digest, place);
     }
 

@@ -1,6 +1,7 @@
 //! A process that ends at any moment.
 
 mod killed;
+mod resumed;
 
 use std::{
     fs,
@@ -14,12 +15,13 @@ use firn_castore::BlobRef;
 use firn_store::{
     Blobs, DiskStore, Paths, Room, closure,
     conformance::{self, contents},
+    missing_spans,
 };
 
 use crate::{commit, copy, copy_in, disk::large_files, findings, keep, span_of};
 
 #[test]
-fn what_was_not_committed_is_garbage_and_is_removed() {
+fn what_was_not_committed_is_found_again_and_may_be_collected() {
     let parent = tempfile::tempdir().unwrap();
     let (dir, crashed) = (parent.path().join("store"), parent.path().join("crashed"));
     let store = DiskStore::open(&dir).unwrap();
@@ -27,38 +29,42 @@ fn what_was_not_committed_is_garbage_and_is_removed() {
     let committed = copy_in(&store, &contents(2 * PIECE_BYTES, 0));
     let file = firn_castore::Node::File { blob: committed, executable: false };
     store.commit_root(&file.into(), true, None).unwrap();
-    let pack = dir.join("packs/00000001");
-    let pack_bytes = fs::metadata(&pack).unwrap().len();
     // Then whole blobs, a part of one, and one that is being copied in.
-    keep(&store, 1);
+    let uncommitted = keep(&store, 1);
     let large = copy_in(&store, &contents(2 * PIECE_BYTES, 1));
     let partial = contents(100_000, 99);
     store.keep_span(&span_of(&partial, Span::from_groups(0..2).unwrap())).unwrap();
     std::mem::forget(firn_store::Intake::begin_blob(&store, 2 * PIECE_BYTES).unwrap());
+    let pack = crashed.join("packs/00000001");
     copy(&dir, &crashed);
     // As a killed process leaves it: nothing is closed.
     std::mem::forget(store);
     assert_eq!(large_files(&crashed).len(), 2);
     assert_eq!(fs::read_dir(crashed.join("temp")).unwrap().count(), 1);
-    // What was written behind the last commit may have come to the disk in part.
-    let pack = crashed.join("packs/00000001");
+    // Of the last write only a part has come to the disk, and something else to a pack.
+    let pack_bytes = fs::metadata(&pack).unwrap().len();
     fs::File::options().write(true).open(&pack).unwrap().set_len(pack_bytes + 12_345).unwrap();
     fs::write(crashed.join("packs/00000002"), "a pack that nobody knows").unwrap();
 
     let store = DiskStore::open(&crashed).unwrap();
     assert_eq!(store.paths().unwrap(), [conformance::stored_path("sample-0", &root, true)]);
     assert!(findings(&store).is_empty());
-    let absent = conformance::sample(1).2;
-    for digest in absent.iter().take(2).map(|bytes| BlobRef::of(bytes).digest).chain([large.digest]) {
-        assert_eq!(store.has_blob(&digest).unwrap(), None);
-    }
-    assert_eq!(large_files(&crashed).len(), 1);
+    let found = closure(&store, &uncommitted).unwrap().unwrap();
+    assert_eq!(missing_spans(&store, &found).unwrap(), []);
+    assert_eq!(store.groups(&large).unwrap(), [Span::whole(large.size)]);
+    assert_eq!(large_files(&crashed).len(), 2);
     assert_eq!(fs::read_dir(crashed.join("temp")).unwrap().count(), 0);
     assert_eq!(fs::metadata(&pack).unwrap().len(), pack_bytes);
     assert!(!crashed.join("packs/00000002").exists());
     // What is partly here stays.
     assert_eq!(store.groups(&BlobRef::of(&partial)).unwrap(), [Span::from_groups(0..2).unwrap()]);
     assert_eq!(store.usage().unwrap().partials, 1);
+    // It is garbage as long as nothing that is visible needs it.
+    store.collect(false).unwrap();
+    assert_eq!(closure(&store, &uncommitted).unwrap(), None);
+    assert_eq!(store.groups(&large).unwrap(), []);
+    assert_eq!(large_files(&crashed).len(), 1);
+    assert_eq!(store.usage().unwrap().partials, 0);
     commit(&store, 1);
     drop(store);
     assert!(findings(&DiskStore::open(&crashed).unwrap()).is_empty());

@@ -116,8 +116,10 @@ fn another_holder_is_named_and_what_it_committed_survives_its_death() {
     assert_eq!(store.paths().unwrap().len(), 1);
     assert_eq!(verify_all(&store, &mut |finding| panic!("{finding:?}")).blobs, 4);
     let uncommitted = BlobRef::of(&conformance::sample(1).2[0]);
-    assert_eq!(store.has_blob(&uncommitted.digest).unwrap(), None);
+    assert_eq!(store.has_blob(&uncommitted.digest).unwrap(), Some(uncommitted.size), "it is found again");
     assert_eq!(large_files(&dir).len(), 1, "the file of the committed blob");
+    store.collect(false).unwrap();
+    assert_eq!(store.has_blob(&uncommitted.digest).unwrap(), None);
 }
 
 /// Makes a blob of more than one piece visible as a tree of its own.

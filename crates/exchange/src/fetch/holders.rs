@@ -1,0 +1,320 @@
+//! Who has what of a tree.
+//!
+//! Most peers have all of it. A *fellow* has a part, since it is fetching the tree itself, and is asked again and again
+//! what it has by now. Those who fetch the same tree share the work without talking about it: each run of groups has one
+//! owner among them, by their names and the run's (rendezvous hashing: Thaler and Ravishankar, "Using name-based mappings
+//! to increase hit rates", 1998), and who has all is asked first for what is one's own. So it sends each run about once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use firn_bao::{Groups, Span};
+use firn_castore::{BlobDigest, BlobRef};
+
+use super::Micros;
+use super::queue::is_small;
+use crate::PeerId;
+use crate::check::Presence;
+
+/// How long until a fellow that had something new is asked again.
+const POLL: Micros = Micros::from_millis(300);
+/// How long until one that has all is asked who else is fetching the tree.
+const POLL_WHOLE: Micros = Micros::from_millis(1_000);
+/// The longest time between two questions to a fellow that has nothing new, or to somebody who has nothing or all.
+const POLL_MAX: Micros = Micros::from_millis(8_000);
+/// A run of so many groups, beginning at a multiple of them, has one owner: 512 KiB.
+const OWNED_GROUPS: u64 = 32;
+/// The most fellows that share the work.
+const FELLOWS_MAX: usize = 64;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Nobody knows yet.
+    Unknown,
+    Whole,
+    Partial,
+    Nothing,
+}
+
+struct Holder {
+    extent: Extent,
+    /// Of one that has all: what it does not have, after all.
+    lacks: BTreeSet<BlobDigest>,
+    /// Of one that has a part: what of it.
+    has: BTreeMap<BlobDigest, Groups>,
+    /// When to ask what it has, and who else it knows of; `None` while it is being asked.
+    poll_at: Option<Micros>,
+    poll_gap: Micros,
+}
+
+pub(super) struct Holders {
+    me: PeerId,
+    holders: BTreeMap<PeerId, Holder>,
+}
+
+impl Holders {
+    pub(super) fn new(me: PeerId) -> Self {
+        Self { me, holders: BTreeMap::new() }
+    }
+
+    fn holder(&mut self, peer: PeerId) -> &mut Holder {
+        self.holders.entry(peer).or_insert_with(|| Holder {
+            extent: Extent::Unknown,
+            lacks: BTreeSet::new(),
+            has: BTreeMap::new(),
+            poll_at: Some(Micros(0)),
+            poll_gap: POLL,
+        })
+    }
+
+    pub(super) fn extent(&self, peer: &PeerId) -> Extent {
+        self.holders.get(peer).map_or(Extent::Unknown, |holder| holder.extent)
+    }
+
+    /// It has given the Directories, or vouches for the path: it will have the rest.
+    pub(super) fn presume_whole(&mut self, peer: PeerId, now: Micros) {
+        let holder = self.holder(peer);
+        if matches!(holder.extent, Extent::Unknown | Extent::Nothing) {
+            holder.is_whole(now);
+        }
+    }
+
+    /// It has not even the Directories.
+    pub(super) fn has_nothing(&mut self, peer: PeerId, now: Micros) {
+        let holder = self.holder(peer);
+        holder.extent = Extent::Nothing;
+        holder.put_off(now);
+    }
+
+    /// It has this not. It may be fetching the tree itself.
+    pub(super) fn lacks(&mut self, peer: PeerId, blob: BlobDigest, now: Micros) {
+        let holder = self.holder(peer);
+        holder.has.remove(&blob);
+        if holder.lacks.insert(blob) && holder.extent == Extent::Whole {
+            holder.poll_at = holder.poll_at.map(|at| at.min(now));
+        }
+    }
+
+    /// Whether it is time to ask this peer what it has.
+    pub(super) fn is_due(&self, peer: &PeerId, now: Micros) -> bool {
+        self.holders.get(peer).is_none_or(|holder| holder.poll_at.is_some_and(|at| at <= now))
+    }
+
+    /// When, after this time, somebody is to be asked what it has.
+    pub(super) fn next_poll(&self, now: Micros) -> Option<Micros> {
+        self.holders.values().filter_map(|holder| holder.poll_at).filter(|at| *at > now).min()
+    }
+
+    /// It is being asked what it has.
+    pub(super) fn polling(&mut self, peer: PeerId) {
+        self.holder(peer).poll_at = None;
+    }
+
+    /// It did not say what it has.
+    pub(super) fn not_told(&mut self, peer: PeerId, now: Micros) {
+        self.holder(peer).put_off(now);
+    }
+
+    /// It has said what it has.
+    pub(super) fn told(
+        &mut self,
+        peer: PeerId,
+        tree: &Presence,
+        blobs: Vec<(BlobRef, Presence)>,
+        now: Micros,
+    ) {
+        let holder = self.holder(peer);
+        match tree {
+            Presence::Whole => holder.is_whole(now),
+            Presence::Missing => {
+                holder.extent = Extent::Nothing;
+                holder.put_off(now);
+            }
+            Presence::Partial(_) => {
+                let is_new = holder.extent != Extent::Partial;
+                holder.extent = Extent::Partial;
+                if holder.takes(blobs) || is_new {
+                    holder.poll_gap = POLL;
+                    holder.poll_at = Some(if is_new { now } else { now.after(POLL) });
+                } else {
+                    holder.put_off(now);
+                }
+            }
+        }
+    }
+
+    /// What of this run this peer can be asked for, whoever else has it.
+    pub(super) fn part_of(&self, peer: &PeerId, blob: &BlobRef, run: Span) -> Option<Span> {
+        let holder = self.holders.get(peer)?;
+        match holder.extent {
+            Extent::Whole => (!holder.lacks.contains(&blob.digest)).then_some(run),
+            Extent::Partial => holder.part_of(blob, run),
+            Extent::Unknown | Extent::Nothing => None,
+        }
+    }
+
+    /// Whether this peer can be asked for all of this run.
+    pub(super) fn has_all_of(&self, peer: &PeerId, blob: &BlobRef, run: Span) -> bool {
+        self.part_of(peer, blob, run) == Some(run)
+    }
+
+    /// Those who have a part and pass the test.
+    pub(super) fn fellows(&self, test: impl Fn(&PeerId) -> bool) -> Vec<PeerId> {
+        let partial = self.holders.iter().filter(|(_, holder)| holder.extent == Extent::Partial);
+        partial.map(|(peer, _)| *peer).filter(|peer| test(peer)).take(FELLOWS_MAX).collect()
+    }
+
+    /// Those who may be fetching the tree as well, and pass the test: fellows, and who has nothing yet.
+    pub(super) fn partners(&self, test: impl Fn(&PeerId) -> bool) -> Vec<PeerId> {
+        let others = self.holders.iter().filter(|(_, holder)| holder.extent != Extent::Whole);
+        others.map(|(peer, _)| *peer).filter(|peer| test(peer)).take(FELLOWS_MAX).collect()
+    }
+
+    /// The first part of a run that this node is to ask for, rather than one of its partners, and none of them has.
+    pub(super) fn own_part(&self, partners: &[PeerId], blob: &BlobRef, run: Span) -> Option<Span> {
+        self.first_part(blob, run, |part| {
+            self.is_own(partners, blob, part.start) && !self.is_held(partners, blob, part)
+        })
+    }
+
+    /// The first part of a run that none of these fellows has.
+    pub(super) fn unheld_part(&self, fellows: &[PeerId], blob: &BlobRef, run: Span) -> Option<Span> {
+        self.first_part(blob, run, |part| !self.is_held(fellows, blob, part))
+    }
+
+    /// Cuts a run where ownership changes.
+    fn first_part(&self, blob: &BlobRef, run: Span, wants: impl Fn(Range<u64>) -> bool) -> Option<Span> {
+        let Range { mut start, end } = run.groups();
+        while start < end {
+            let until = if is_small(blob) { end } else { end.min((start / OWNED_GROUPS + 1) * OWNED_GROUPS) };
+            if wants(start..until) {
+                return Span::from_groups(start..until);
+            }
+            start = until;
+        }
+        None
+    }
+
+    fn is_held(&self, fellows: &[PeerId], blob: &BlobRef, run: Range<u64>) -> bool {
+        let has = |fellow| self.holders.get(fellow).and_then(|holder| holder.has.get(&blob.digest));
+        fellows.iter().filter_map(has).any(|groups| groups.covers(&run))
+    }
+
+    fn is_own(&self, partners: &[PeerId], blob: &BlobRef, group: u64) -> bool {
+        let mine = weight(&self.me, blob, group);
+        partners.iter().all(|fellow| (weight(fellow, blob, group), *fellow) < (mine, self.me))
+    }
+}
+
+impl Holder {
+    fn is_whole(&mut self, now: Micros) {
+        self.poll_gap = match self.extent {
+            Extent::Whole => Micros((self.poll_gap.0 * 2).min(POLL_MAX.0)),
+            Extent::Unknown | Extent::Partial | Extent::Nothing => POLL_WHOLE,
+        };
+        self.extent = Extent::Whole;
+        self.poll_at = Some(now.after(self.poll_gap));
+    }
+
+    fn put_off(&mut self, now: Micros) {
+        self.poll_gap = Micros((self.poll_gap.0 * 2).min(POLL_MAX.0));
+        self.poll_at = Some(now.after(self.poll_gap));
+    }
+
+    /// Whether any of this is new.
+    fn takes(&mut self, blobs: Vec<(BlobRef, Presence)>) -> bool {
+        let mut is_new = false;
+        for (blob, presence) in blobs {
+            let groups = match presence {
+                Presence::Missing => continue,
+                Presence::Partial(groups) => groups,
+                Presence::Whole => {
+                    let mut groups = Groups::default();
+                    groups.insert(Span::whole(blob.size).groups());
+                    groups
+                }
+            };
+            is_new |= self.has.insert(blob.digest, groups.clone()) != Some(groups);
+        }
+        is_new
+    }
+
+    fn part_of(&self, blob: &BlobRef, run: Span) -> Option<Span> {
+        let first = self.has.get(&blob.digest)?.within(&run.groups()).into_iter().next()?;
+        let part = Span::from_groups(first)?;
+        (part == run || !is_small(blob)).then_some(part)
+    }
+}
+
+/// Who has most weight owns a run.
+fn weight(peer: &PeerId, blob: &BlobRef, group: u64) -> u64 {
+    let word = |bytes: &[u8; 32]| {
+        let mut first = [0; 8];
+        first.copy_from_slice(&bytes[..8]);
+        u64::from_le_bytes(first)
+    };
+    let run = word(blob.digest.as_bytes()) ^ (group / OWNED_GROUPS).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mix(word(peer.as_bytes()) ^ mix(run))
+}
+
+/// The finalizer of SplitMix64 (Steele, Lea and Flood, 2014).
+fn mix(mut word: u64) -> u64 {
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(byte: u8) -> PeerId {
+        [byte; 32].into()
+    }
+
+    fn partial(runs: &[Range<u64>]) -> Presence {
+        let mut groups = Groups::default();
+        runs.iter().for_each(|run| groups.insert(run.clone()));
+        Presence::Partial(groups)
+    }
+
+    #[test]
+    fn a_fellow_is_asked_for_what_it_has() {
+        let large = BlobRef { digest: [1; 32].into(), size: 10 << 20 };
+        let small = BlobRef { digest: [2; 32].into(), size: 50_000 };
+        let mut holders = Holders::new(peer(0));
+        let fellow = peer(1);
+        assert!(holders.is_due(&fellow, Micros(0)));
+        holders.told(fellow, &Presence::Partial(Groups::default()), Vec::new(), Micros(0));
+        assert!(holders.is_due(&fellow, Micros(0)), "now that it is one it is asked what it has");
+        let has = vec![(large, partial(&[5..9, 20..30])), (small, partial(&[0..1]))];
+        holders.told(fellow, &Presence::Partial(Groups::default()), has, Micros(0));
+        let whole = Span::whole(large.size);
+        assert_eq!(holders.part_of(&fellow, &large, whole), Span::from_groups(5..9));
+        assert_eq!(holders.part_of(&fellow, &small, Span::whole(small.size)), None, "small ones go whole");
+        assert!(!holders.is_due(&fellow, Micros(0)) && holders.is_due(&fellow, POLL));
+        holders.lacks(fellow, large.digest, Micros(0));
+        assert_eq!(holders.part_of(&fellow, &large, whole), None);
+        holders.told(fellow, &Presence::Whole, Vec::new(), Micros(0));
+        assert_eq!(holders.part_of(&fellow, &small, Span::whole(small.size)), Some(Span::whole(small.size)));
+        assert_eq!(holders.next_poll(Micros(0)), Some(POLL_WHOLE), "it may know of others by then");
+    }
+
+    #[test]
+    fn each_run_has_one_owner_and_the_shares_are_about_equal() {
+        let blob = BlobRef { digest: [7; 32].into(), size: 500 << 20 };
+        let all: Vec<PeerId> = (0..5).map(peer).collect();
+        let mut shares = vec![0u64; all.len()];
+        for run in Span::whole(blob.size).pieces(OWNED_GROUPS) {
+            let owners: Vec<usize> = (0..all.len())
+                .filter(|i| {
+                    let others: Vec<PeerId> = all.iter().filter(|peer| **peer != all[*i]).copied().collect();
+                    Holders::new(all[*i]).own_part(&others, &blob, run) == Some(run)
+                })
+                .collect();
+            assert_eq!(owners.len(), 1);
+            shares[owners[0]] += 1;
+        }
+        assert!(shares.iter().all(|share| (140..260).contains(share)), "{shares:?}");
+    }
+}

@@ -1,0 +1,169 @@
+//! What a peer has shown that it can do, and how much it is therefore asked for at once.
+
+use super::Micros;
+
+/// What a peer is asked for that has given nothing yet: as much as one lie may cost.
+const PROBE_BYTES: u64 = 64 << 10;
+/// The least that one request asks for: what a connection that has just begun brings in one round trip.
+const PIECE_BYTES_MIN: u64 = 16 << 10;
+/// The most that one request asks for.
+const PIECE_BYTES_MAX: u64 = 1 << 20;
+/// How many requests of a second's work there are.
+const PIECES_A_SECOND: u64 = 10;
+/// So many pieces are asked for at once, however short the way is: one is read, one sent, one checked, one kept.
+const PIECES_AHEAD: u64 = 6;
+/// The most that one peer is asked for at once.
+const WINDOW_BYTES_MAX: u64 = 16 << 20;
+/// Of an estimate of the rate, what one lower sample leaves.
+const RATE_KEPT: (u64, u64) = (7, 8);
+
+/// What had been delivered when a request was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark {
+    at: Micros,
+    delivered: u64,
+}
+
+/// Rate and round trip of a peer, from what it has answered, and its window.
+///
+/// A sample of the rate is what came between a request and its answer, of all that was under way (as BBR counts it:
+/// draft-cardwell-iccrg-bbr-congestion-control, section 4.1), so that many requests at once do not look like a slow peer.
+#[derive(Debug, Clone)]
+pub(super) struct Pace {
+    delivered: u64,
+    in_flight: u64,
+    /// Bytes a second.
+    rate: Option<u64>,
+    round_trip: Option<Micros>,
+    window: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { delivered: 0, in_flight: 0, rate: None, round_trip: None, window: PROBE_BYTES }
+    }
+}
+
+impl Pace {
+    /// How many bytes one request should ask for now; `None` while enough is under way.
+    pub(super) fn room(&self) -> Option<u64> {
+        let piece = self.piece_bytes();
+        (self.in_flight == 0 || self.in_flight + piece <= self.window).then_some(piece)
+    }
+
+    /// Bytes that were asked for and have not been answered.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.in_flight
+    }
+
+    pub(super) fn rate(&self) -> Option<u64> {
+        self.rate
+    }
+
+    /// So many bytes were asked for.
+    pub(super) fn asked(&mut self, bytes: u64, now: Micros) -> Mark {
+        self.in_flight += bytes;
+        Mark { at: now, delivered: self.delivered }
+    }
+
+    /// They are not under way any longer.
+    pub(super) fn settled(&mut self, bytes: u64) {
+        self.in_flight = self.in_flight.saturating_sub(bytes);
+    }
+
+    /// An answer has brought so many bytes.
+    pub(super) fn answered(&mut self, mark: Mark, bytes: u64, now: Micros) {
+        let took = Micros(now.0.saturating_sub(mark.at.0).max(1));
+        self.round_trip = Some(self.round_trip.map_or(took, |least| least.min(took)));
+        if bytes == 0 {
+            return;
+        }
+        self.delivered += bytes;
+        let sample = per_second(self.delivered - mark.delivered, took);
+        self.rate = Some(match self.rate {
+            Some(rate) if sample < rate => (rate / RATE_KEPT.1 * RATE_KEPT.0 + sample / RATE_KEPT.1).max(1),
+            _ => sample.max(1),
+        });
+        self.window = self.target().min(self.window + bytes);
+    }
+
+    /// It had to be asked elsewhere: it begins anew.
+    pub(super) fn failed(&mut self) {
+        self.window = PROBE_BYTES.max(self.window / 4);
+    }
+
+    /// How long this many bytes take from the request to the last of them; `None` if nothing is known of that.
+    pub(super) fn time_for(&self, bytes: u64) -> Option<Micros> {
+        let rate = self.rate?;
+        let round_trip = self.round_trip.unwrap_or_default();
+        Some(Micros(round_trip.0.saturating_add(bytes.saturating_mul(1_000_000) / rate)))
+    }
+
+    fn piece_bytes(&self) -> u64 {
+        match self.rate {
+            Some(rate) => (rate / PIECES_A_SECOND).clamp(PROBE_BYTES, PIECE_BYTES_MAX),
+            None => PIECE_BYTES_MIN,
+        }
+    }
+
+    /// Twice what fits into the way there and back, so that a rate that was held down by the window can grow.
+    fn target(&self) -> u64 {
+        let round_trip = self.round_trip.unwrap_or_default();
+        let on_the_way = self.rate.unwrap_or(0).saturating_mul(round_trip.0) / 1_000_000;
+        (2 * on_the_way).max(PIECES_AHEAD * self.piece_bytes()).min(WINDOW_BYTES_MAX)
+    }
+}
+
+fn per_second(bytes: u64, took: Micros) -> u64 {
+    u64::try_from(u128::from(bytes) * 1_000_000 / u128::from(took.0)).unwrap_or(u64::MAX / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A peer behind a way of this rate and round trip, asked for as much as its pace allows, for so many seconds. How
+    /// many bytes a second it gave in the last one.
+    fn settled_rate(rate: u64, round_trip_ms: u64, seconds: u64) -> u64 {
+        let mut pace = Pace::default();
+        let (mut now, mut free_at) = (Micros(0), Micros(0));
+        let mut under_way = std::collections::VecDeque::new();
+        let mut last_second = 0;
+        while now.0 < seconds * 1_000_000 {
+            while let Some(bytes) = pace.room() {
+                let mark = pace.asked(bytes, now);
+                free_at = Micros(free_at.0.max(now.0) + bytes * 1_000_000 / rate);
+                under_way.push_back((Micros(free_at.0 + round_trip_ms * 1000), mark, bytes));
+            }
+            let (at, mark, bytes) = under_way.pop_front().unwrap();
+            now = at;
+            pace.settled(bytes);
+            pace.answered(mark, bytes, now);
+            if now.0 >= (seconds - 1) * 1_000_000 {
+                last_second += bytes;
+            }
+        }
+        last_second
+    }
+
+    #[test]
+    fn any_way_is_filled() {
+        for (rate, round_trip) in
+            [(1 << 20, 1), (12 << 20, 40), (12 << 20, 200), (100 << 20, 5), (200_000, 300)]
+        {
+            let reached = settled_rate(rate, round_trip, 6);
+            assert!(reached * 10 >= rate * 9, "{reached} of {rate} at {round_trip} ms");
+        }
+    }
+
+    #[test]
+    fn a_stranger_is_asked_for_little() {
+        let mut pace = Pace::default();
+        let asked = std::iter::from_fn(|| {
+            let bytes = pace.room()?;
+            pace.asked(bytes, Micros(0));
+            Some(bytes)
+        });
+        assert_eq!(asked.sum::<u64>(), PROBE_BYTES);
+    }
+}

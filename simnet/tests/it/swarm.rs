@@ -1,0 +1,155 @@
+//! Swarms by name: what a few nodes must manage together, in figures.
+
+use firn_exchange::Micros;
+use firn_simnet::TreePlan;
+use firn_simnet::swarm::{
+    Fault, FaultKind, FetchReport, NodePlan, Number, SwarmPlan, SwarmReport, run_swarm,
+};
+
+const MIB: u64 = 1 << 20;
+
+/// Runs it; nothing may be wrong, and all that is wanted comes.
+pub(crate) fn well(name: &str, plan: &SwarmPlan) -> SwarmReport {
+    let report = run_swarm(plan, true);
+    println!("{name}: {report}");
+    for fetch in &report.fetches {
+        println!(
+            "  node {}: {:.2} s of {:.2} s at best, stalled {:.2} s, {} requests, {} KiB in vain",
+            fetch.node,
+            seconds(fetch.takes().unwrap_or_default()),
+            seconds(fetch.bound),
+            seconds(fetch.tally.stall_most),
+            fetch.tally.asks,
+            fetch.wasted_bytes() >> 10,
+        );
+    }
+    for node in &report.nodes {
+        println!(
+            "  node {}: {} KiB up, {} KiB down",
+            node.number,
+            node.sent_bytes >> 10,
+            node.received_bytes >> 10
+        );
+    }
+    assert!(report.violations.is_empty(), "{:#?} {:#?}", report.violations, report.trace);
+    assert!(report.fetches.iter().all(|fetch| fetch.ended.is_some()), "{report}");
+    report
+}
+
+fn seconds(time: Micros) -> f64 {
+    time.0 as f64 / 1e6
+}
+
+fn takes(report: &SwarmReport, node: Number) -> f64 {
+    seconds(of(report, node).takes().unwrap())
+}
+
+fn of(report: &SwarmReport, node: Number) -> &FetchReport {
+    report.fetches.iter().find(|fetch| fetch.node == node).unwrap()
+}
+
+fn sent(report: &SwarmReport, node: Number) -> u64 {
+    report.nodes.iter().find(|other| other.number == node).unwrap().sent_bytes
+}
+
+fn ms(millis: u64) -> Micros {
+    Micros::from_millis(millis)
+}
+
+/// A link of so many mebibytes a second, both ways.
+fn link(node: NodePlan, mib: u64) -> NodePlan {
+    NodePlan { up: mib * MIB, down: mib * MIB, ..node }
+}
+
+#[test]
+fn five_consumers_of_one_slow_seeder_are_about_as_fast_as_one_alone() {
+    let seeder = link(NodePlan::seeder(0), 1);
+    let tree = TreePlan::Mebibytes(16);
+    let alone = SwarmPlan::quiet(tree, vec![seeder.clone(), link(NodePlan::leecher(1), 10)]);
+    let alone = well("one alone", &alone);
+    let mut nodes = vec![seeder];
+    nodes.extend((1..6).map(|number| link(NodePlan::leecher(number), 10)));
+    let plan = SwarmPlan::quiet(tree, nodes);
+    let figures = |name: &str, plan: &SwarmPlan| {
+        let five = well(name, plan);
+        let (last, one) = ((1..6).map(|node| takes(&five, node)).fold(0.0, f64::max), takes(&alone, 1));
+        let upload = sent(&five, 0) as f64 / five.fetches[0].tree_bytes as f64;
+        println!("{name}: {:.2} x as long as one, the seeder sends {upload:.2} x the tree", last / one);
+        (last / one, upload)
+    };
+    // The first one hears of nobody: no one had asked before it, and it never asks again. It should be 1.3 and 1.15.
+    let (time, upload) = figures("five consumers", &plan);
+    assert!(time < 2.6 && upload < 2.6, "{time} {upload}");
+    let (time, upload) = figures("five who find each other", &SwarmPlan { askers_are_found: true, ..plan });
+    assert!(time < 1.3 && upload < 1.3, "{time} {upload}");
+}
+
+#[test]
+fn one_of_three_vanishes_half_way() {
+    let mut nodes: Vec<NodePlan> = (0..3).map(|number| link(NodePlan::seeder(number), 2)).collect();
+    nodes.push(link(NodePlan::leecher(3), 10));
+    let mut plan = SwarmPlan::quiet(TreePlan::Mebibytes(16), nodes);
+    plan.faults.push(Fault { node: 1, at: ms(1_500), what: FaultKind::Crash(None) });
+    for drivers_give_up in [true, false] {
+        let report = well("one of three vanishes", &SwarmPlan { drivers_give_up, ..plan.clone() });
+        let stall = seconds(of(&report, 3).tally.stall_most);
+        assert!(stall < 3.0, "{stall}");
+        assert!(takes(&report, 3) < 7.0);
+    }
+}
+
+#[test]
+fn one_that_is_twenty_times_slower_keeps_nobody_waiting() {
+    let slow = NodePlan { up: MIB / 5, ..NodePlan::seeder(0) };
+    let nodes = vec![slow, link(NodePlan::seeder(1), 4), link(NodePlan::leecher(2), 40)];
+    let report = well("one is slow", &SwarmPlan::quiet(TreePlan::Mebibytes(16), nodes));
+    let fetch = of(&report, 2);
+    assert!(takes(&report, 2) < seconds(fetch.bound) * 1.3, "{report}");
+    assert!(fetch.wasted_bytes() < MIB, "{report}");
+}
+
+#[test]
+fn what_came_stays_when_all_are_gone_and_one_returns() {
+    let nodes =
+        vec![link(NodePlan::seeder(0), 2), link(NodePlan::seeder(1), 2), link(NodePlan::leecher(2), 10)];
+    let mut plan = SwarmPlan::quiet(TreePlan::Mebibytes(16), nodes);
+    plan.faults.push(Fault { node: 0, at: ms(2_000), what: FaultKind::Crash(None) });
+    plan.faults.push(Fault { node: 1, at: ms(2_100), what: FaultKind::Crash(Some(ms(10_000))) });
+    let report = well("all gone, one returns", &plan);
+    let fetch = of(&report, 2);
+    assert!(fetch.tally.duplicate_bytes * 100 < fetch.tree_bytes, "{report}");
+    assert_eq!(fetch.tally.fetches, 1, "it waits rather than fails");
+    assert!(takes(&report, 2) < 25.0, "{report}");
+}
+
+#[test]
+fn a_consumer_that_crashes_goes_on_where_it_was() {
+    let nodes = vec![link(NodePlan::seeder(0), 2), link(NodePlan::leecher(1), 10)];
+    let mut plan = SwarmPlan::quiet(TreePlan::Mebibytes(16), nodes);
+    plan.faults.push(Fault { node: 1, at: ms(4_000), what: FaultKind::Crash(Some(ms(1_000))) });
+    let report = well("crash and resume", &plan);
+    let fetch = of(&report, 1);
+    assert_eq!(fetch.tally.fetches, 2);
+    assert!(fetch.tally.duplicate_bytes * 100 < fetch.tree_bytes, "{report}");
+    // What was under way when it crashed is lost.
+    assert!(fetch.wasted_bytes() < 3 * MIB, "{report}");
+    assert!(takes(&report, 1) < 12.0, "{report}");
+}
+
+#[test]
+fn twenty_leechers_lose_one_of_them() {
+    let mut nodes = vec![link(NodePlan::seeder(0), 4)];
+    nodes.extend((1..21).map(|number| link(NodePlan::leecher(number), 8)));
+    let mut plan = SwarmPlan::quiet(TreePlan::Mebibytes(8), nodes);
+    plan.faults.push(Fault { node: 7, at: ms(1_500), what: FaultKind::Leave });
+    for (askers_are_found, most) in [(false, 15.0), (true, 8.0)] {
+        let report = run_swarm(&SwarmPlan { askers_are_found, ..plan.clone() }, false);
+        println!("twenty leechers: {report}");
+        assert!(report.violations.is_empty(), "{:#?}", report.violations);
+        let last = report.fetches.iter().filter_map(FetchReport::takes).max().unwrap();
+        let upload = sent(&report, 0) as f64 / report.fetches[0].tree_bytes as f64;
+        println!("the last is done after {:.2} s, the seeder sends {upload:.2} x the tree", seconds(last));
+        assert_eq!(report.fetches.iter().filter(|fetch| fetch.ended.is_some()).count(), 19);
+        assert!(seconds(last) < most);
+    }
+}
