@@ -99,7 +99,8 @@ async fn join(config: &Config, served: Arc<Served>) -> Result<Arc<Net>, Failure>
     };
     let identity = Identity::load_or_create(&config.data_dir.join("node.key")).map_err(Failure::failed)?;
     // There is no engine behind it: whoever asks is given nothing.
-    let answerer = Arc::new(RoleAnswerer::new(Role::Client, Arc::new(OnceLock::new()), served));
+    let answerer =
+        Arc::new(RoleAnswerer::new(Role::Client, config.compress, Arc::new(OnceLock::new()), served));
     let net = Net::start(node::net_config(&client, identity), answerer).await.map_err(Failure::failed)?;
     if config.mdns {
         let has_neighbour = async {

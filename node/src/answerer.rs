@@ -1,16 +1,20 @@
 //! What peers may see, by this node's role, and what each of them was given.
 
+mod fellows;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use firn_engine::Engine;
-use firn_exchange::{Key, PeerId, Reply, SharedView, answer};
+use firn_exchange::{Codec, Compress, Key, Micros, PeerId, Reply, ReplyError, SharedView, answer};
 use firn_net::{Answerer, BrokenOff, Peer, ReplyBody};
 use firn_nix::STORE_DIR;
 
+use self::fellows::Fellows;
 use crate::config::Role;
 
 /// The most peers whose gifts are remembered.
@@ -57,12 +61,15 @@ pub struct RoleAnswerer {
     /// Set as soon as the engine is there; who asks before that is told that nothing is.
     engine: Arc<OnceLock<Engine>>,
     served: Arc<Served>,
+    codec: Arc<Mutex<Codec>>,
+    fellows: Mutex<Fellows>,
 }
 
 impl RoleAnswerer {
     /// Answers by this role, and writes down in `served` what was given.
-    pub fn new(role: Role, engine: Arc<OnceLock<Engine>>, served: Arc<Served>) -> Self {
-        Self { role, engine, served }
+    pub fn new(role: Role, compress: Compress, engine: Arc<OnceLock<Engine>>, served: Arc<Served>) -> Self {
+        let (codec, fellows) = (Arc::new(Mutex::new(Codec::new(compress))), Mutex::default());
+        Self { role, engine, served, codec, fellows }
     }
 
     fn gives_to(&self, peer: Peer) -> bool {
@@ -72,12 +79,39 @@ impl RoleAnswerer {
             Role::Seed => true,
         }
     }
+
+    /// Others that have asked for the same tree go with the reply, and this one with later ones.
+    fn with_fellows(&self, reply: Reply, from: Peer) -> Reply {
+        let (Some(Key::Root(root)), true) = (reply.about(), reply.has_something()) else { return reply };
+        let root = root.clone();
+        let mut fellows = self.fellows.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let others = fellows.others(&root, from, now);
+        fellows.asked(root, from, now);
+        if others.is_empty() { reply } else { reply.hinting(&others) }
+    }
+
+    /// Compressed where that is worth it on this peer's connection.
+    fn squeezed(&self, reply: Reply, from: Peer) -> Reply {
+        if !reply.may_be_compressed() {
+            return reply;
+        }
+        match lock(&self.codec).level(from.drain, from.is_private()) {
+            Some(level) => reply.compressed(level),
+            None => reply,
+        }
+    }
+}
+
+fn lock(codec: &Mutex<Codec>) -> MutexGuard<'_, Codec> {
+    codec.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Answerer for RoleAnswerer {
     fn answer(&self, from: Peer, request: Bytes) -> Box<dyn ReplyBody> {
         let Some(engine) = self.engine.get() else { return Box::new(Nothing) };
-        let view = match self.gives_to(from) {
+        let gives = self.gives_to(from);
+        let view = match gives {
             true => engine.shared_view(),
             false => SharedView::new(engine.store().clone(), Arc::default()),
         };
@@ -91,7 +125,14 @@ impl Answerer for RoleAnswerer {
                 }
             });
         }
-        Box::new(CountedReply { reply, peer: from.id, served: self.served.clone() })
+        let reply = if gives { self.with_fellows(reply, from) } else { reply };
+        let reply = self.squeezed(reply, from);
+        Box::new(CountedReply {
+            reply,
+            peer: from.id,
+            served: self.served.clone(),
+            codec: self.codec.clone(),
+        })
     }
 }
 
@@ -121,6 +162,21 @@ struct CountedReply {
     reply: Reply,
     peer: PeerId,
     served: Arc<Served>,
+    codec: Arc<Mutex<Codec>>,
+}
+
+impl CountedReply {
+    /// The next piece; how long it took to compress is remembered. Reading is part of it: what counts is how fast there is
+    /// something to send.
+    fn pull(&mut self) -> Result<Option<Bytes>, ReplyError> {
+        let Some((level, before)) = self.reply.squeezed() else { return self.reply.next() };
+        let begun = Instant::now();
+        let piece = self.reply.next();
+        let took = Micros(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let after = self.reply.squeezed().map_or(before, |(_, bytes)| bytes);
+        lock(&self.codec).worked(level, after - before, took);
+        piece
+    }
 }
 
 impl ReplyBody for CountedReply {
@@ -129,7 +185,7 @@ impl ReplyBody for CountedReply {
     }
 
     fn next(&mut self) -> Result<Option<Bytes>, BrokenOff> {
-        match self.reply.next() {
+        match self.pull() {
             Ok(piece) => {
                 let bytes = piece.as_ref().map_or(0, Bytes::len) as u64;
                 self.served.note(self.peer, |given| given.sent_bytes += bytes);
@@ -142,3 +198,6 @@ impl ReplyBody for CountedReply {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -131,7 +131,8 @@ impl Node {
         let (engine_of_answerer, served) = (Arc::new(OnceLock::new()), Arc::new(Served::default()));
         let answerer: Arc<dyn Answerer> = match behaviour {
             Behaviour::ByRole => {
-                Arc::new(RoleAnswerer::new(config.role, engine_of_answerer.clone(), served.clone()))
+                let (engine, served) = (engine_of_answerer.clone(), served.clone());
+                Arc::new(RoleAnswerer::new(config.role, config.compress, engine, served))
             }
             Behaviour::Other(make) => make(engine_of_answerer.clone()),
         };

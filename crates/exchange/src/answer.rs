@@ -1,11 +1,13 @@
 //! The side that gives.
 
+mod items;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use firn_bao::{GROUP_BYTES, Groups, Span, VerifiedSpan};
+use firn_bao::{GROUP_BYTES, Span};
 use firn_castore::{BlobDigest, BlobRef, DirectoryDigest, Node, Root};
 use firn_proto::exchange as proto;
 use firn_store::{Store, StoreError, Visible};
@@ -14,10 +16,8 @@ use crate::compress::{ENCODER_BYTES, SAMPLE_BYTES, Squeezer, is_worth_it};
 use crate::frame;
 use crate::known::Tags;
 use crate::shared::{Extent, Shared};
-use crate::{
-    Asked, BATCH_BYTES_MAX, BITMAP_BYTES_MAX, CLOSURE_BYTES_MAX, FELLOWS_MAX, Fellow, INLINE_BYTES_MAX, Key,
-    Micros, Question,
-};
+use crate::{Asked, BATCH_BYTES_MAX, CLOSURE_BYTES_MAX, FELLOWS_MAX, Fellow, Key, Micros, Question};
+use items::{batch_item, have_blob, have_tree, undamaged};
 
 /// Is told of what a peer reads.
 type OnUse = Arc<dyn Fn(&Visible) + Send + Sync>;
@@ -158,6 +158,11 @@ impl Reply {
     /// Whether there is something for this peer; else the reply says only that there is not.
     pub fn is_ok(&self) -> bool {
         self.header.as_ref().is_some_and(|header| header.status() == proto::Status::Ok)
+    }
+
+    /// Whether something is here of what was asked about; a request for what is there is answered where nothing is, too.
+    pub fn has_something(&self) -> bool {
+        self.is_ok() && !matches!(&self.body, Body::Have { tree: Some(Extent::Nothing), .. })
     }
 
     /// About how much memory its pieces take, two of which are held at once: a span is read as a whole, all else is cut.
@@ -362,59 +367,4 @@ pub enum ReplyError {
     /// It was there when the reply began.
     #[error("what was to be sent has gone")]
     Gone,
-}
-
-/// What the disk has damaged is not here: others may have it, and all else that was asked for can still be given.
-fn undamaged(read: Result<Option<VerifiedSpan>, StoreError>) -> Result<Option<VerifiedSpan>, StoreError> {
-    match read {
-        Err(StoreError::Damaged { .. }) => Ok(None),
-        read => read,
-    }
-}
-
-fn batch_item(
-    view: &SharedView,
-    digest: BlobDigest,
-    bytes_left: &mut u64,
-) -> Result<proto::BatchItem, StoreError> {
-    let with = |status: proto::Status| proto::BatchItem { status: status.into(), contents: Bytes::new() };
-    let Some(blob) = view.shared.blob(digest) else { return Ok(with(proto::Status::Missing)) };
-    if blob.size > INLINE_BYTES_MAX {
-        return Ok(with(proto::Status::Refused));
-    }
-    let Some(left) = bytes_left.checked_sub(blob.size) else { return Ok(with(proto::Status::Busy)) };
-    match undamaged(view.store.read_span(&blob, Span::whole(blob.size)))? {
-        Some(whole) => {
-            *bytes_left = left;
-            Ok(proto::BatchItem { status: proto::Status::Ok.into(), contents: whole.bytes().clone() })
-        }
-        None => Ok(with(proto::Status::Missing)),
-    }
-}
-
-fn have_tree(extent: Extent) -> proto::HaveItem {
-    match extent {
-        Extent::Whole => proto::HaveItem::default(),
-        Extent::Partial => proto::HaveItem { partial: true, ..Default::default() },
-        Extent::Nothing => have_nothing(),
-    }
-}
-
-fn have_blob(view: &SharedView, digest: BlobDigest) -> Result<proto::HaveItem, StoreError> {
-    let Some(blob) = view.shared.blob(digest) else { return Ok(have_nothing()) };
-    let runs = view.store.groups(&blob)?;
-    if runs == [Span::whole(blob.size)] {
-        return Ok(proto::HaveItem { size: blob.size, ..Default::default() });
-    }
-    if runs.is_empty() {
-        return Ok(have_nothing());
-    }
-    let mut groups = Groups::default();
-    runs.iter().for_each(|run| groups.insert(run.groups()));
-    let groups = groups.to_bitmap(BITMAP_BYTES_MAX).into();
-    Ok(proto::HaveItem { size: blob.size, partial: true, groups, ..Default::default() })
-}
-
-fn have_nothing() -> proto::HaveItem {
-    proto::HaveItem { status: proto::Status::Missing.into(), ..Default::default() }
 }

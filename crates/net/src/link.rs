@@ -99,7 +99,7 @@ impl Link {
             source: error.into(),
             retry: true,
         };
-        let encoded = request.encode(self.takes_zstd(compress));
+        let encoded = request.encode(takes_zstd(compress, self.gauge.rate(), || self.is_near()));
         let (mut send, mut receive) = self.progress(self.connection.open_bi()).await?.map_err(lost)?;
         for start in (0..encoded.len()).step_by(WRITE_BYTES) {
             let part = encoded.slice(start..encoded.len().min(start + WRITE_BYTES));
@@ -138,18 +138,6 @@ impl Link {
             under_way.get_or_insert_with(|| self.gauge.begin());
             // What is not read here is not sent there, once the stream's window is full.
             download.pay(self.peer, bytes).await;
-        }
-    }
-
-    /// Whether a reply should be compressed if the other side thinks that this helps.
-    fn takes_zstd(&self, compress: Compress) -> bool {
-        match compress {
-            Compress::Always => true,
-            Compress::Never => false,
-            Compress::Auto => match self.gauge.rate() {
-                Some(rate) => rate < FAST,
-                None => !self.is_near(),
-            },
         }
     }
 
@@ -203,5 +191,30 @@ impl Link {
 
     pub(crate) fn close(&self, code: VarInt, reason: &[u8]) {
         self.connection.close(code, reason);
+    }
+}
+
+/// Whether a reply may come compressed, by how many bytes a second have come, if any have.
+fn takes_zstd(compress: Compress, rate: Option<u64>, is_near: impl FnOnce() -> bool) -> bool {
+    match compress {
+        Compress::Always => true,
+        Compress::Never => false,
+        Compress::Auto => rate.map_or_else(|| !is_near(), |rate| rate < FAST),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_slowly_may_come_compressed() {
+        let takes = |rate, is_near| takes_zstd(Compress::Auto, rate, || is_near);
+        assert!(takes(Some(FAST - 1), true) && !takes(Some(FAST), false));
+        assert!(takes(None, false) && !takes(None, true), "before anything has come");
+        for (rate, is_near) in [(Some(1), true), (Some(u64::MAX), false), (None, true)] {
+            assert!(takes_zstd(Compress::Always, rate, || is_near));
+            assert!(!takes_zstd(Compress::Never, rate, || is_near));
+        }
     }
 }

@@ -5,5 +5,6 @@
 mod altered;
 mod fetch;
 mod replies;
+mod squeezed;
 mod view;
 mod world;

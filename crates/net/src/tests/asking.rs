@@ -3,6 +3,7 @@
 use std::net::UdpSocket;
 
 use firn_engine::{Find, Found, Via};
+use firn_exchange::Compress;
 use futures::{StreamExt, future::join_all};
 
 use super::*;
@@ -19,6 +20,16 @@ async fn pair(manner: Manner) -> (Net, Net, PeerId) {
 async fn a_request_is_answered() {
     let (giver, asker, id) = pair(Manner::Echo).await;
     assert_eq!(ask(&asker, id, request()).await.unwrap(), echo(&asker, &request()));
+    shut_down([asker, giver]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_may_come_compressed_if_the_user_wants_it_so() {
+    let giver = start(near(1), Manner::Echo).await;
+    let config = NetConfig { peers: vec![named(&giver)], compress: Compress::Always, ..near(2) };
+    let asker = start(config, Manner::Echo).await;
+    let reply = ask(&asker, giver.status().peer, request()).await.unwrap();
+    assert!(reply.starts_with(&request().encode(true)));
     shut_down([asker, giver]).await;
 }
 
