@@ -398,7 +398,7 @@ impl<'a> Run<'a> {
             _ => {}
         }
         self.referee.kept(&self.world.truth, span.blob(), span.span(), &bytes);
-        if let Err(error) = self.store.keep_span(&span) {
+        if let Err(error) = self.store.keep_spans(std::slice::from_ref(&span)) {
             self.broken(error);
         }
     }

@@ -83,7 +83,7 @@ impl Tree {
         store.keep_directories(&directories).expect(EXPECT_MEMORY);
         for blob in self.closure.blobs() {
             let contents = self.store.read_span(&blob, Span::whole(blob.size)).expect(EXPECT_MEMORY);
-            store.keep_span(&contents.expect("the whole tree is here")).expect(EXPECT_MEMORY);
+            store.keep_spans(&[contents.expect("the whole tree is here")]).expect(EXPECT_MEMORY);
         }
         Arc::new(store)
     }
@@ -137,7 +137,7 @@ pub(crate) fn nar(store: &MemoryStore, closure: &Arc<Closure>) -> Result<(NarHas
 /// Keeps a whole blob.
 fn keep(store: &MemoryStore, contents: Bytes) -> BlobRef {
     let whole = VerifiedSpan::of(contents);
-    store.keep_span(&whole).expect(EXPECT_MEMORY);
+    store.keep_spans(std::slice::from_ref(&whole)).expect(EXPECT_MEMORY);
     whole.blob()
 }
 

@@ -351,7 +351,7 @@ impl Flight {
         let Crew { store, pool, .. } = self.crew.clone();
         let keep = move || {
             let bytes = spans.iter().map(|span| span.bytes().len() as u64).sum();
-            spans.iter().try_for_each(|span| store.keep_span(span)).map(|()| bytes)
+            store.keep_spans(&spans).map(|()| bytes)
         };
         self.keeps.push(async move { Ok(pool.run(keep).await??) }.boxed());
     }

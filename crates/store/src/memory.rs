@@ -82,8 +82,9 @@ impl Blobs for MemoryStore {
         Ok(read)
     }
 
-    fn keep_span(&self, span: &VerifiedSpan) -> Result<(), StoreError> {
-        self.lock().keep_span(span);
+    fn keep_spans(&self, spans: &[VerifiedSpan]) -> Result<(), StoreError> {
+        let mut contents = self.lock();
+        spans.iter().for_each(|span| contents.keep_span(span));
         Ok(())
     }
 }

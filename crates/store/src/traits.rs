@@ -23,8 +23,11 @@ pub trait Blobs: Send + Sync {
     /// All of the span is in memory at once, so whoever reads something large cuts it.
     fn read_span(&self, blob: &BlobRef, span: Span) -> Result<Option<VerifiedSpan>, StoreError>;
 
-    /// Keeps a span. The spans of a blob come in any order; the blob is here once all of them are.
-    fn keep_span(&self, span: &VerifiedSpan) -> Result<(), StoreError>;
+    /// Keeps spans, of one blob or of several. The spans of a blob come in any order; the blob is here once all of them
+    /// are.
+    ///
+    /// Whoever has many at hand gives them together, which is faster. Where it fails some of them may have been kept.
+    fn keep_spans(&self, spans: &[VerifiedSpan]) -> Result<(), StoreError>;
 }
 
 /// What comes from this machine's file system.
@@ -60,7 +63,7 @@ pub trait Directories: Send + Sync {
     /// Whether it is here, without reading it.
     fn has_directory(&self, digest: &DirectoryDigest) -> Result<bool, StoreError>;
 
-    /// Keeps Directories, in any order.
+    /// Keeps Directories, in any order. Where it fails some of them may have been kept.
     fn keep_directories(&self, directories: &[Directory]) -> Result<(), StoreError>;
 }
 

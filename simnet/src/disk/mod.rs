@@ -9,6 +9,7 @@ mod contents;
 mod fake;
 mod faults;
 mod holdings;
+mod keeping;
 mod lives;
 mod machine;
 mod model;

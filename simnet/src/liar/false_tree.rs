@@ -94,7 +94,7 @@ impl FalseTree {
         let mut digest = None;
         if let Some(contents) = made {
             let whole = VerifiedSpan::of(contents);
-            store.keep_span(&whole).ok()?;
+            store.keep_spans(std::slice::from_ref(&whole)).ok()?;
             let blob = whole.blob();
             let file = Root::from(Node::File { blob, executable: false });
             shared.add_root(&ClosureBuilder::new(file).ok()?.finish().ok()?);

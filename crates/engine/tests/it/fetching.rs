@@ -289,7 +289,7 @@ async fn what_came_before_a_fetch_broke_off_is_not_asked_for_again() {
         // What an earlier process has kept.
         let store = DiskStore::open(scratch.path()).unwrap();
         for part in here {
-            store.keep_span(&conformance::span_of(&contents, part)).unwrap();
+            store.keep_spans(&[conformance::span_of(&contents, part)]).unwrap();
         }
     }
     let net = Net::default();

@@ -63,9 +63,9 @@ impl Blobs for WatchedStore {
         Ok(read)
     }
 
-    fn keep_span(&self, span: &VerifiedSpan) -> Result<(), StoreError> {
+    fn keep_spans(&self, spans: &[VerifiedSpan]) -> Result<(), StoreError> {
         self.room()?;
-        self.inner.keep_span(span)
+        self.inner.keep_spans(spans)
     }
 }
 

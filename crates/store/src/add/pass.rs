@@ -248,7 +248,7 @@ impl<'a, S: Blobs + Intake + ?Sized> Pass<'a, S> {
             return Ok(blob);
         }
         let span = VerifiedSpan::of(bytes);
-        self.store.keep_span(&span)?;
+        self.store.keep_spans(std::slice::from_ref(&span))?;
         Ok(WholeBlob::of_span(&span).expect("the span is the whole blob"))
     }
 

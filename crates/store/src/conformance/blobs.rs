@@ -17,6 +17,7 @@ pub(super) const CASES: &[Case] = &[
     another_length_is_not_here,
     a_span_past_the_end_is_an_error,
     keeping_again_changes_nothing,
+    spans_of_many_blobs_are_kept_together,
 ];
 
 const SIZES: [u64; 11] = [
@@ -64,7 +65,7 @@ fn spans_come_in_any_order(store: &dyn Store) {
             sooner.iter().chain(&later).enumerate().map(|(i, s)| (spans.len() - i - 1, s))
         {
             assert_eq!(store.has_blob(&blob.digest).unwrap(), None);
-            store.keep_span(&span_of(&bytes, **span)).unwrap();
+            store.keep_spans(&[span_of(&bytes, **span)]).unwrap();
             assert_eq!(store.has_blob(&blob.digest).unwrap(), (left == 0).then_some(size));
         }
         assert_eq!(read(store, &blob, Span::whole(size)).unwrap(), bytes);
@@ -74,7 +75,7 @@ fn spans_come_in_any_order(store: &dyn Store) {
 fn overlapping_spans_make_a_blob(store: &dyn Store) {
     let bytes = contents(6 * GROUP_BYTES + 1, 0);
     for span in [groups(1, 4), groups(3, 6), groups(2, 3), groups(5, 7), groups(0, 2)] {
-        store.keep_span(&span_of(&bytes, span)).unwrap();
+        store.keep_spans(&[span_of(&bytes, span)]).unwrap();
     }
     let blob = BlobRef::of(&bytes);
     assert_eq!(read(store, &blob, Span::whole(blob.size)).unwrap(), bytes);
@@ -108,7 +109,7 @@ fn keeping_again_changes_nothing(store: &dyn Store) {
     keep_sample(store, 0);
     for bytes in sample(0).2 {
         let whole = span_of(&bytes, Span::whole(bytes.len() as u64));
-        store.keep_span(&whole).unwrap();
+        store.keep_spans(std::slice::from_ref(&whole)).unwrap();
         assert_eq!(read(store, &whole.blob(), whole.span()).unwrap(), bytes);
     }
     assert!(missing_blobs(store, &closure(store, &root).unwrap().unwrap()).unwrap().is_empty());
@@ -122,7 +123,7 @@ fn a_partial_blob_is_read_as_far_as_it_is_here(store: &dyn Store) {
         let end = Span::whole(size).groups().end;
         let here = [groups(1, 3), groups(end - 2, end)];
         for span in here {
-            store.keep_span(&span_of(&bytes, span)).unwrap();
+            store.keep_spans(&[span_of(&bytes, span)]).unwrap();
         }
         assert_eq!(store.groups(&blob).unwrap(), here);
         for (start, end) in (0..end).flat_map(|start| [(start, start + 1), (start, (start + 2).min(end))]) {
@@ -132,7 +133,7 @@ fn a_partial_blob_is_read_as_far_as_it_is_here(store: &dyn Store) {
             let part = bytes.slice(range.start as usize..range.end as usize);
             assert_eq!(read(store, &blob, span), is_here.then_some(part), "groups {start}..{end}");
         }
-        store.keep_span(&span_of(&bytes, groups(3, 5))).unwrap();
+        store.keep_spans(&[span_of(&bytes, groups(3, 5))]).unwrap();
         assert_eq!(store.groups(&blob).unwrap()[0], groups(1, 5));
         assert_eq!(read(store, &blob, groups(2, 4)).unwrap(), bytes.slice(0x8000..0x10000));
     }
@@ -144,8 +145,8 @@ fn a_partial_blob_is_not_whole(store: &dyn Store) {
         let blob = BlobRef::of(&bytes);
         let whole = Span::whole(size);
         let (most, rest) = whole.split(whole.groups().end - 1);
-        store.keep_span(&span_of(&bytes, most)).unwrap();
-        store.keep_span(&span_of(&bytes, most)).unwrap();
+        store.keep_spans(&[span_of(&bytes, most)]).unwrap();
+        store.keep_spans(&[span_of(&bytes, most)]).unwrap();
         assert_eq!(store.has_blob(&blob.digest).unwrap(), None);
         assert_eq!(read_whole(store, &blob), None);
         assert!(lacks(store.commit_root(&file(blob).into(), true, None), &blob));
@@ -153,7 +154,7 @@ fn a_partial_blob_is_not_whole(store: &dyn Store) {
         // It comes whole from somewhere else meanwhile; a span that comes late changes nothing.
         add(store, &bytes);
         assert_eq!(store.usage().unwrap().partials, 0);
-        store.keep_span(&span_of(&bytes, rest.unwrap())).unwrap();
+        store.keep_spans(&[span_of(&bytes, rest.unwrap())]).unwrap();
         assert_eq!(read_whole(store, &blob).unwrap(), bytes);
         assert_eq!(store.groups(&blob).unwrap(), [whole]);
         assert_eq!(store.usage().unwrap().partials, 0);
@@ -168,11 +169,34 @@ fn a_false_length_never_becomes_a_blob(store: &dyn Store) {
     let first = span_of(&bytes, groups(0, 7));
     let proof =
         firn_bao::VerifiedSpan::check(lie, first.span(), first.parents().clone(), first.bytes().clone());
-    store.keep_span(&proof.unwrap()).unwrap();
+    store.keep_spans(&[proof.unwrap()]).unwrap();
     assert_eq!(store.groups(&blob).unwrap(), []);
     assert_eq!(store.groups(&lie).unwrap(), [groups(0, 7)]);
     add(store, &bytes);
     assert_eq!(store.has_blob(&blob.digest).unwrap(), Some(blob.size));
     assert_eq!(read_whole(store, &lie), None);
     assert_eq!(read_whole(store, &blob).unwrap(), bytes);
+}
+
+/// Whole ones and parts, some of them twice, some of what is here already.
+fn spans_of_many_blobs_are_kept_together(store: &dyn Store) {
+    store.keep_spans(&[]).unwrap();
+    let blobs: Vec<_> = SIZES.iter().map(|size| contents(*size, size + 2)).collect();
+    let mut spans = Vec::new();
+    for bytes in &blobs {
+        let whole = Span::whole(bytes.len() as u64);
+        spans.push(span_of(bytes, whole));
+        spans.extend(whole.pieces(2).map(|span| span_of(bytes, span)));
+        spans.push(span_of(bytes, whole));
+    }
+    add(store, &blobs[2]);
+    let large = contents(2 * PIECE_BYTES + 5, 9);
+    spans.push(span_of(&large, groups(3, 7)));
+    store.keep_spans(&spans[5..7]).unwrap();
+    store.keep_spans(&spans).unwrap();
+    for bytes in &blobs {
+        assert_eq!(read_whole(store, &BlobRef::of(bytes)).unwrap(), *bytes);
+    }
+    assert_eq!(store.groups(&BlobRef::of(&large)).unwrap(), [groups(3, 7)]);
+    assert_eq!(store.usage().unwrap().partials, 1);
 }

@@ -128,7 +128,7 @@ fn a_blob_comes_twice_at_a_time(store: &dyn Store) {
 
 fn a_copied_blob_takes_the_place_of_a_partial_one(store: &dyn Store) {
     let bytes = contents(2 * PIECE_BYTES, 0);
-    store.keep_span(&span_of(&bytes, groups(3, 9))).unwrap();
+    store.keep_spans(&[span_of(&bytes, groups(3, 9))]).unwrap();
     let blob = copy_in(store, &bytes);
     let usage = store.usage().unwrap();
     assert_eq!((usage.blobs, usage.partials), (1, 0));

@@ -103,7 +103,7 @@ fn usage_counts(store: &dyn Store) {
     keep_sample(store, 1);
     let bytes = super::contents(3 << 20, 7);
     super::copy_in(store, &bytes);
-    store.keep_span(&super::span_of(&super::contents(1 << 20, 8), super::groups(0, 3))).unwrap();
+    store.keep_spans(&[super::span_of(&super::contents(1 << 20, 8), super::groups(0, 3))]).unwrap();
     let usage = store.usage().unwrap();
     assert_eq!((usage.blobs, usage.directories, usage.partials), (6, 3, 1));
     assert_eq!((usage.adopted_blobs, usage.adopted_bytes), (0, 0));

@@ -35,7 +35,7 @@ pub(super) fn keep_tree(store: &dyn Store, seed: u64) -> Root {
 /// Something of each kind that nothing refers to.
 fn keep_garbage(store: &dyn Store) -> (Vec<BlobRef>, Directory) {
     let partial = contents(3 * PIECE_BYTES, 1000);
-    store.keep_span(&span_of(&partial, groups(70, 80))).unwrap();
+    store.keep_spans(&[span_of(&partial, groups(70, 80))]).unwrap();
     let mut blobs = vec![BlobRef::of(&partial)];
     for size in [100, 100_000, PIECE_BYTES] {
         blobs.push(add(store, &contents(size, 1000)));

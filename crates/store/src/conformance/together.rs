@@ -100,7 +100,7 @@ fn readers_and_fetches_go_on_beside_collections(store: &dyn Store) {
         let hold = store.hold();
         let mut here = 0;
         for span in Span::whole(blob.size).pieces(17) {
-            store.keep_span(&span_of(&bytes, span)).unwrap();
+            store.keep_spans(&[span_of(&bytes, span)]).unwrap();
             here += span.groups().end - span.groups().start;
             let groups = store.groups(&blob).unwrap();
             assert_eq!(groups.iter().map(|run| run.groups().end - run.groups().start).sum::<u64>(), here);

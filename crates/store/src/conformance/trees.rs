@@ -133,7 +133,7 @@ fn many_threads_agree(store: &dyn Store) {
             store.keep_directories(&directories).unwrap();
             for bytes in &blobs {
                 for span in Span::whole(bytes.len() as u64).pieces(3) {
-                    store.keep_span(&span_of(bytes, span)).unwrap();
+                    store.keep_spans(&[span_of(bytes, span)]).unwrap();
                 }
             }
             store.commit(stored_path(&format!("tree-{seed}"), &root, true), None).unwrap();

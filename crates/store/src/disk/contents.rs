@@ -9,9 +9,10 @@ use firn_castore::{BlobDigest, BlobRef, Directory, DirectoryDigest};
 use super::{
     DiskStore,
     commit::is_full,
+    keep::is_small,
     large::TempBlob,
-    partials::{self, Kept},
-    place::{BlobKind, BlobPlace, DirectoryPlace, Position, adopted_head, contents_head, directory_head},
+    partials,
+    place::{BlobKind, BlobPlace, adopted_head},
     tables,
     vfs::Access,
 };
@@ -19,7 +20,7 @@ use crate::{Blobs, Directories, Incoming, Intake, Item, KnownTree, Listing, Stor
 
 impl DiskStore {
     /// Whether the whole blob is here. What is found stays as long as there is a hold.
-    fn holds(&self, blob: &BlobRef) -> Result<bool, StoreError> {
+    pub(super) fn holds(&self, blob: &BlobRef) -> Result<bool, StoreError> {
         Ok(self.has_blob(&blob.digest)? == Some(blob.size))
     }
 
@@ -30,7 +31,7 @@ impl DiskStore {
     }
 
     /// Whether the store has the contents itself: an adopted blob is copied where somebody copies it in.
-    fn has_copy(&self, blob: &BlobRef) -> Result<bool, StoreError> {
+    pub(super) fn has_copy(&self, blob: &BlobRef) -> Result<bool, StoreError> {
         Ok(self.held(blob)?.is_some_and(|place| !matches!(place.kind, BlobKind::Adopted(_))))
     }
 
@@ -43,25 +44,6 @@ impl DiskStore {
             Some(_) => Ok(true),
             None => Ok(false),
         }
-    }
-
-    /// Keeps what fits into a pack, which is one record.
-    fn keep_packed(
-        &self,
-        digest: BlobDigest,
-        kind: fn(Position) -> BlobKind,
-        size: u64,
-        parts: &[&[u8]],
-    ) -> Result<(), StoreError> {
-        let _keeping = self.keeping();
-        let position = self.packs.append(parts)?;
-        self.state_mut().keep_blob(digest, BlobPlace { size, kind: kind(position) });
-        Ok(())
-    }
-
-    fn keep_small(&self, blob: &BlobRef, contents: &Bytes, outboard: &Bytes) -> Result<(), StoreError> {
-        let head = contents_head(blob.size);
-        self.keep_packed(blob.digest, BlobKind::Packed, blob.size, &[&head, contents, outboard])
     }
 
     /// Puts a whole large blob in its place, unless it is there. `sync_failures`: as it was before the first byte was
@@ -84,7 +66,12 @@ impl DiskStore {
     }
 
     /// Takes in a blob of which all groups have come. Its partial is locked, so nothing here may wait for a commit.
-    fn keep_whole_partial(&self, blob: &BlobRef, file: &Path, sync_failures: u64) -> Result<(), StoreError> {
+    pub(super) fn keep_whole_partial(
+        &self,
+        blob: &BlobRef,
+        file: &Path,
+        sync_failures: u64,
+    ) -> Result<(), StoreError> {
         if blob.size > PIECE_BYTES {
             return self.keep_large(blob, file, sync_failures);
         }
@@ -124,7 +111,7 @@ impl Blobs for DiskStore {
             Some(size) if size == blob.size => Ok(vec![Span::whole(size)]),
             Some(_) => Ok(Vec::new()),
             None => {
-                // Before it is looked for, as in `keep_span`.
+                // Before it is looked for, as in `keep_part`.
                 let sync_failures = self.sync_failures.load(Ordering::SeqCst);
                 let here = self.partials.groups(blob)?;
                 if here == [Span::whole(blob.size)] {
@@ -144,25 +131,10 @@ impl Blobs for DiskStore {
         self.read_blob(blob, span)
     }
 
-    fn keep_span(&self, span: &VerifiedSpan) -> Result<(), StoreError> {
-        let blob = span.blob();
-        if blob.size <= PIECE_BYTES && span.span() == Span::whole(blob.size) {
-            if self.has_copy(&blob)? {
-                return Ok(());
-            }
-            self.keep_small(&blob, span.bytes(), span.parents())?;
-            self.partials.remove(&blob)?;
-            return self.make_room();
-        }
-        if self.holds(&blob)? {
-            return Ok(());
-        }
-        // Before it is looked for: a failure gives up what it finds, so what is found has begun after this.
-        let sync_failures = self.sync_failures.load(Ordering::SeqCst);
-        match self.partials.keep(span, |file| self.keep_whole_partial(&blob, file, sync_failures))? {
-            Kept::Whole => self.make_room(),
-            Kept::Partly => Ok(()),
-        }
+    fn keep_spans(&self, spans: &[VerifiedSpan]) -> Result<(), StoreError> {
+        let (small, parts): (Vec<_>, Vec<_>) = spans.iter().partition(|span| is_small(span));
+        self.keep_all_small(&small)?;
+        parts.into_iter().try_for_each(|span| self.keep_part(span))
     }
 }
 
@@ -258,18 +230,6 @@ impl Directories for DiskStore {
     }
 
     fn keep_directories(&self, directories: &[Directory]) -> Result<(), StoreError> {
-        for directory in directories {
-            let digest = directory.digest();
-            if self.has_directory(&digest)? {
-                continue;
-            }
-            let encoded = directory.encoded();
-            let bytes = u32::try_from(encoded.len())
-                .map_err(|_| StoreError::io(&self.layout.packs)(io::ErrorKind::FileTooLarge.into()))?;
-            let _keeping = self.keeping();
-            let position = self.packs.append(&[&directory_head(bytes), encoded])?;
-            self.state_mut().keep_directory(digest, DirectoryPlace { position, bytes });
-        }
-        self.make_room()
+        self.keep_all_directories(directories)
     }
 }

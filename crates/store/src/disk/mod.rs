@@ -24,6 +24,7 @@ mod commit;
 mod compact;
 mod contents;
 mod index;
+mod keep;
 mod large;
 mod layout;
 mod packs;

@@ -1,9 +1,10 @@
 //! Packs: append-only files of many small things.
 //!
-//! A record is in the file when [`Packs::append`] returns, so it outlives the process; the index refers to it only after
+//! A record is in the file when [`Packs::append_many`] returns, so it outlives the process; the index refers to it only after
 //! a sync. What lies behind the last end that the index has is [recovered](recover) on opening as far as it is sound, and
 //! written over from there on.
 
+mod gather;
 mod recover;
 
 use std::{
@@ -14,10 +15,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-pub(super) use self::recover::Recovered;
+pub(super) use self::{gather::Gathered, recover::Recovered};
 use super::{
     layout::check_room,
-    place::{PACK_HEAD, PACK_HEAD_BYTES, Position},
+    place::{PACK_HEAD_BYTES, Position},
     vfs::{Access, Disk, DiskFile},
 };
 use crate::{StoreError, lock};
@@ -94,17 +95,27 @@ impl Packs {
 
     /// Writes a record, given in parts.
     pub(super) fn append(&self, parts: &[&[u8]]) -> Result<Position, StoreError> {
-        let bytes: u64 = parts.iter().map(|part| part.len() as u64).sum();
+        let mut gathered = Gathered::new();
+        gathered.push(parts);
+        let positions = self.append_many(&gathered)?;
+        Ok(positions.into_iter().next().expect("each record has its position, and there is one"))
+    }
+
+    /// Writes all of these records with one write; gives where each of them begins.
+    pub(super) fn append_many(&self, gathered: &Gathered) -> Result<Vec<Position>, StoreError> {
+        if gathered.starts().is_empty() {
+            return Ok(Vec::new());
+        }
         let mut tail = lock(&self.tail);
         if tail.end >= PACK_BYTES_FULL {
             tail.skip();
         }
         let path = self.path(tail.pack);
-        if bytes > RECORD_BYTES_MAX {
+        if gathered.longest() > RECORD_BYTES_MAX {
             return Err(StoreError::io(path)(io::ErrorKind::FileTooLarge.into()));
         }
-        let head = if tail.end == 0 { &PACK_HEAD[..] } else { &[] };
-        let written = [&[head], parts].concat().concat();
+        let is_new = tail.end == 0;
+        let written = if is_new { gathered.with_head() } else { gathered.records() };
         check_room(&*self.disk, &path, written.len() as u64)?;
         let file = match &tail.file {
             Some(file) => file.clone(),
@@ -116,13 +127,15 @@ impl Packs {
             }
         };
         // What was written in part is written over by the next.
-        file.write_all_at(&written, u64::from(tail.end)).map_err(StoreError::io(&path))?;
+        file.write_all_at(written, u64::from(tail.end)).map_err(StoreError::io(&path))?;
         let (pack, synced_end) = (tail.pack, tail.end);
-        // A pack grows past its full length by one record at most.
+        // A pack grows past its full length by what is gathered and one record at most.
         tail.end = tail.end.saturating_add(written.len() as u32);
         let end = tail.end;
         tail.dirty.entry(pack).or_insert(DirtyPack { end, synced_end, file }).end = end;
-        Ok(Position { pack, offset: synced_end + head.len() as u32 })
+        let begin = if is_new { PACK_HEAD_BYTES } else { synced_end };
+        let position = |start: &u32| Position { pack, offset: begin.saturating_add(*start) };
+        Ok(gathered.starts().iter().map(position).collect())
     }
 
     /// What has to be made durable.
@@ -308,4 +321,7 @@ fn parse_name(text: &OsString) -> Option<u32> {
     (name(pack) == text && pack >= 1).then_some(pack)
 }
 
-const _: () = assert!(PACK_BYTES_FULL as u64 + RECORD_BYTES_MAX < u32::MAX as u64 && PACK_HEAD_BYTES == 16);
+const _: () = assert!(
+    PACK_BYTES_FULL as u64 + gather::GATHER_BYTES as u64 + RECORD_BYTES_MAX < u32::MAX as u64
+        && PACK_HEAD_BYTES == 16
+);

@@ -1,6 +1,7 @@
 //! Failures at a chosen step, and what stands where our files should be.
 
 mod recovered;
+mod together;
 
 use std::{
     ffi::OsString,
@@ -15,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use firn_bao::{HashedBlob, HashedPiece, PIECE_BYTES, Span, VerifiedSpan};
-use firn_castore::{BlobRef, Node, Root};
+use firn_castore::{BlobRef, Directory, Node, Root};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
 
@@ -32,6 +33,8 @@ struct Failing {
     write_fails: AtomicBool,
     is_full: AtomicBool,
     syncs: AtomicUsize,
+    /// To packs.
+    writes: AtomicUsize,
 }
 
 struct FailingFile(Arc<Failing>, Arc<dyn DiskFile>, PathBuf);
@@ -85,6 +88,7 @@ impl DiskFile for FailingFile {
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let is_pack = self.2.parent().is_some_and(|dir| dir.ends_with("packs"));
+        self.0.writes.fetch_add(usize::from(is_pack), Ordering::SeqCst);
         match is_pack && self.0.write_fails.load(Ordering::SeqCst) {
             true => Err(io::ErrorKind::StorageFull.into()),
             false => self.1.write_all_at(bytes, offset),
@@ -107,6 +111,7 @@ fn open(dir: &TempDir) -> (Arc<Failing>, DiskStore) {
         write_fails: AtomicBool::new(false),
         is_full: AtomicBool::new(false),
         syncs: AtomicUsize::new(0),
+        writes: AtomicUsize::new(0),
     });
     let store = DiskStore::open_on(Arc::new(Handle(disk.clone())), dir.path()).unwrap();
     (disk, store)
@@ -164,7 +169,7 @@ fn what_was_begun_before_a_sync_failed_does_not_become_whole_after_it() {
     incoming.write(&HashedPiece::of(0, large.slice(..PIECE_BYTES as usize))).unwrap();
     incoming.write(&HashedPiece::of(1, large.slice(PIECE_BYTES as usize..))).unwrap();
     let half = first_half(&contents(PIECE_BYTES + 6, 2));
-    store.keep_span(&half).unwrap();
+    store.keep_spans(std::slice::from_ref(&half)).unwrap();
     assert_eq!(store.groups(&half.blob()).unwrap(), [half.span()]);
 
     disk.sync_fails.store(true, Ordering::SeqCst);
@@ -176,7 +181,7 @@ fn what_was_begun_before_a_sync_failed_does_not_become_whole_after_it() {
     assert_eq!(store.groups(&half.blob()).unwrap(), []);
     assert!(names(&dir.path().join("partial")).is_empty());
     let blob = copy_in(&store, &large).unwrap();
-    store.keep_span(&half).unwrap();
+    store.keep_spans(std::slice::from_ref(&half)).unwrap();
     assert_eq!(store.groups(&half.blob()).unwrap(), [half.span()]);
     commit(&store, blob);
 }
@@ -214,7 +219,7 @@ fn the_name_of_a_pack_that_could_not_be_written_at_first_is_made_durable() {
     let (disk, store) = open(&dir);
     disk.write_fails.store(true, Ordering::SeqCst);
     // The pack is made, and not written.
-    store.keep_span(&VerifiedSpan::of(contents(1000, 1))).unwrap_err();
+    store.keep_spans(&[VerifiedSpan::of(contents(1000, 1))]).unwrap_err();
     assert_eq!(names(&dir.path().join("packs")).len(), 1);
     disk.write_fails.store(false, Ordering::SeqCst);
     let blob = add(&store, &contents(1000, 1));

@@ -33,7 +33,7 @@ fn what_was_not_committed_is_found_again_and_may_be_collected() {
     let uncommitted = keep(&store, 1);
     let large = copy_in(&store, &contents(2 * PIECE_BYTES, 1));
     let partial = contents(100_000, 99);
-    store.keep_span(&span_of(&partial, Span::from_groups(0..2).unwrap())).unwrap();
+    store.keep_spans(&[span_of(&partial, Span::from_groups(0..2).unwrap())]).unwrap();
     std::mem::forget(firn_store::Intake::begin_blob(&store, 2 * PIECE_BYTES).unwrap());
     let pack = crashed.join("packs/00000001");
     copy(&dir, &crashed);

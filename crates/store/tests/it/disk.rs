@@ -236,7 +236,7 @@ fn fill(store: &DiskStore, keep: Keep) -> StoreError {
 }
 
 fn keep_whole(store: &DiskStore, bytes: Bytes) -> Result<(), StoreError> {
-    store.keep_span(&firn_bao::VerifiedSpan::of(bytes))
+    store.keep_spans(&[firn_bao::VerifiedSpan::of(bytes)])
 }
 
 /// What may fill a disk: packs of small and of larger blobs, large files, partial ones, and the index.
@@ -254,7 +254,7 @@ const FILLS: [Keep; 5] = [
     },
     |store, seed| {
         let span = Span::from_groups(0..PIECE_GROUPS).unwrap();
-        store.keep_span(&span_of(&contents(2 * PIECE_BYTES, seed), span))
+        store.keep_spans(&[span_of(&contents(2 * PIECE_BYTES, seed), span)])
     },
     |store, seed| {
         // The longest reasons for things that need not be there.

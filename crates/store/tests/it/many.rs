@@ -81,7 +81,7 @@ impl Tree {
                 (None, size) if size > 2 * GROUP_BYTES && size < 60_000 => {
                     let (early, late) = Span::whole(size).split(2);
                     for span in [late.unwrap(), early] {
-                        store.keep_span(&span_of(bytes, span))?;
+                        store.keep_spans(&[span_of(bytes, span)])?;
                     }
                 }
                 _ => drop(add(store, bytes)),

@@ -58,9 +58,9 @@ impl Blobs for Watched<'_> {
         self.inner.read_span(blob, span)
     }
 
-    fn keep_span(&self, span: &VerifiedSpan) -> Result<(), StoreError> {
+    fn keep_spans(&self, spans: &[VerifiedSpan]) -> Result<(), StoreError> {
         self.keeps.call()?;
-        self.inner.keep_span(span)
+        self.inner.keep_spans(spans)
     }
 }
 

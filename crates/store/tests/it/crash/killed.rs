@@ -128,7 +128,7 @@ impl Worker {
             let range = span.bytes(blob.size);
             let parents = hashed.outboard().parents_of(blob.size, span).unwrap();
             let part = bytes.slice(range.start as usize..range.end as usize);
-            self.store.keep_span(&VerifiedSpan::check(blob, span, parents, part).unwrap()).unwrap();
+            self.store.keep_spans(&[VerifiedSpan::check(blob, span, parents, part).unwrap()]).unwrap();
             say(format_args!("kept {start} {end}"));
         }
     }

@@ -62,7 +62,7 @@ fn fetch(dir: &Path) {
             continue;
         }
         for span in Span::whole(size).pieces(SPAN_GROUPS) {
-            store.keep_span(&span_of(bytes, span)).unwrap();
+            store.keep_spans(&[span_of(bytes, span)]).unwrap();
             println!("{MARK}{i} {}", span.groups().end);
         }
     }
@@ -124,7 +124,7 @@ fn a_process_that_is_killed_has_to_fetch_nothing_again() {
         assert!(lines != usize::MAX || left.is_empty());
         for missing in left {
             let bytes = &by_name[&missing.blob];
-            missing.spans.iter().for_each(|span| store.keep_span(&span_of(bytes, *span)).unwrap());
+            missing.spans.iter().for_each(|span| store.keep_spans(&[span_of(bytes, *span)]).unwrap());
         }
         store.commit_root(&root, true, None).unwrap();
         assert!(findings(&store).is_empty());
@@ -304,7 +304,7 @@ fn a_large_blob_that_was_whole_is_whole_again() {
     copy_in(&store, &bytes[0]);
     for bytes in &bytes[1..] {
         for span in Span::whole(bytes.len() as u64).pieces(SPAN_GROUPS) {
-            store.keep_span(&span_of(bytes, span)).unwrap();
+            store.keep_spans(&[span_of(bytes, span)]).unwrap();
         }
     }
     copy(&dir, &left);
@@ -323,7 +323,7 @@ fn a_large_blob_that_was_whole_is_whole_again() {
     // A piece is what is verified at a time.
     let groups = |start, end| Span::from_groups(start..end).unwrap();
     assert_eq!(store.groups(&damaged).unwrap(), [groups(0, 64), groups(128, 193)]);
-    store.keep_span(&span_of(&bytes[2], groups(64, 128))).unwrap();
+    store.keep_spans(&[span_of(&bytes[2], groups(64, 128))]).unwrap();
     store.commit_root(&Node::File { blob: damaged, executable: false }.into(), true, None).unwrap();
     assert!(findings(&store).is_empty());
 }

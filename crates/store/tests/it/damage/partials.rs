@@ -35,7 +35,7 @@ impl Partial {
         commit(&store, 0);
         for run in KEPT {
             for span in Span::from_groups(run).unwrap().pieces(10) {
-                store.keep_span(&span_of(&bytes, span)).unwrap();
+                store.keep_spans(&[span_of(&bytes, span)]).unwrap();
             }
         }
         let blob = BlobRef::of(&bytes);
@@ -69,7 +69,7 @@ impl Partial {
     /// What is missing is kept, and then all of it is here.
     fn complete(&self, store: DiskStore) {
         for span in Span::whole(self.blob.size).pieces(7) {
-            store.keep_span(&span_of(&self.bytes, span)).unwrap();
+            store.keep_spans(&[span_of(&self.bytes, span)]).unwrap();
         }
         store.commit_root(&file(self.blob).into(), true, None).unwrap();
         assert!(findings(&store).is_empty());
@@ -197,7 +197,7 @@ fn a_partial_file_that_is_no_file_is_named() {
         let span = span_of(&partial.bytes, Span::from_groups(80..90).unwrap());
         let refused = store.groups(&partial.blob).and_then(|groups| {
             assert!(groups.is_empty());
-            store.keep_span(&span)
+            store.keep_spans(std::slice::from_ref(&span))
         });
         let error = refused.unwrap_err();
         assert!(error.to_string().starts_with(path.to_str().unwrap()), "{error}");

@@ -220,11 +220,11 @@ fn a_span_that_comes_late_leaves_no_file() {
         |step| matches!(step, Step::Open(path, Access::Write) if path.parent().unwrap().ends_with("partial")),
         move || {
             // Another thread is faster with both.
-            both.iter().for_each(|span| other.keep_span(span).unwrap());
+            both.iter().for_each(|span| other.keep_spans(std::slice::from_ref(span)).unwrap());
             Ok(())
         },
     );
-    store.keep_span(&spans[0]).unwrap();
+    store.keep_spans(std::slice::from_ref(&spans[0])).unwrap();
     let blob = spans[0].blob();
     assert_eq!(store.read_span(&blob, Span::whole(blob.size)).unwrap().unwrap().bytes(), &bytes);
     commit_file(&*store, blob).unwrap();
@@ -238,7 +238,7 @@ fn a_partial_blob_that_is_found_under_a_hold_stays() {
     let bytes = contents(PIECE_BYTES + 5, 0);
     let (early, late) = Span::whole(bytes.len() as u64).split(10);
     let [early, late] = [early, late.unwrap()].map(|span| span_of(&bytes, span));
-    store.keep_span(&early).unwrap();
+    store.keep_spans(std::slice::from_ref(&early)).unwrap();
     let blob = early.blob();
     let (finding, found) = (store.clone(), Arc::new(Mutex::new(Vec::new())));
     let seen = found.clone();
@@ -254,7 +254,7 @@ fn a_partial_blob_that_is_found_under_a_hold_stays() {
     assert_eq!(early.bytes().len() as u64, 10 * GROUP_BYTES);
     if !found.lock().unwrap().is_empty() {
         // Somebody relies on it: only the rest is fetched.
-        store.keep_span(&late).unwrap();
+        store.keep_spans(std::slice::from_ref(&late)).unwrap();
         assert_eq!(store.has_blob(&blob.digest).unwrap(), Some(blob.size));
     }
     drop(hold);
