@@ -314,7 +314,7 @@ mod tests {
         assert!(holders.is_due(&fellow, Micros(0)));
         holders.told(fellow, &Presence::Partial(Groups::default()), Vec::new(), Micros(0));
         assert!(holders.is_due(&fellow, Micros(0)), "now that it is one it is asked what it has");
-        let has = vec![(large, partial(&[5..9, 20..30])), (small, partial(&[0..1]))];
+        let has = vec![(large, partial(&[5..9, 20..30])), (small, partial(&[0..1, 2..3]))];
         holders.told(fellow, &Presence::Partial(Groups::default()), has, Micros(0));
         let whole = Span::whole(large.size);
         assert_eq!(holders.part_of(&fellow, &large, whole), Span::from_groups(5..9));
