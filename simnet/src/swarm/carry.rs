@@ -96,7 +96,7 @@ impl Swarm<'_> {
             tally.progress_at = now;
             self.curves[node].grow(now, new);
         }
-        if let Err(error) = self.nodes[node].store.keep_span(span) {
+        if let Err(error) = self.nodes[node].store.keep_spans(std::slice::from_ref(span)) {
             return self.object_to(id, Violation::NotWhole(error));
         }
         if let Some(closure) = self.flights.get(&id).and_then(|of| of.coming.clone()) {

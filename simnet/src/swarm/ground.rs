@@ -60,7 +60,7 @@ impl Ground {
                 };
                 if is_here {
                     let read = truth.tree.store.read_span(&blob, span).expect(EXPECT_MEMORY);
-                    store.keep_span(&read.expect("the whole tree is here")).expect(EXPECT_MEMORY);
+                    store.keep_spans(&[read.expect("the whole tree is here")]).expect(EXPECT_MEMORY);
                 }
             }
         }
