@@ -268,8 +268,7 @@ fn peers(expects: Expectation, weather: Weather, failures_max: u32, dice: &mut D
 }
 
 fn peer(role: Role, weather: Weather, failures_max: u32, dice: &mut Dice) -> PeerPlan {
-    // Farther away, a round trip would be longer than claims are waited for once a root is found.
-    let latency = duration(dice, 200, 900);
+    let latency = duration(dice, 200, 2_000);
     let found_after = duration(dice, 800, 20_000);
     let mut link = Link {
         jitter: Micros(dice.between(0..50_000)),
