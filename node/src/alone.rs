@@ -16,6 +16,7 @@ use crate::{
     failure::Failure,
     node,
     operations::{Adopting, Ops},
+    remembered,
 };
 
 /// How long the first neighbour is waited for.
@@ -64,6 +65,7 @@ impl Alone {
             node::engine_config(net.as_ref().map(|net| net.status().peer))?,
         )
         .await?;
+        remembered::tell(&engine, &config.data_dir);
         let (config, started) = (Arc::new(config), Instant::now());
         let operations = Ops {
             engine,
@@ -84,6 +86,10 @@ impl Alone {
             && let Err(error) = net.shutdown().await
         {
             tracing::debug!(%error, "the network did not end well");
+        }
+        let engine = &self.operations.engine;
+        if *engine.lies().borrow() > 0 {
+            remembered::keep_now(engine, &self.operations.config.data_dir).await;
         }
     }
 }

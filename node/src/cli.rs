@@ -221,9 +221,11 @@ const STATUS_HELP: &str = "\
                  download_peer_rate_max (null: no limit), connections, requests, turned_away},
          peers: [{id, via: static|mdns|dht|fellow|null, connected, asked, received_bytes, answered, sent_bytes,
                   upload_rate, download_rate, connections, requests,
-                  shared: [store path or root], lies: [text]}]}
+                  shared: [store path or root], lies: [text]}],
+         liars: [{id, reason, at: seconds since 1970}]}
 Rates are bytes a second of replies, over the last four seconds; connections and requests are those of peers to this
-node; turned_away counts the requests that were told to come again later.";
+node; turned_away counts the requests that were told to come again later; liars are asked nothing until 7
+days after their lie, across restarts.";
 
 #[cfg(feature = "demo")]
 const DEMO_HELP: &str = "\

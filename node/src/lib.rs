@@ -25,6 +25,7 @@ pub mod nixdb;
 pub mod node;
 pub mod operations;
 pub mod progress;
+pub mod remembered;
 pub mod show;
 
 pub use commands::run;

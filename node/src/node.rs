@@ -31,7 +31,7 @@ use crate::{
     failure::Failure,
     housekeeping::{self, Trouble},
     operations::{Adopting, Operations, Ops},
-    show,
+    remembered, show,
 };
 
 /// A fetch that has not ended by then fails. Long enough for any path over any link worth using.
@@ -147,6 +147,7 @@ impl Node {
         let config_of_engine = engine_config(Some(net.status().peer))?;
         let engine = Engine::open(store, policy, net.clone(), net.clone(), config_of_engine).await;
         let engine = engine.map_err(Failure::failed)?;
+        remembered::tell(&engine, &config.data_dir);
         let _ = engine_of_answerer.set(engine.clone());
         let ops = Arc::new(Ops {
             engine,
@@ -218,7 +219,7 @@ impl Node {
         });
     }
 
-    /// What is lost goes out of view, and the store stays within its limit.
+    /// What is lost goes out of view, the store stays within its limit, and who lied is remembered.
     fn keep_house(&mut self) {
         let (engine, trouble, stop) = (self.ops.engine.clone(), self.ops.trouble.clone(), self.stop.clone());
         if let Some(limit) = self.ops.config.store_bytes_max {
@@ -228,6 +229,11 @@ impl Node {
                 Ok(())
             });
         }
+        let (told, data_dir, ending) = (engine.clone(), self.ops.config.data_dir.clone(), self.stop.clone());
+        self.tasks.spawn(async move {
+            remembered::keep(told, data_dir, ending).await;
+            Ok(())
+        });
         self.tasks.spawn(async move {
             housekeeping::withdraw(engine, trouble, stop).await;
             Ok(())

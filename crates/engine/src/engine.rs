@@ -7,7 +7,7 @@ use std::time::Duration;
 use firn_castore::Root;
 use firn_exchange::{Goal, Key, Limits, PeerId, SharedView};
 use firn_nix::{NarHash, StorePath, StorePathHash};
-use firn_store::{Reason, Store, Visible};
+use firn_store::{Reason, Store, UnixSeconds, Visible};
 use firn_trust::{Admitted, Policy, SignedNarInfo, TrustedPath};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -20,7 +20,7 @@ use crate::inner::Inner;
 use crate::ledger::Ledger;
 use crate::nar::Contents;
 use crate::pool::Pool;
-use crate::{Ask, EngineError, Fetched, Find, LedgerEntry, Nar, Progress, RejectedRoot, uses};
+use crate::{Ask, EngineError, Fetched, Find, LedgerEntry, Liar, Nar, Progress, RejectedRoot, uses};
 
 /// How many paths of a closure are fetched at once.
 const PATHS_AT_ONCE: usize = 4;
@@ -126,6 +126,21 @@ impl Engine {
     /// What is known of peers that were found.
     pub fn peers(&self) -> Vec<(PeerId, LedgerEntry)> {
         self.0.crew.ledger.peers()
+    }
+
+    /// Has liars of an earlier life of this node asked nothing either: to be called before anything is fetched.
+    pub fn remember_liars(&self, liars: Vec<Liar>, now: UnixSeconds) {
+        self.0.crew.ledger.remember(liars, now);
+    }
+
+    /// Who is asked nothing because of a lie, the newest first; those that were remembered as well.
+    pub fn liars(&self, now: UnixSeconds) -> Vec<Liar> {
+        self.0.crew.ledger.liars(now)
+    }
+
+    /// Changes with each lie.
+    pub fn lies(&self) -> watch::Receiver<u64> {
+        self.0.crew.ledger.lies()
     }
 
     /// Roots that were given up, the latest last.

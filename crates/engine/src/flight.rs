@@ -25,7 +25,7 @@ use crate::index::{Coming, Index};
 use crate::ledger::{Ledger, RejectedRoot};
 use crate::pool::Pool;
 use crate::recall::recall;
-use crate::{Ask, AskError, EngineError, Find, Found, Progress, Received, Via};
+use crate::{Ask, AskError, EngineError, Find, Found, Progress, Received, Via, uses};
 
 /// How many writes of verified spans may be under way before the fetch waits for the store.
 const KEEPS_MAX: usize = 8;
@@ -223,7 +223,7 @@ impl Flight {
         let Some(root) = self.root.clone() else { return };
         for fellow in fellows {
             let found = Found { peer: fellow.peer, via: Via::Fellow };
-            if self.crew.find.hint(fellow) && self.crew.ledger.found(found) {
+            if self.crew.find.hint(fellow) && self.crew.ledger.found(found, uses::now()) {
                 let input = Input::Found { key: Key::Root(root.clone()), peer: fellow.peer };
                 self.fetch.handle(self.now(), input);
             }
@@ -273,7 +273,7 @@ impl Flight {
             }
             Output::Blame { peer, lie } => {
                 tracing::warn!(%peer, %lie, "a peer lies and is dropped");
-                self.crew.ledger.lied(peer, lie);
+                self.crew.ledger.lied(peer, lie, uses::now());
             }
             Output::Reject { root, claimants, reason } => {
                 tracing::warn!(%root, %reason, "a root is rejected");
@@ -296,7 +296,8 @@ impl Flight {
         let ledger = self.crew.ledger.clone();
         let ended = Input::FindEnded(key.clone());
         let found = self.crew.find.find(key.clone()).filter_map(move |found: Found| {
-            let input = ledger.found(found).then(|| Input::Found { key: key.clone(), peer: found.peer });
+            let input =
+                ledger.found(found, uses::now()).then(|| Input::Found { key: key.clone(), peer: found.peer });
             std::future::ready(input)
         });
         self.finds.push(found.chain(futures::stream::once(std::future::ready(ended))).boxed());

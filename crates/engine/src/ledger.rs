@@ -5,6 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use firn_castore::Root;
 use firn_exchange::{Lie, PeerId, Rejection};
+use firn_store::UnixSeconds;
+use tokio::sync::watch;
 
 use crate::{Found, Via};
 
@@ -14,6 +16,25 @@ const PEERS_MAX: usize = 10_000;
 const LIES_MAX: usize = 16;
 /// The most rejected roots that are remembered.
 const REJECTED_MAX: usize = 256;
+
+/// The most liars that are remembered; of more, those whose lie is the oldest are forgotten.
+const LIARS_MAX: usize = 10_000;
+/// For so many days after its lie a peer is asked nothing. A liar may have been a host with a broken disk that was
+/// repaired, so this ends.
+pub const LIAR_DAYS: u64 = 7;
+/// The same in seconds.
+const LIAR_SECONDS: u64 = LIAR_DAYS * 24 * 60 * 60;
+
+/// A peer that has lied of late.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Liar {
+    /// Who.
+    pub peer: PeerId,
+    /// Its last lie, in words.
+    pub reason: String,
+    /// When that was.
+    pub at: UnixSeconds,
+}
 
 /// What is known of one peer.
 #[derive(Debug, Clone, Default)]
@@ -26,7 +47,7 @@ pub struct LedgerEntry {
     pub failed: u64,
     /// Verified bytes of contents that came from it.
     pub bytes: u64,
-    /// Its lies; after the first it is asked nothing more.
+    /// Its lies since the engine was opened; after one it is asked nothing for [`LIAR_DAYS`].
     pub lies: Vec<Lie>,
 }
 
@@ -42,17 +63,46 @@ pub struct RejectedRoot {
 }
 
 #[derive(Default)]
-pub(crate) struct Ledger(Mutex<Entries>);
+pub(crate) struct Ledger {
+    entries: Mutex<Entries>,
+    /// Changes with each lie, so that whoever keeps them on a disk knows.
+    lies: watch::Sender<u64>,
+}
 
 #[derive(Default)]
 struct Entries {
     peers: BTreeMap<PeerId, LedgerEntry>,
     rejected: VecDeque<RejectedRoot>,
+    /// By who, the last lie. Also of earlier lives of this node.
+    liars: BTreeMap<PeerId, (UnixSeconds, String)>,
+}
+
+impl Entries {
+    fn note_liar(&mut self, liar: Liar) {
+        let Liar { peer, reason, at } = liar;
+        if self.liars.get(&peer).is_some_and(|(known, _)| *known > at) {
+            return;
+        }
+        self.liars.insert(peer, (at, reason));
+        if self.liars.len() > LIARS_MAX {
+            let oldest = self.liars.iter().min_by_key(|(_, (at, _))| *at).map(|(peer, _)| *peer);
+            oldest.and_then(|peer| self.liars.remove(&peer));
+        }
+    }
+
+    fn is_liar(&self, peer: &PeerId, now: UnixSeconds) -> bool {
+        self.liars.get(peer).is_some_and(|(at, _)| !is_forgiven(*at, now))
+    }
+}
+
+/// Whether a lie is so old that it counts no more.
+fn is_forgiven(at: UnixSeconds, now: UnixSeconds) -> bool {
+    now.0.saturating_sub(at.0) >= LIAR_SECONDS
 }
 
 impl Ledger {
     /// Whether a peer that was found may be asked.
-    pub(crate) fn found(&self, found: Found) -> bool {
+    pub(crate) fn found(&self, found: Found, now: UnixSeconds) -> bool {
         let mut entries = self.entries();
         if entries.peers.len() >= PEERS_MAX && !entries.peers.contains_key(&found.peer) {
             // Whoever has lied stays; of the others the first will do.
@@ -64,7 +114,7 @@ impl Ledger {
         }
         let entry = entries.peers.entry(found.peer).or_default();
         entry.via.get_or_insert(found.via);
-        entry.lies.is_empty()
+        !entries.is_liar(&found.peer, now)
     }
 
     pub(crate) fn asked(&self, peer: PeerId) {
@@ -79,12 +129,45 @@ impl Ledger {
         self.entries().peers.entry(peer).or_default().bytes += bytes;
     }
 
-    pub(crate) fn lied(&self, peer: PeerId, lie: Lie) {
-        let mut entries = self.entries();
-        let lies = &mut entries.peers.entry(peer).or_default().lies;
-        if lies.len() < LIES_MAX {
-            lies.push(lie);
+    pub(crate) fn lied(&self, peer: PeerId, lie: Lie, now: UnixSeconds) {
+        {
+            let mut entries = self.entries();
+            entries.note_liar(Liar { peer, reason: lie.to_string(), at: now });
+            let lies = &mut entries.peers.entry(peer).or_default().lies;
+            if lies.len() < LIES_MAX {
+                lies.push(lie);
+            }
         }
+        self.lies.send_modify(|count| *count += 1);
+    }
+
+    /// Liars of an earlier life. A clock that was wrong then must not make a lie count for ever.
+    pub(crate) fn remember(&self, liars: impl IntoIterator<Item = Liar>, now: UnixSeconds) {
+        let mut entries = self.entries();
+        for liar in liars {
+            let at = liar.at.min(now);
+            if !is_forgiven(at, now) {
+                entries.note_liar(Liar { at, ..liar });
+            }
+        }
+    }
+
+    /// Whose lies count still, the newest first.
+    pub(crate) fn liars(&self, now: UnixSeconds) -> Vec<Liar> {
+        let mut entries = self.entries();
+        entries.liars.retain(|_, (at, _)| !is_forgiven(*at, now));
+        let liar = |(peer, (at, reason)): (&PeerId, &(UnixSeconds, String))| Liar {
+            peer: *peer,
+            reason: reason.clone(),
+            at: *at,
+        };
+        let mut liars: Vec<Liar> = entries.liars.iter().map(liar).collect();
+        liars.sort_by_key(|liar| std::cmp::Reverse(liar.at));
+        liars
+    }
+
+    pub(crate) fn lies(&self) -> watch::Receiver<u64> {
+        self.lies.subscribe()
     }
 
     pub(crate) fn rejected(&self, rejected: RejectedRoot) {
@@ -104,6 +187,44 @@ impl Ledger {
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Via;
+
+    fn peer(number: u16) -> PeerId {
+        let mut bytes = [0; 32];
+        bytes[..2].copy_from_slice(&number.to_be_bytes());
+        PeerId::from(bytes)
+    }
+
+    fn liar(number: u16, at: u64) -> Liar {
+        Liar { peer: peer(number), reason: "no".into(), at: UnixSeconds(at) }
+    }
+
+    #[test]
+    fn a_lie_counts_for_days_and_no_longer() {
+        let ledger = Ledger::default();
+        let may_be_asked = |now| ledger.found(Found { peer: peer(1), via: Via::Dht }, UnixSeconds(now));
+        ledger.lied(peer(1), Lie::TooMuch, UnixSeconds(1000));
+        assert!(!may_be_asked(1000) && !may_be_asked(1000 + LIAR_SECONDS - 1));
+        assert!(may_be_asked(1000 + LIAR_SECONDS));
+        assert_eq!(ledger.liars(UnixSeconds(1000)).len(), 1);
+        assert!(ledger.liars(UnixSeconds(1000 + LIAR_SECONDS)).is_empty());
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_never_from_the_future() {
+        let (ledger, now) = (Ledger::default(), UnixSeconds(LIAR_SECONDS * 2));
+        ledger.remember([liar(1, 5), liar(2, u64::MAX)], now);
+        assert_eq!(ledger.liars(now), [liar(2, now.0)], "the first is forgiven");
+        let many = (0..=LIARS_MAX as u16).map(|number| liar(number + 3, now.0 - 1));
+        ledger.remember(many, now);
+        let liars = ledger.liars(now);
+        assert_eq!((liars.len(), &liars[0]), (LIARS_MAX, &liar(2, now.0)), "the newest stay");
     }
 }

@@ -27,7 +27,7 @@ mod withdraw;
 pub use engine::{Engine, EngineConfig, NarName, Resolved};
 pub use error::EngineError;
 pub use flights::Fetched;
-pub use ledger::{LedgerEntry, RejectedRoot};
+pub use ledger::{LIAR_DAYS, LedgerEntry, Liar, RejectedRoot};
 pub use nar::{Nar, OpenNar};
 pub use progress::Progress;
 pub use room::{Collection, Evicted};

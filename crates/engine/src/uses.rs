@@ -43,8 +43,12 @@ impl Uses {
 
 /// Tells the store of a use. One that cannot be noted is no reason to fail.
 pub(crate) fn note(store: &dyn Store, what: &Visible) {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    if let Err(error) = store.used(what, UnixSeconds(now.as_secs())) {
+    if let Err(error) = store.used(what, now()) {
         tracing::warn!(%error, "a use cannot be noted");
     }
+}
+
+/// What the clock on the wall says.
+pub(crate) fn now() -> UnixSeconds {
+    UnixSeconds(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs())
 }

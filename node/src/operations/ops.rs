@@ -10,13 +10,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use firn_engine::{Engine, EngineError, LedgerEntry};
+use firn_engine::{Engine, EngineError, LedgerEntry, Liar};
 use firn_exchange::{PeerId, Rejection};
 use firn_net::{Net, NetStatus, Traffic};
 use firn_proto::control::{
     AddReply, AddRequest, AdoptReply, AdoptRequest, CollectReply, CollectRequest, GetReply, GetRequest,
-    PeerStatus, PinReply, PinRequest, PinsReply, StatsReply, StatusReply, StoreStatus, TrafficStatus,
-    UnpinReply, UnpinRequest, VerifyReply, VerifyRequest,
+    LiarStatus, PeerStatus, PinReply, PinRequest, PinsReply, StatsReply, StatusReply, StoreStatus,
+    TrafficStatus, UnpinReply, UnpinRequest, VerifyReply, VerifyRequest,
 };
 use firn_store::StoreError;
 
@@ -26,6 +26,7 @@ use crate::{
     config::{Config, Role},
     failure::{Failure, Kind},
     housekeeping::Trouble,
+    remembered,
 };
 
 /// An engine and what is around it.
@@ -140,6 +141,7 @@ impl Operations for Ops {
             provider_records: net.as_ref().map_or(0, |net| net.provider_records as u64),
             adopt: self.adopting.status().await,
             traffic: net.as_ref().map(|net| traffic_status(&net.traffic)),
+            liars: self.engine.liars(remembered::now()).into_iter().map(liar_status).collect(),
         })
     }
 
@@ -178,6 +180,10 @@ impl Operations for Ops {
     async fn pins(&self) -> Result<PinsReply, Failure> {
         pins::pins(self).await
     }
+}
+
+fn liar_status(liar: Liar) -> LiarStatus {
+    LiarStatus { id: liar.peer.to_string(), reason: liar.reason, at: liar.at.0 }
 }
 
 fn traffic_status(traffic: &Traffic) -> TrafficStatus {

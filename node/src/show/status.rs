@@ -1,6 +1,8 @@
 //! What `firn status` prints.
 
-use firn_proto::control::{PeerStatus, StatusReply, StoreStatus, TrafficStatus};
+use firn_engine::LIAR_DAYS;
+use firn_proto::control::{LiarStatus, PeerStatus, StatusReply, StoreStatus, TrafficStatus};
+use firn_store::UnixSeconds;
 use indicatif::{HumanBytes, HumanDuration};
 use serde_json::{Value, json};
 
@@ -8,6 +10,7 @@ use super::{
     Answer, counted, lossy, or_null,
     store::{adopt_json, adopt_text},
 };
+use crate::remembered;
 
 /// What `firn status` prints.
 pub fn status(reply: &StatusReply) -> Answer {
@@ -40,8 +43,9 @@ pub fn status(reply: &StatusReply) -> Answer {
         "traffic": reply.traffic.as_ref().map(traffic_json),
         "provider_records": reply.provider_records,
         "peers": reply.peers.iter().map(peer_status_json).collect::<Vec<_>>(),
+        "liars": reply.liars.iter().map(liar_json).collect::<Vec<_>>(),
     });
-    Answer { json, text: status_text(reply, &store), remarks: String::new() }
+    Answer { json, text: status_text(reply, &store, remembered::now()), remarks: String::new() }
 }
 
 fn peer_status_json(peer: &PeerStatus) -> Value {
@@ -62,7 +66,7 @@ fn peer_status_json(peer: &PeerStatus) -> Value {
     })
 }
 
-fn status_text(reply: &StatusReply, store: &StoreStatus) -> String {
+fn status_text(reply: &StatusReply, store: &StoreStatus, now: UnixSeconds) -> String {
     let mut lines = Vec::new();
     let mut row = |name: &str, value: String| {
         if !value.is_empty() {
@@ -101,7 +105,22 @@ fn status_text(reply: &StatusReply, store: &StoreStatus) -> String {
     for peer in &reply.peers {
         lines.extend(peer_lines(peer));
     }
+    lines.extend(reply.liars.iter().map(|liar| liar_line(liar, now)));
     lines.join("\n") + "\n"
+}
+
+fn liar_json(liar: &LiarStatus) -> Value {
+    json!({ "id": liar.id, "reason": liar.reason, "at": liar.at })
+}
+
+fn liar_line(liar: &LiarStatus, now: UnixSeconds) -> String {
+    let ago = std::time::Duration::from_secs(now.0.saturating_sub(liar.at));
+    format!(
+        "liar {}: lied {} ago, and is asked nothing for {LIAR_DAYS} days: {}",
+        liar.id,
+        HumanDuration(ago),
+        liar.reason
+    )
 }
 
 fn traffic_json(traffic: &TrafficStatus) -> Value {

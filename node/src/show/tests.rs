@@ -1,8 +1,8 @@
 use std::path::Path;
 
 use firn_proto::control::{
-    AddReply, AddedPath, AdoptReply, AdoptStatus, CollectReply, Damage, Evicted, GotPath, PeerStatus,
-    StatsReply, StatusReply, StoreStatus, TrafficStatus, VerifyReply,
+    AddReply, AddedPath, AdoptReply, AdoptStatus, CollectReply, Damage, Evicted, GotPath, LiarStatus,
+    PeerStatus, StatsReply, StatusReply, StoreStatus, TrafficStatus, VerifyReply,
 };
 
 use super::*;
@@ -48,13 +48,18 @@ fn status_names_peers_and_liars() {
         role: "seed".into(),
         peers: vec![peer],
         traffic: Some(traffic),
+        liars: vec![LiarStatus {
+            id: "cd".into(),
+            reason: "a false root".into(),
+            at: crate::remembered::now().0 - 3 * 60 * 60 - 60,
+        }],
         store: Some(StoreStatus { paths: 3, paths_untrusted: 1, ..StoreStatus::default() }),
         ..StatusReply::default()
     };
     let answer = status(&reply);
     assert_eq!(
         shape(&answer.json),
-        "{adopt,data_dir,http,iroh,multiaddrs,network,peer_id,\
+        "{adopt,data_dir,http,iroh,liars[{at,id,reason}],multiaddrs,network,peer_id,\
          peers[{answered,asked,connected,connections,download_rate,id,lies[],received_bytes,requests,sent_bytes,shared[],\
          upload_rate,via}],provider_records,role,running,\
          store{adopted_bytes,disk_bytes,disk_bytes_max,nar_bytes,paths,paths_shared,paths_untrusted,trees,trees_shared,\
@@ -76,6 +81,8 @@ fn status_names_peers_and_liars() {
     for line in ["peer ab: dht", "gave 2.00 KiB in 1 answer;", "  had /nix/store/x", "  LIED: a wrong byte"] {
         assert!(answer.text.contains(line), "{line} is not in\n{}", answer.text);
     }
+    let liar = "liar cd: lied 3 hours ago, and is asked nothing for 7 days: a false root\n";
+    assert!(answer.text.contains(liar), "{}", answer.text);
     assert!(answer.text.contains("1 more are out of view"), "{}", answer.text);
 }
 

@@ -1,7 +1,10 @@
 //! What liars achieve: nothing but being named.
 
-use firn_engine::EngineError;
+use std::time::SystemTime;
+
+use firn_engine::{EngineError, LIAR_DAYS, Liar};
 use firn_exchange::{Lie, Rejection};
+use firn_store::UnixSeconds;
 use firn_trust::{Ground, NarMismatch};
 
 use crate::fakes::net::{Net, honest, spoils_contents};
@@ -32,6 +35,30 @@ async fn false_contents_are_blamed_on_whoever_gave_them_and_on_nobody_else() {
     publish(&seeder, "other", &other, Signed::Attested).await;
     engine.get_path(hash, &|_| {}).await.unwrap();
     assert_eq!(net.count_to(&liar), asked);
+}
+
+#[tokio::test]
+async fn a_remembered_liar_is_not_asked_and_a_forgiven_one_is() {
+    let net = Net::default();
+    let (liar, seeder) = peer(&net, 1, honest()).await;
+    let hash = publish(&seeder, "there", &varied(1), Signed::Attested).await;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let lied = |days_ago: u64| {
+        let at = UnixSeconds(now - days_ago * 24 * 60 * 60);
+        vec![Liar { peer: liar, reason: "a wrong byte".into(), at }]
+    };
+
+    let engine = node(&net).await;
+    engine.remember_liars(lied(LIAR_DAYS - 1), UnixSeconds(now));
+    let error = engine.get_path(hash, &|_| {}).await.unwrap_err();
+    assert!(matches!(error, EngineError::NotFound), "{error}");
+    assert_eq!(net.count_to(&liar), 0);
+    assert_eq!(engine.liars(UnixSeconds(now)), lied(LIAR_DAYS - 1));
+
+    let engine = node(&net).await;
+    engine.remember_liars(lied(LIAR_DAYS), UnixSeconds(now));
+    engine.get_path(hash, &|_| {}).await.unwrap();
+    assert!(net.count_to(&liar) > 0 && engine.liars(UnixSeconds(now)).is_empty());
 }
 
 #[tokio::test(start_paused = true)]
