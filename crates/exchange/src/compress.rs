@@ -9,10 +9,10 @@ use zstd::stream::{raw::CParameter, read::Decoder, write::Encoder};
 const WINDOW_LOG_MAX: u32 = 23;
 
 /// The window and the tables of the encoder, as powers of two: bodies are short, and many are compressed at once.
-const ENCODER_WINDOW_LOG: u32 = 20;
-const ENCODER_TABLE_LOG: u32 = 18;
+const ENCODER_WINDOW_LOG: u32 = 19;
+const ENCODER_TABLE_LOG: u32 = 17;
 /// What an encoder takes in memory, about.
-pub(crate) const ENCODER_BYTES: usize = 4 << 20;
+pub(crate) const ENCODER_BYTES: usize = 2 << 20;
 
 /// So much of a body tells whether it is worth compressing.
 pub(crate) const SAMPLE_BYTES: usize = 64 << 10;

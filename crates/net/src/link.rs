@@ -122,7 +122,8 @@ impl Link {
         let (mut patience, mut under_way) = (Patience::default(), None);
         let mut chunks = [const { Bytes::new() }; READ_CHUNKS];
         loop {
-            let (begun, piece_bytes) = (Instant::now(), download.piece_bytes(self.peer));
+            let (begun, moved) = (Instant::now(), self.gauge.moved());
+            let piece_bytes = download.piece_bytes(self.peer);
             let wanted = (piece_bytes / CHUNK_BYTES).clamp(1, READ_CHUNKS);
             let read = self.progress(receive.read_many_chunks(&mut chunks[..wanted])).await?;
             let read = read.map_err(|error: ReadError| self.broken(error, reply.is_empty()))?;
@@ -131,7 +132,9 @@ impl Link {
             if reply.len() + bytes > reply_bytes_max {
                 return Err(StreamError::TooMuch);
             }
-            patience.waited(begun.elapsed(), bytes).map_err(|_| StreamError::Stalled)?;
+            self.gauge.count(bytes);
+            let waited = patience.waited(begun.elapsed(), self.gauge.moved() - moved);
+            waited.map_err(|_| StreamError::Stalled)?;
             chunks[..count].iter_mut().for_each(|chunk| reply.extend_from_slice(&std::mem::take(chunk)));
             received.add(bytes as u64);
             // Only what comes after the first bytes tells how fast it comes.

@@ -1,6 +1,9 @@
 //! How fast a connection is.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use firn_exchange::Micros;
 use iroh::endpoint::Connection;
@@ -28,6 +31,8 @@ pub(crate) struct Gauge {
     way: Way,
     since: Instant,
     throughput: Mutex<Throughput>,
+    /// Bytes of replies, all streams together.
+    moved: AtomicU64,
 }
 
 /// Something is under way for as long as this lives.
@@ -35,7 +40,13 @@ pub(crate) struct UnderWay<'a>(&'a Gauge);
 
 impl Gauge {
     pub(crate) fn new(connection: Connection, way: Way) -> Self {
-        Self { connection, way, since: Instant::now(), throughput: Mutex::default() }
+        Self {
+            connection,
+            way,
+            since: Instant::now(),
+            throughput: Mutex::default(),
+            moved: AtomicU64::new(0),
+        }
     }
 
     /// Something is under way from now on that only this connection holds up.
@@ -45,19 +56,33 @@ impl Gauge {
         UnderWay(self)
     }
 
+    /// So many bytes of a reply went over it, on any of its streams.
+    pub(crate) fn count(&self, bytes: usize) {
+        self.moved.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// How many bytes of replies have gone over it.
+    pub(crate) fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+
     /// Bytes a second while anything was under way; `None` while that is not known.
     pub(crate) fn rate(&self) -> Option<u64> {
         self.lock().rate
     }
 
     /// What has gone over the wire, with what QUIC adds; what was lost is counted again, which is how the wire sees it.
-    fn look(&self) -> (Micros, u64) {
+    pub(crate) fn wire_bytes(&self) -> u64 {
         let stats = self.connection.stats();
-        let bytes = match self.way {
+        match self.way {
             Way::Out => stats.udp_tx.bytes,
             Way::In => stats.udp_rx.bytes,
-        };
-        (Micros(u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX)), bytes)
+        }
+    }
+
+    fn look(&self) -> (Micros, u64) {
+        let now = Micros(u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX));
+        (now, self.wire_bytes())
     }
 
     fn lock(&self) -> MutexGuard<'_, Throughput> {

@@ -10,14 +10,15 @@ use std::{
 use firn_exchange::PeerId;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
-    time::timeout,
+    time::{Instant, timeout_at},
 };
 
 /// Requests that are answered at once.
 pub const REQUESTS_MAX: usize = 1024;
 /// Requests of one peer that are answered at once: twice what a node of this version asks for.
 pub const REQUESTS_OF_A_PEER_MAX: usize = 64;
-/// What all replies may take in memory at once, in bytes, besides what the connections hold until it is acknowledged.
+/// What all replies may take in memory at once, in bytes, besides what the connections hold until it is acknowledged. Over
+/// it, one reply to each peer is still given, so that those who hold much for long keep nobody else out.
 pub const MEMORY_BYTES_MAX: usize = 32 << 20;
 /// What the replies to one peer may take of that.
 pub const MEMORY_OF_A_PEER_BYTES_MAX: usize = 16 << 20;
@@ -26,6 +27,8 @@ const READS_MAX: usize = 32;
 
 /// Memory is counted in units of so many bytes.
 const UNIT_BYTES: usize = 1 << 10;
+/// How many of them a peer may have.
+const UNITS_OF_A_PEER: usize = MEMORY_OF_A_PEER_BYTES_MAX / UNIT_BYTES;
 /// Memory is waited for so long; an asker gives up what does not begin within 2.5 s.
 const MEMORY_TIMEOUT: Duration = Duration::from_secs(1);
 /// With a limited upload, each request has to have this many bytes a second, or it is taken for stalled.
@@ -61,7 +64,8 @@ pub(crate) struct Entered<'a> {
 
 /// Memory that a reply takes, for as long as this lives.
 pub(crate) struct Reserved<'a> {
-    _of_all: SemaphorePermit<'a>,
+    /// None of it where all has been given out, and the peer had nothing.
+    _of_all: Option<SemaphorePermit<'a>>,
     _of_peer: OwnedSemaphorePermit,
 }
 
@@ -91,10 +95,10 @@ impl Gate {
             return None;
         }
         inside.requests += 1;
-        let of_peer = inside.peers.entry(peer).or_insert_with(|| OfPeer {
-            requests: 0,
-            memory: Arc::new(Semaphore::new(MEMORY_OF_A_PEER_BYTES_MAX / UNIT_BYTES)),
-        });
+        let of_peer = inside
+            .peers
+            .entry(peer)
+            .or_insert_with(|| OfPeer { requests: 0, memory: Arc::new(Semaphore::new(UNITS_OF_A_PEER)) });
         of_peer.requests += 1;
         Some(Entered { gate: self, peer, memory: Arc::clone(&of_peer.memory) })
     }
@@ -127,18 +131,25 @@ impl Gate {
 impl<'a> Entered<'a> {
     /// Waits for so much memory; not for long. What is longer than a peer may have at all waits for all of that.
     pub(crate) async fn reserve(&self, bytes: usize) -> Option<Reserved<'a>> {
-        let units = bytes.clamp(UNIT_BYTES, MEMORY_OF_A_PEER_BYTES_MAX).div_ceil(UNIT_BYTES) as u32;
-        let reserved = timeout(MEMORY_TIMEOUT, async {
-            // Its own share first: who waits for that is not in anybody's way.
-            let of_peer = Arc::clone(&self.memory).acquire_many_owned(units).await;
-            let of_all = self.gate.memory.acquire_many(units).await;
-            Some(Reserved { _of_all: of_all.ok()?, _of_peer: of_peer.ok()? })
-        });
-        let reserved = reserved.await.ok().flatten();
+        let reserved = self.try_reserve(bytes).await;
         if reserved.is_none() {
             self.gate.lock().turned_away += 1;
         }
         reserved
+    }
+
+    async fn try_reserve(&self, bytes: usize) -> Option<Reserved<'a>> {
+        let units = bytes.clamp(UNIT_BYTES, MEMORY_OF_A_PEER_BYTES_MAX).div_ceil(UNIT_BYTES) as u32;
+        let deadline = Instant::now() + MEMORY_TIMEOUT;
+        // Its own share first: who waits for that is not in anybody's way.
+        let of_peer = timeout_at(deadline, Arc::clone(&self.memory).acquire_many_owned(units)).await;
+        let of_peer = of_peer.ok()?.ok()?;
+        let of_all = timeout_at(deadline, self.gate.memory.acquire_many(units)).await;
+        let has_nothing = self.memory.available_permits() + units as usize == UNITS_OF_A_PEER;
+        match of_all {
+            Ok(of_all) => Some(Reserved { _of_all: Some(of_all.ok()?), _of_peer: of_peer }),
+            Err(_) => has_nothing.then_some(Reserved { _of_all: None, _of_peer: of_peer }),
+        }
     }
 }
 
@@ -202,5 +213,24 @@ mod tests {
         drop(all);
         assert!(entered.reserve(1).await.is_some());
         assert_eq!(gate.reserved_bytes(), 0);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn those_who_hold_all_of_it_keep_nobody_out() {
+        let gate = Gate::new(None, None);
+        let greedy: Vec<_> = (0..(MEMORY_BYTES_MAX / MEMORY_OF_A_PEER_BYTES_MAX) as u16)
+            .map(|number| gate.enter(peer(number)).unwrap())
+            .collect();
+        let mut held = Vec::new();
+        for entered in &greedy {
+            held.push(entered.reserve(usize::MAX).await.unwrap());
+        }
+        assert_eq!(gate.reserved_bytes(), MEMORY_BYTES_MAX);
+        let (one, other) = (gate.enter(peer(100)).unwrap(), gate.enter(peer(100)).unwrap());
+        let begun = Instant::now();
+        let first = one.reserve(4 << 20).await;
+        assert!(first.is_some() && begun.elapsed() >= MEMORY_TIMEOUT);
+        assert!(other.reserve(4 << 20).await.is_none(), "one at a time");
+        drop(first);
+        assert!(other.reserve(4 << 20).await.is_some());
     }
 }

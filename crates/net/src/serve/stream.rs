@@ -56,25 +56,26 @@ impl<'a> Stream<'a> {
         let Some(_reserved) = entered.reserve(body.memory_bytes()).await else {
             return self.say_busy().await;
         };
-        self.send_body(body).await?;
-        self.end().await
+        let mut patience = Patience::default();
+        self.send_body(body, &mut patience).await?;
+        self.end(&mut patience).await
     }
 
     /// Instead of a reply.
     async fn say_busy(&mut self) -> Result<(), Lost> {
         let after = self.serving.busy_for();
-        self.write(busy(after), &mut Patience::default()).await?;
-        self.end().await
+        let mut patience = Patience::default();
+        self.write(busy(after), &mut patience).await?;
+        self.end(&mut patience).await
     }
 
     /// Sends one piece while the next one is read; so a reply holds two pieces in memory, and no thread while the peer is
     /// slow.
-    async fn send_body(&mut self, body: Box<dyn ReplyBody>) -> Result<(), Lost> {
-        let mut patience = Patience::default();
+    async fn send_body(&mut self, body: Box<dyn ReplyBody>, patience: &mut Patience) -> Result<(), Lost> {
         let (mut body, mut piece) = pull(self.serving, body).await?;
         while let Some(bytes) = piece {
             let pull = pull(self.serving, body);
-            let (sent, pulled) = tokio::join!(self.send_piece(bytes, &mut patience), pull);
+            let (sent, pulled) = tokio::join!(self.send_piece(bytes, patience), pull);
             sent?;
             (body, piece) = pulled?;
         }
@@ -92,6 +93,7 @@ impl<'a> Stream<'a> {
     }
 
     async fn write(&mut self, bytes: Bytes, patience: &mut Patience) -> Result<(), Lost> {
+        let length = bytes.len();
         let chunks = &mut [bytes];
         let mut chunks = &mut chunks[..];
         while !chunks.is_empty() {
@@ -100,21 +102,31 @@ impl<'a> Stream<'a> {
                 written.map_err(|_| Lost)?;
                 continue;
             }
-            let (begun, _under_way) = (Instant::now(), self.drain.begin());
+            let (begun, moved, _under_way) = (Instant::now(), self.drain.moved(), self.drain.begin());
             let written = timeout(patience.left(), self.send.write_many_chunks(&mut chunks)).await;
             let taken = written.unwrap_or(Ok(0)).map_err(|_| Lost)?;
-            patience.waited(begun.elapsed(), taken).map_err(|_| Lost)?;
+            let moved = self.drain.moved() - moved + taken as u64;
+            patience.waited(begun.elapsed(), moved).map_err(|_| Lost)?;
         }
+        self.drain.count(length);
         Ok(())
     }
 
-    /// The reply is whole. Until the peer has it, it takes memory here.
-    async fn end(&mut self) -> Result<(), Lost> {
+    /// The reply is whole. Until the peer has it, it takes memory here. It may be on its way for long, for all of it that the
+    /// peer has leave for is in QUIC's hands.
+    async fn end(&mut self, patience: &mut Patience) -> Result<(), Lost> {
         self.send.finish().map_err(|_| Lost)?;
         let _under_way = self.drain.begin();
-        match timeout(Patience::default().left(), self.send.stopped()).await {
-            Ok(Ok(None)) => Ok(()),
-            Ok(Ok(Some(_)) | Err(_)) | Err(_) => Err(Lost),
+        let mut stopped = std::pin::pin!(self.send.stopped());
+        loop {
+            let (begun, sent) = (Instant::now(), self.drain.wire_bytes());
+            match timeout(patience.left(), &mut stopped).await {
+                Ok(Ok(None)) => return Ok(()),
+                Ok(Ok(Some(_)) | Err(_)) => return Err(Lost),
+                Err(_) => {
+                    patience.waited(begun.elapsed(), self.drain.wire_bytes() - sent).map_err(|_| Lost)?
+                }
+            }
         }
     }
 }
