@@ -40,8 +40,6 @@ use crate::{Key, Known, PeerId, Request};
 const ASK_TIMEOUT: Micros = Micros::from_millis(20_000);
 /// How long a question for claims may go on, though something comes: a claim is short.
 const CLAIMS_TIMEOUT: Micros = Micros::from_millis(10_000);
-/// The same once a root has been found.
-const MORE_CLAIMS_TIMEOUT: Micros = Micros::from_millis(2_000);
 /// Whoever sends contents more slowly than this, in bytes a second, is given up.
 const RATE_MIN: u64 = 8 << 10;
 /// How long after a look-up that brought nobody the next one begins; it doubles each time.
@@ -241,7 +239,6 @@ impl Fetch {
             bytes => ask.since.after(ASK_TIMEOUT).after(Micros(bytes.saturating_mul(1_000_000) / RATE_MIN)),
         };
         match ask.task {
-            Task::Claims if self.tree.is_some() => ask.since.after(MORE_CLAIMS_TIMEOUT),
             Task::Claims => ask.since.after(CLAIMS_TIMEOUT),
             _ => patient,
         }
