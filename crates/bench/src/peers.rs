@@ -5,14 +5,14 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     process,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use firn_castore::Root;
 use firn_engine::{Engine, EngineConfig, Progress};
-use firn_exchange::{Asked, Limits, Micros, Question, Reply, answer};
+use firn_exchange::{Asked, Codec, Compress, Limits, Micros, Question, Reply, answer};
 use firn_net::{Answerer, BrokenOff, Identity, Net, NetConfig, Peer, ReplyBody, StaticPeer};
 use firn_store::{DiskStore, Store};
 use firn_trust::Policy;
@@ -61,25 +61,39 @@ pub(crate) fn identity(name: &str) -> Identity {
     Identity::from_seed(blake3::derive_key("firn bench peer 1", name.as_bytes()))
 }
 
-/// Answers everybody out of all that the engine shares.
+/// Answers everybody out of all that the engine shares, compressed where a node would do that.
 struct GivesAll {
     engine: Arc<OnceLock<Engine>>,
+    codec: Arc<Mutex<Codec>>,
     lies: bool,
 }
 
 impl Answerer for GivesAll {
-    fn answer(&self, _from: Peer, request: Bytes) -> Box<dyn ReplyBody> {
+    fn answer(&self, from: Peer, request: Bytes) -> Box<dyn ReplyBody> {
         let asked = Question::decode(request.clone()).map(|question| question.asked);
         let of_contents = matches!(asked, Ok(Asked::Batch(_) | Asked::Ranges { .. }));
-        let reply = self.engine.get().map(|engine| answer(&engine.shared_view(), request));
-        Box::new(Body { reply, lies: self.lies && of_contents })
+        let reply = self.engine.get().map(|engine| {
+            let reply = answer(&engine.shared_view(), request);
+            let level =
+                reply.may_be_compressed().then(|| lock(&self.codec).level(from.drain, from.is_private()));
+            match level.flatten() {
+                Some(level) => reply.compressed(level),
+                None => reply,
+            }
+        });
+        Box::new(Body { reply, codec: self.codec.clone(), lies: self.lies && of_contents })
     }
 }
 
 struct Body {
     /// None before there is an engine.
     reply: Option<Reply>,
+    codec: Arc<Mutex<Codec>>,
     lies: bool,
+}
+
+fn lock(codec: &Mutex<Codec>) -> MutexGuard<'_, Codec> {
+    codec.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ReplyBody for Body {
@@ -88,7 +102,13 @@ impl ReplyBody for Body {
     }
 
     fn next(&mut self) -> Result<Option<Bytes>, BrokenOff> {
-        let piece = self.reply.as_mut().ok_or(BrokenOff)?.next().map_err(|_| BrokenOff)?;
+        let reply = self.reply.as_mut().ok_or(BrokenOff)?;
+        let (begun, before) = (Instant::now(), reply.squeezed());
+        let piece = reply.next().map_err(|_| BrokenOff)?;
+        if let (Some((_, before)), Some((level, after))) = (before, reply.squeezed()) {
+            let took = Micros(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
+            lock(&self.codec).worked(level, after - before, took);
+        }
         Ok(piece.map(|piece| if self.lies { with_wrong_end(&piece) } else { piece }))
     }
 }
@@ -113,7 +133,8 @@ impl Party {
         let iroh_bind = vec![SocketAddr::new(spot.ip, spot.port)];
         let config = NetConfig { iroh_bind, peers, ..NetConfig::new(identity(&spot.name)) };
         let place = Arc::new(OnceLock::new());
-        let answerer = GivesAll { engine: place.clone(), lies: spot.lies };
+        let codec = Arc::new(Mutex::new(Codec::new(Compress::Auto)));
+        let answerer = GivesAll { engine: place.clone(), codec, lies: spot.lies };
         let net = Arc::new(Net::start(config, Arc::new(answerer)).await?);
         let limits = Limits { deadline: Some(FETCH_DEADLINE), ..Limits::default() };
         let seed = u64::from(process::id());
