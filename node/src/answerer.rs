@@ -117,7 +117,7 @@ impl Answerer for RoleAnswerer {
         };
         let reply = answer(&view, request);
         let subject = reply.about().map(|about| subject(engine, about));
-        if reply.is_ok() {
+        if reply.has_something() {
             self.served.note(from.id, |given| {
                 given.answered += 1;
                 if given.shared.len() < SHARED_MAX {
