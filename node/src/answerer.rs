@@ -10,8 +10,8 @@ use std::{
 
 use bytes::Bytes;
 use firn_engine::Engine;
-use firn_exchange::{Codec, Compress, Key, Micros, PeerId, Reply, ReplyError, SharedView, answer};
-use firn_net::{Answerer, BrokenOff, Peer, ReplyBody};
+use firn_exchange::{Compress, Key, PeerId, Reply, SharedView, answer};
+use firn_net::{Answerer, BrokenOff, Peer, ReplyBody, SharedCodec};
 use firn_nix::STORE_DIR;
 
 use self::fellows::Fellows;
@@ -61,14 +61,14 @@ pub struct RoleAnswerer {
     /// Set as soon as the engine is there; who asks before that is told that nothing is.
     engine: Arc<OnceLock<Engine>>,
     served: Arc<Served>,
-    codec: Arc<Mutex<Codec>>,
+    codec: SharedCodec,
     fellows: Mutex<Fellows>,
 }
 
 impl RoleAnswerer {
     /// Answers by this role, and writes down in `served` what was given.
     pub fn new(role: Role, compress: Compress, engine: Arc<OnceLock<Engine>>, served: Arc<Served>) -> Self {
-        let (codec, fellows) = (Arc::new(Mutex::new(Codec::new(compress))), Mutex::default());
+        let (codec, fellows) = (SharedCodec::new(compress), Mutex::default());
         Self { role, engine, served, codec, fellows }
     }
 
@@ -90,21 +90,6 @@ impl RoleAnswerer {
         fellows.asked(root, from, now);
         if others.is_empty() { reply } else { reply.hinting(&others) }
     }
-
-    /// Compressed where that is worth it on this peer's connection.
-    fn squeezed(&self, reply: Reply, from: Peer) -> Reply {
-        if !reply.may_be_compressed() {
-            return reply;
-        }
-        match lock(&self.codec).level(from.drain, from.is_private()) {
-            Some(level) => reply.compressed(level),
-            None => reply,
-        }
-    }
-}
-
-fn lock(codec: &Mutex<Codec>) -> MutexGuard<'_, Codec> {
-    codec.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Answerer for RoleAnswerer {
@@ -126,7 +111,7 @@ impl Answerer for RoleAnswerer {
             });
         }
         let reply = if gives { self.with_fellows(reply, from) } else { reply };
-        let reply = self.squeezed(reply, from);
+        let reply = self.codec.squeezed(reply, from);
         Box::new(CountedReply {
             reply,
             peer: from.id,
@@ -162,21 +147,7 @@ struct CountedReply {
     reply: Reply,
     peer: PeerId,
     served: Arc<Served>,
-    codec: Arc<Mutex<Codec>>,
-}
-
-impl CountedReply {
-    /// The next piece; how long it took to compress is remembered. Reading is part of it: what counts is how fast there is
-    /// something to send.
-    fn pull(&mut self) -> Result<Option<Bytes>, ReplyError> {
-        let Some((level, before)) = self.reply.squeezed() else { return self.reply.next() };
-        let begun = Instant::now();
-        let piece = self.reply.next();
-        let took = Micros(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
-        let after = self.reply.squeezed().map_or(before, |(_, bytes)| bytes);
-        lock(&self.codec).worked(level, after - before, took);
-        piece
-    }
+    codec: SharedCodec,
 }
 
 impl ReplyBody for CountedReply {
@@ -185,7 +156,7 @@ impl ReplyBody for CountedReply {
     }
 
     fn next(&mut self) -> Result<Option<Bytes>, BrokenOff> {
-        match self.pull() {
+        match self.codec.pull(&mut self.reply) {
             Ok(piece) => {
                 let bytes = piece.as_ref().map_or(0, Bytes::len) as u64;
                 self.served.note(self.peer, |given| given.sent_bytes += bytes);

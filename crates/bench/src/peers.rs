@@ -5,15 +5,15 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     process,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use firn_castore::Root;
 use firn_engine::{Engine, EngineConfig, Progress};
-use firn_exchange::{Asked, Codec, Compress, Limits, Micros, Question, Reply, answer};
-use firn_net::{Answerer, BrokenOff, Identity, Net, NetConfig, Peer, ReplyBody, StaticPeer};
+use firn_exchange::{Asked, Compress, Limits, Micros, Question, Reply, answer};
+use firn_net::{Answerer, BrokenOff, Identity, Net, NetConfig, Peer, ReplyBody, SharedCodec, StaticPeer};
 use firn_store::{DiskStore, Store};
 use firn_trust::Policy;
 use tokio::runtime::Runtime;
@@ -64,7 +64,7 @@ pub(crate) fn identity(name: &str) -> Identity {
 /// Answers everybody out of all that the engine shares, compressed where a node would do that.
 struct GivesAll {
     engine: Arc<OnceLock<Engine>>,
-    codec: Arc<Mutex<Codec>>,
+    codec: SharedCodec,
     lies: bool,
 }
 
@@ -74,12 +74,7 @@ impl Answerer for GivesAll {
         let of_contents = matches!(asked, Ok(Asked::Batch(_) | Asked::Ranges { .. }));
         let reply = self.engine.get().map(|engine| {
             let reply = answer(&engine.shared_view(), request);
-            let level =
-                reply.may_be_compressed().then(|| lock(&self.codec).level(from.drain, from.is_private()));
-            match level.flatten() {
-                Some(level) => reply.compressed(level),
-                None => reply,
-            }
+            self.codec.squeezed(reply, from)
         });
         Box::new(Body { reply, codec: self.codec.clone(), lies: self.lies && of_contents })
     }
@@ -88,12 +83,8 @@ impl Answerer for GivesAll {
 struct Body {
     /// None before there is an engine.
     reply: Option<Reply>,
-    codec: Arc<Mutex<Codec>>,
+    codec: SharedCodec,
     lies: bool,
-}
-
-fn lock(codec: &Mutex<Codec>) -> MutexGuard<'_, Codec> {
-    codec.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl ReplyBody for Body {
@@ -103,12 +94,7 @@ impl ReplyBody for Body {
 
     fn next(&mut self) -> Result<Option<Bytes>, BrokenOff> {
         let reply = self.reply.as_mut().ok_or(BrokenOff)?;
-        let (begun, before) = (Instant::now(), reply.squeezed());
-        let piece = reply.next().map_err(|_| BrokenOff)?;
-        if let (Some((_, before)), Some((level, after))) = (before, reply.squeezed()) {
-            let took = Micros(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
-            lock(&self.codec).worked(level, after - before, took);
-        }
+        let piece = self.codec.pull(reply).map_err(|_| BrokenOff)?;
         Ok(piece.map(|piece| if self.lies { with_wrong_end(&piece) } else { piece }))
     }
 }
@@ -133,7 +119,7 @@ impl Party {
         let iroh_bind = vec![SocketAddr::new(spot.ip, spot.port)];
         let config = NetConfig { iroh_bind, peers, ..NetConfig::new(identity(&spot.name)) };
         let place = Arc::new(OnceLock::new());
-        let codec = Arc::new(Mutex::new(Codec::new(Compress::Auto)));
+        let codec = SharedCodec::new(Compress::Auto);
         let answerer = GivesAll { engine: place.clone(), codec, lies: spot.lies };
         let net = Arc::new(Net::start(config, Arc::new(answerer)).await?);
         let limits = Limits { deadline: Some(FETCH_DEADLINE), ..Limits::default() };

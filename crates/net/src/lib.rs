@@ -35,6 +35,7 @@ mod peers;
 mod records;
 mod routing;
 mod serve;
+mod squeeze;
 mod swarm;
 #[cfg(test)]
 mod tests;
@@ -58,5 +59,6 @@ pub use serve::{
     Answerer, BrokenOff, CONNECTIONS_MAX, CONNECTIONS_OF_A_PEER_MAX, MEMORY_BYTES_MAX,
     MEMORY_OF_A_PEER_BYTES_MAX, Peer, REQUESTS_MAX, REQUESTS_OF_A_PEER_MAX, ReplyBody,
 };
+pub use squeeze::SharedCodec;
 pub use traffic::{PeerTraffic, Traffic};
 pub use transfer::{ALPN, DIAL_TIMEOUT};
