@@ -99,6 +99,14 @@ impl Groups {
     }
 }
 
+impl FromIterator<Span> for Groups {
+    fn from_iter<T: IntoIterator<Item = Span>>(runs: T) -> Self {
+        let mut groups = Self::default();
+        runs.into_iter().for_each(|run| groups.insert(run.groups()));
+        groups
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

@@ -63,8 +63,6 @@ struct Reply {
 struct Asking {
     abort: AbortHandle,
     received: Received,
-    /// How much of that the machine knows of.
-    told: u64,
 }
 
 /// What a flight tells of itself, and is told.
@@ -170,12 +168,9 @@ impl Flight {
     /// The machine gives up on who sends nothing, so it must know who does.
     fn tell_received(&mut self) {
         let now = self.now();
-        for (id, asking) in &mut self.asks {
+        for (id, asking) in &self.asks {
             let bytes = asking.received.bytes();
-            if bytes > asking.told {
-                asking.told = bytes;
-                self.fetch.handle(now, Input::Received { id: *id, bytes });
-            }
+            self.fetch.handle(now, Input::Received { id: *id, bytes });
         }
     }
 
@@ -308,7 +303,7 @@ impl Flight {
         let crew = self.crew.clone();
         let (abort, registration) = AbortHandle::new_pair();
         let received = Received::default();
-        self.asks.insert(id, Asking { abort, received: received.clone(), told: 0 });
+        self.asks.insert(id, Asking { abort, received: received.clone() });
         let reply = tokio::spawn(ask_and_check(crew, peer, request, received).in_current_span());
         let reply = AbortOnDropHandle::new(reply).map(|ended| ended.unwrap_or(Err(EngineError::Ending)));
         let reply = Abortable::new(reply, registration);

@@ -334,14 +334,15 @@ impl Reply {
                 Some(digest) => Ok(Some(frame::put_message(&batch_item(view, digest, bytes_left)?))),
                 None => Ok(None),
             },
-            Body::Have { tree, digests } => match (tree.take(), digests.pop_front()) {
-                (Some(extent), digest) => {
-                    digest.into_iter().for_each(|digest| digests.push_front(digest));
-                    Ok(Some(frame::put_message(&have_tree(extent))))
+            Body::Have { tree, digests } => {
+                if let Some(extent) = tree.take() {
+                    return Ok(Some(frame::put_message(&have_tree(extent))));
                 }
-                (None, Some(digest)) => Ok(Some(frame::put_message(&have_blob(view, digest)?))),
-                (None, None) => Ok(None),
-            },
+                match digests.pop_front() {
+                    Some(digest) => Ok(Some(frame::put_message(&have_blob(view, digest)?))),
+                    None => Ok(None),
+                }
+            }
         }
     }
 

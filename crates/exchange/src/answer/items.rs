@@ -57,9 +57,7 @@ pub(super) fn have_blob(view: &SharedView, digest: BlobDigest) -> Result<proto::
     if runs.is_empty() {
         return Ok(have_nothing());
     }
-    let mut groups = Groups::default();
-    runs.iter().for_each(|run| groups.insert(run.groups()));
-    let groups = groups.to_bitmap(BITMAP_BYTES_MAX).into();
+    let groups = runs.into_iter().collect::<Groups>().to_bitmap(BITMAP_BYTES_MAX).into();
     Ok(proto::HaveItem { size: blob.size, partial: true, groups, ..Default::default() })
 }
 

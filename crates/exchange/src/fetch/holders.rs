@@ -24,8 +24,8 @@ const POLL_WHOLE: Micros = Micros::from_millis(1_000);
 const POLL_MAX: Micros = Micros::from_millis(8_000);
 /// A run of so many groups, beginning at a multiple of them, has one owner: 256 KiB.
 const OWNED_GROUPS: u64 = 16;
-/// The most fellows that share the work.
-const FELLOWS_MAX: usize = 64;
+/// The most partners that share the work.
+const PARTNERS_MAX: usize = 64;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extent {
@@ -158,16 +158,15 @@ impl Holders {
         self.part_of(peer, blob, run) == Some(run)
     }
 
-    /// Those who have a part and pass the test.
-    pub(super) fn fellows(&self, test: impl Fn(&PeerId) -> bool) -> Vec<PeerId> {
-        let partial = self.holders.iter().filter(|(_, holder)| holder.extent == Extent::Partial);
-        partial.map(|(peer, _)| *peer).filter(|peer| test(peer)).take(FELLOWS_MAX).collect()
+    /// Whether anybody has a part.
+    pub(super) fn has_fellows(&self) -> bool {
+        self.holders.values().any(|holder| holder.extent == Extent::Partial)
     }
 
     /// Those who may be fetching the tree as well, and pass the test: fellows, and who has nothing yet.
     pub(super) fn partners(&self, test: impl Fn(&PeerId) -> bool) -> Vec<PeerId> {
         let others = self.holders.iter().filter(|(_, holder)| holder.extent != Extent::Whole);
-        others.map(|(peer, _)| *peer).filter(|peer| test(peer)).take(FELLOWS_MAX).collect()
+        others.map(|(peer, _)| *peer).filter(|peer| test(peer)).take(PARTNERS_MAX).collect()
     }
 
     /// The first part of a run that none of its partners has, and that so many of them would ask for before this node.
@@ -239,11 +238,7 @@ impl Holder {
             let groups = match presence {
                 Presence::Missing => continue,
                 Presence::Partial(groups) => groups,
-                Presence::Whole => {
-                    let mut groups = Groups::default();
-                    groups.insert(Span::whole(blob.size).groups());
-                    groups
-                }
+                Presence::Whole => [Span::whole(blob.size)].into_iter().collect(),
             };
             is_new |= self.has.insert(blob.digest, groups.clone()) != Some(groups);
         }

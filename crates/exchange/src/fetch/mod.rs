@@ -234,13 +234,12 @@ impl Fetch {
 
     /// When a request is given up.
     fn ends_at(&self, ask: &InFlight) -> Micros {
-        let patient = match ask.bytes {
-            0 => ask.since.max(self.peers.progress_at(&ask.peer)).after(ASK_TIMEOUT),
-            bytes => ask.since.after(ASK_TIMEOUT).after(Micros(bytes.saturating_mul(1_000_000) / RATE_MIN)),
-        };
-        match ask.task {
-            Task::Claims => ask.since.after(CLAIMS_TIMEOUT),
-            _ => patient,
+        match (&ask.task, ask.bytes) {
+            (Task::Claims, _) => ask.since.after(CLAIMS_TIMEOUT),
+            (_, 0) => ask.since.max(self.peers.progress_at(&ask.peer)).after(ASK_TIMEOUT),
+            (_, bytes) => {
+                ask.since.after(ASK_TIMEOUT).after(Micros(bytes.saturating_mul(1_000_000) / RATE_MIN))
+            }
         }
     }
 
@@ -285,8 +284,7 @@ impl Fetch {
 
     /// Whether somebody was found who may vouch for the path and could not be asked: perhaps it can be by now.
     fn may_find_claims(&self, key: &Key, now: Micros) -> bool {
-        let is_asking = self.in_flight.values().any(|ask| matches!(ask.task, Task::Claims));
-        let is_patient = is_asking || now < self.claims_at.after(self.limits.patience);
+        let is_patient = self.is_asking_claims() || now < self.claims_at.after(self.limits.patience);
         matches!(self.goal, Goal::Path(_)) && is_patient && self.peers.any_given_up(key)
     }
 
@@ -332,9 +330,9 @@ impl Fetch {
                 None => self.finish_without_root(),
             };
         };
-        let waiting = self.in_flight.values().any(|ask| matches!(ask.task, Task::Claims));
-        let more =
-            waiting || !self.is_over(&key) || self.peers.any_left(&key, |p| !self.candidates.has_asked(p));
+        let more = self.is_asking_claims()
+            || !self.is_over(&key)
+            || self.peers.any_left(&key, |p| !self.candidates.has_asked(p));
         if more && !self.candidates.is_ripe(now) {
             return;
         }
@@ -352,6 +350,10 @@ impl Fetch {
             None if self.may_find_claims(&key, now) => {}
             None => self.finish_without_root(),
         }
+    }
+
+    fn is_asking_claims(&self) -> bool {
+        self.in_flight.values().any(|ask| matches!(ask.task, Task::Claims))
     }
 
     fn claims_key(&self) -> Option<Key> {

@@ -294,7 +294,7 @@ impl Tree {
 
     /// Whether something of it has come, or somebody is fetching it as well, so that it is worth waiting for more.
     pub(super) fn may_go_on(&self) -> bool {
-        self.has_come || !self.holders.fellows(|_| true).is_empty()
+        self.has_come || self.holders.has_fellows()
     }
 
     /// When something of it came last.

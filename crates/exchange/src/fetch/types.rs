@@ -93,7 +93,7 @@ pub enum Input {
     },
     /// No reply came. That is no lie.
     Failed(AskId),
-    /// So many bytes of a reply have come so far. To be told before polling, where it has changed.
+    /// So many bytes of a reply have come so far. To be told before polling; the same once more changes nothing.
     Received {
         /// To which request.
         id: AskId,
