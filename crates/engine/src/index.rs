@@ -1,5 +1,6 @@
 //! The paths that are believed and here, by all the names under which they are asked for.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -8,6 +9,8 @@ use firn_exchange::Shared;
 use firn_nix::{NarHash, StorePath, StorePathHash};
 use firn_store::{Store, StoreError, Visible, closure};
 use firn_trust::{Admitted, Policy, TrustedPath};
+
+use crate::recall::stem;
 
 const HASH_FIRST: [u8; 20] = [0; 20];
 const HASH_LAST: [u8; 20] = [0xff; 20];
@@ -39,6 +42,8 @@ struct Names {
     /// Several paths may have one tree, or one NAR.
     by_root: BTreeSet<(Root, StorePathHash)>,
     by_nar_hash: BTreeSet<(NarHash, StorePathHash)>,
+    /// By their names up to the version.
+    by_stem: BTreeMap<String, BTreeSet<StorePathHash>>,
     /// Trees without a path, and whether peers may have them.
     trees: BTreeMap<Root, bool>,
     /// In the store, but on no ground that still holds.
@@ -88,6 +93,7 @@ impl Index {
         let facts = path.facts();
         names.by_root.insert((facts.root.clone(), hash));
         names.by_nar_hash.insert((facts.nar.nar_hash, hash));
+        names.by_stem.entry(stem(facts.path.name()).to_owned()).or_default().insert(hash);
         names.here.insert(hash, Arc::new(path));
         Ok(())
     }
@@ -177,9 +183,13 @@ impl Index {
         names.by_nar_hash.range(first..=last).find_map(|(_, hash)| names.here.get(hash).cloned())
     }
 
-    /// Whether peers may have this path.
-    pub(crate) fn shares(&self, hash: &StorePathHash) -> bool {
-        self.shared.has(&Visible::Path(*hash))
+    /// Roots of other versions of this path that peers may have, so many at most.
+    pub(crate) fn roots_alike(&self, path: &StorePath, count_max: usize) -> Vec<Root> {
+        let names = self.read();
+        let alike = names.by_stem.get(stem(path.name())).into_iter().flatten();
+        let shared = alike.filter(|hash| self.shared.has(&Visible::Path(**hash)));
+        let roots = shared.filter_map(|hash| Some(names.here.get(hash)?.facts().root.clone()));
+        roots.take(count_max).collect()
     }
 
     /// Shares what comes of a tree, as long as the result lives.
@@ -235,6 +245,12 @@ impl Names {
                 let facts = path.facts();
                 self.by_nar_hash.remove(&(facts.nar.nar_hash, *hash));
                 self.by_root.remove(&(facts.root.clone(), *hash));
+                if let Entry::Occupied(mut alike) = self.by_stem.entry(stem(facts.path.name()).to_owned()) {
+                    alike.get_mut().remove(hash);
+                    if alike.get().is_empty() {
+                        alike.remove();
+                    }
+                }
                 Some(facts.root.clone())
             }
             Visible::Root(root) => self.trees.remove(root).map(|_| root.clone()),

@@ -27,20 +27,13 @@ pub(crate) fn recall(
         Err(error) => return Err(error),
     }
     let Some(path) = path else { return Ok((None, Known::default())) };
-    let stem = stem(path.name());
-    let similar = index.paths().into_iter().filter(|other| {
-        let facts = other.facts();
-        stem == self::stem(facts.path.name()) && index.shares(facts.path.hash())
-    });
-    let mut trees = Vec::new();
-    for similar in similar.take(SIMILAR_MAX) {
-        trees.extend(closure(store, &similar.facts().root).ok().flatten());
-    }
+    let alike = index.roots_alike(path, SIMILAR_MAX);
+    let trees: Vec<Closure> = alike.iter().filter_map(|root| closure(store, root).ok().flatten()).collect();
     Ok((None, Known::of(&trees)))
 }
 
 /// A store path's name up to its version: to the first dash that no letter follows, as Nix cuts it.
-fn stem(name: &str) -> &str {
+pub(crate) fn stem(name: &str) -> &str {
     let is_version = |(at, _): &(usize, &str)| {
         let next = name.as_bytes().get(at + 1);
         next.is_some_and(|byte| !byte.is_ascii_alphabetic())

@@ -10,7 +10,7 @@ use firn_bao::Span;
 use firn_castore::Root;
 use firn_engine::{EngineError, Resolved};
 use firn_exchange::{Limits, Micros, Rejection, Request};
-use firn_store::{Blobs, DiskStore, MemoryStore, Paths, conformance};
+use firn_store::{Blobs, Directories, DiskStore, MemoryStore, Paths, Visible, conformance};
 use firn_trust::Ground;
 
 use crate::fakes::net::{
@@ -307,4 +307,49 @@ async fn what_came_before_a_fetch_broke_off_is_not_asked_for_again() {
     let asked: BTreeSet<u64> = asked.flatten().collect();
     let missing: BTreeSet<u64> = (3..100).chain(300..512).collect();
     assert_eq!(asked, missing);
+}
+
+#[tokio::test]
+async fn what_another_version_has_already_is_offered_and_not_sent_again() {
+    let net = Net::default();
+    let (_, seeder) = peer(&net, 1, honest()).await;
+    let common = ("share/doc/common", noise(7, 100));
+    let versions = [1, 2, 3].map(|seed| tree(&[common.clone(), ("bin/program", noise(seed, 500))]));
+    let mut hashes = Vec::new();
+    for (version, tree) in versions.iter().enumerate() {
+        hashes.push(publish(&seeder, &format!("app-{version}.0"), tree, Signed::Attested).await);
+    }
+    let engine = node(&net).await;
+    for (at, (hash, tree)) in hashes.iter().zip(&versions).enumerate() {
+        if at == 2 {
+            // What is out of view is offered no more.
+            for earlier in &hashes[..2] {
+                assert!(engine.remove(&Visible::Path(*earlier)).await.unwrap());
+            }
+        }
+        let fetched = engine.get_path(*hash, &|_| {}).await.unwrap();
+        assert_eq!(fetched.closure.root(), tree.closure.root());
+        assert!(tree.is_in(&**engine.store()));
+    }
+    let offered = |(_, request): (_, Request)| match request {
+        Request::Closure { known, .. } => Some(!known.is_empty()),
+        _ => None,
+    };
+    let offers: Vec<bool> = net.asked().into_iter().filter_map(offered).collect();
+    assert_eq!(offers, [false, true, false]);
+}
+
+#[tokio::test]
+async fn directories_of_an_earlier_fetch_are_not_asked_for_again() {
+    let net = Net::default();
+    let (_, seeder) = peer(&net, 1, honest()).await;
+    let tree = varied(3);
+    let hash = publish(&seeder, "there", &tree, Signed::Attested).await;
+    let store = Arc::new(MemoryStore::new());
+    let directories: Vec<_> = tree.closure.directories().cloned().collect();
+    store.keep_directories(&directories).unwrap();
+    let engine = open(&net, store.clone()).await;
+    engine.get_path(hash, &|_| {}).await.unwrap();
+    assert!(tree.is_in(&*store));
+    assert_eq!(net.count(is_for_closure), 0);
 }
