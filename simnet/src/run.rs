@@ -9,12 +9,13 @@ use firn_exchange::{
     AskId, Fetch, Goal, Input, Key, Known, Lie, Limits, Micros, Outcome, Output, PeerId, Rejection, Request,
     check,
 };
-use firn_store::{Blobs, Directories, MemoryStore, StoreError, closure, hash_nar, missing_spans};
+use firn_store::{Blobs, Directories, MemoryStore, StoreError, hash_nar, missing_spans};
 use firn_trust::SignedNarInfo;
 
 use crate::dice::Dice;
 use crate::referee::{Referee, describe};
 use crate::scenario::{Aim, Link, Sabotage, Scenario};
+use crate::tree::recall;
 use crate::violation::Violation;
 use crate::words::{short, what, with_last_byte_changed};
 use crate::world::{Answer, Peer, World};
@@ -214,10 +215,8 @@ impl<'a> Run<'a> {
                 Some(input) => input,
                 None => return,
             },
-            Event::Recalled(root) => match closure(&self.store, &root) {
-                Ok(closure) => Input::Recalled { closure: closure.map(Arc::new), known: Known::default() },
-                // What it claims to be is no tree: whoever is asked for it will show that.
-                Err(StoreError::Tree { .. }) => Input::Recalled { closure: None, known: Known::default() },
+            Event::Recalled(root) => match recall(&self.store, &root) {
+                Ok(closure) => Input::Recalled { closure, known: Known::default() },
                 Err(error) => return self.broken(error),
             },
             Event::Looked(closure) => match missing_spans(&self.store, &closure) {

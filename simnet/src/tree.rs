@@ -118,6 +118,16 @@ impl Tree {
     }
 }
 
+/// All Directories of a tree, if a store has them of an earlier fetch.
+pub(crate) fn recall(store: &MemoryStore, root: &Root) -> Result<Option<Arc<Closure>>, StoreError> {
+    match closure(store, root) {
+        Ok(here) => Ok(here.map(Arc::new)),
+        // What it claims to be is no tree: whoever is asked for it will show that.
+        Err(StoreError::Tree { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Renders a NAR out of a store.
 pub(crate) fn nar(store: &MemoryStore, closure: &Arc<Closure>) -> Result<(NarHash, u64), StoreError> {
     let layout = NarLayout::new(closure.clone()).expect("simulated trees are small");

@@ -67,8 +67,7 @@ impl Codec {
         if bytes < SAMPLE_BYTES_MIN {
             return;
         }
-        let sample = u128::from(bytes) * 1_000_000 / u128::from(took.0.max(1));
-        let sample = u64::try_from(sample).unwrap_or(u64::MAX);
+        let sample = took.per_second(bytes);
         for ((of_level, usual), rate) in LEVELS.iter().zip(&mut self.rates) {
             *rate = match *of_level == level {
                 true => mix(*rate, sample, SAMPLE_PART),

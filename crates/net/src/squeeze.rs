@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use firn_exchange::{Codec, Compress, Micros, Reply, ReplyError};
+use firn_exchange::{Codec, Compress, Reply, ReplyError};
 
 use crate::serve::Peer;
 
@@ -37,7 +37,7 @@ impl SharedCodec {
         let Some((level, before)) = reply.squeezed() else { return reply.next() };
         let begun = Instant::now();
         let piece = reply.next();
-        let took = Micros(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let took = begun.elapsed().into();
         let after = reply.squeezed().map_or(before, |(_, bytes)| bytes);
         self.lock().worked(level, after - before, took);
         piece

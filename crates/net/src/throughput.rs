@@ -81,8 +81,7 @@ impl Gauge {
     }
 
     fn look(&self) -> (Micros, u64) {
-        let now = Micros(u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX));
-        (now, self.wire_bytes())
+        (self.since.elapsed().into(), self.wire_bytes())
     }
 
     fn lock(&self) -> MutexGuard<'_, Throughput> {
@@ -131,7 +130,7 @@ impl Throughput {
         if moved < SAMPLE_BYTES_MIN && took < SAMPLE_TIME_MAX {
             return;
         }
-        let sample = u64::try_from(u128::from(moved) * 1_000_000 / u128::from(took.0)).unwrap_or(u64::MAX);
+        let sample = took.per_second(moved);
         self.rate = Some(match self.rate {
             None => sample,
             Some(rate) => {

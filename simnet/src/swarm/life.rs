@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use firn_castore::{Closure, Root};
 use firn_exchange::{Fetch, Goal, Input, Key, Known, Micros};
-use firn_store::{StoreError, closure, hash_nar, missing_spans};
+use firn_store::{StoreError, hash_nar, missing_spans};
 
 use super::errand::{Errand, Flight, FlightId};
 use super::ground::dice_of;
@@ -14,6 +14,7 @@ use super::report::{Mark, MarkKind, SwarmViolation};
 use super::run::{Event, Swarm};
 use crate::referee::Referee;
 use crate::scenario::{Aim, Expectation};
+use crate::tree::recall;
 use crate::violation::Violation;
 
 /// How many of those who may have something one look-up finds, as the DHT's records bound it.
@@ -72,10 +73,8 @@ impl Swarm<'_> {
     /// What is here of a tree's Directories, of an earlier fetch.
     fn recalled(&mut self, flight: FlightId, root: &Root) {
         let Some(store) = self.store_of(flight) else { return };
-        let here = match closure(&*store, root) {
-            Ok(here) => here.map(Arc::new),
-            // What it claims to be is no tree: whoever is asked for it will show that.
-            Err(StoreError::Tree { .. }) => None,
+        let here = match recall(&store, root) {
+            Ok(here) => here,
             Err(error) => return self.object_to(flight, Violation::NotWhole(error)),
         };
         if let Some(closure) = &here {

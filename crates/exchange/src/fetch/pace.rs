@@ -79,7 +79,7 @@ impl Pace {
             return;
         }
         self.delivered += bytes;
-        let sample = per_second(self.delivered - mark.delivered, took);
+        let sample = took.per_second(self.delivered - mark.delivered);
         self.rate = Some(match self.rate {
             Some(rate) if sample < rate => (rate / RATE_KEPT.1 * RATE_KEPT.0 + sample / RATE_KEPT.1).max(1),
             _ => sample.max(1),
@@ -112,10 +112,6 @@ impl Pace {
         let on_the_way = self.rate.unwrap_or(0).saturating_mul(round_trip.0) / 1_000_000;
         (2 * on_the_way).max(PIECES_AHEAD * self.piece_bytes()).min(WINDOW_BYTES_MAX)
     }
-}
-
-fn per_second(bytes: u64, took: Micros) -> u64 {
-    u64::try_from(u128::from(bytes) * 1_000_000 / u128::from(took.0)).unwrap_or(u64::MAX / 2)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What goes into the machine and what comes out of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use firn_bao::VerifiedSpan;
 use firn_castore::{BlobDigest, Closure, Root};
@@ -22,8 +23,20 @@ impl Micros {
         Self(millis * 1000)
     }
 
+    /// How many of these bytes there are in a second, if they took so long.
+    pub fn per_second(self, bytes: u64) -> u64 {
+        u64::try_from(u128::from(bytes) * 1_000_000 / u128::from(self.0.max(1))).unwrap_or(u64::MAX)
+    }
+
     pub(crate) fn after(self, duration: Micros) -> Self {
         Self(self.0.saturating_add(duration.0))
+    }
+}
+
+/// What is longer than half a million years is that long.
+impl From<Duration> for Micros {
+    fn from(duration: Duration) -> Self {
+        Self(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
     }
 }
 

@@ -107,7 +107,7 @@ impl Limited {
     }
 
     fn now(&self) -> Micros {
-        Micros(u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX))
+        self.since.elapsed().into()
     }
 
     fn lock(&self) -> MutexGuard<'_, Fair<oneshot::Sender<()>>> {
