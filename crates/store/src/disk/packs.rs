@@ -8,7 +8,7 @@ mod gather;
 mod recover;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     io,
     path::PathBuf,
@@ -189,18 +189,28 @@ impl Packs {
     pub(super) fn cut(&self, ends: &BTreeMap<u32, u32>) -> Result<u64, StoreError> {
         let tail = lock(&self.tail);
         let mut sum = 0u64;
-        for name in self.disk.list(&self.dir).map_err(StoreError::io(&self.dir))? {
-            let Some(pack) = parse_name(&name).filter(|pack| *pack < tail.pack) else { continue };
+        for pack in self.list()?.into_iter().filter(|pack| *pack < tail.pack) {
             let path = self.path(pack);
             let end = ends.get(&pack).copied();
             let file = self.disk.open(&path, Access::Write).map_err(StoreError::io(&path))?;
             let bytes = cut(&*file, end.unwrap_or(0)).map_err(StoreError::io(&path))?;
             sum = sum.saturating_add(bytes);
             if end.is_none() {
-                self.disk.remove(&path).map_err(StoreError::io(&path))?;
+                self.remove_file(pack)?;
             }
         }
         Ok(sum)
+    }
+
+    /// All packs that are there, in order.
+    fn list(&self) -> Result<BTreeSet<u32>, StoreError> {
+        let names = self.disk.list(&self.dir).map_err(StoreError::io(&self.dir))?;
+        Ok(names.iter().filter_map(parse_name).collect())
+    }
+
+    fn remove_file(&self, pack: u32) -> Result<(), StoreError> {
+        let path = self.path(pack);
+        self.disk.remove(&path).map_err(StoreError::io(path))
     }
 
     /// How often what was not durable was given up. Where this has changed, what was appended before may be gone.
@@ -263,8 +273,7 @@ impl Packs {
     /// How much of the disk all packs take.
     pub(super) fn allocated_bytes(&self) -> Result<u64, StoreError> {
         let mut sum = 0u64;
-        for name in self.disk.list(&self.dir).map_err(StoreError::io(&self.dir))? {
-            let Some(pack) = parse_name(&name) else { continue };
+        for pack in self.list()? {
             let path = self.path(pack);
             let file = self.disk.open(&path, Access::Read).map_err(StoreError::io(&path))?;
             sum = sum.saturating_add(file.allocated_bytes().map_err(StoreError::io(&path))?);

@@ -6,7 +6,7 @@
 //! ends the search in its pack, and is cut off with all that follows.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io,
     path::PathBuf,
     sync::{Arc, Mutex},
@@ -24,7 +24,7 @@ use super::{
         },
         vfs::{Access, Disk, DiskFile},
     },
-    DIRTY_MAX, DirtyPack, Open, PACK_BYTES_FULL, Packs, Tail, cut, parse_name, read_some,
+    DIRTY_MAX, DirtyPack, Open, PACK_BYTES_FULL, Packs, Tail, cut, read_some,
 };
 use crate::{StoreError, lock};
 
@@ -89,17 +89,6 @@ impl Packs {
         }
         *lock(&packs.tail) = tail;
         Ok((packs, recovered))
-    }
-
-    /// All packs that are there, in order.
-    fn list(&self) -> Result<BTreeSet<u32>, StoreError> {
-        let names = self.disk.list(&self.dir).map_err(StoreError::io(&self.dir))?;
-        Ok(names.iter().filter_map(parse_name).collect())
-    }
-
-    fn remove_file(&self, pack: u32) -> Result<(), StoreError> {
-        let path = self.path(pack);
-        self.disk.remove(&path).map_err(StoreError::io(path))
     }
 
     /// Where the next record would go if the index's packs were all, and the last of them could not be written to.
