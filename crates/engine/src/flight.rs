@@ -16,7 +16,7 @@ use firn_trust::{NarMatch, NarMismatch, Policy, SignedNarInfo};
 use futures::future::{AbortHandle, Abortable, BoxFuture};
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
 use futures::{FutureExt, StreamExt};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
@@ -42,6 +42,8 @@ pub(crate) struct Crew {
     pub(crate) limits: Limits,
     pub(crate) seed: u64,
     pub(crate) me: PeerId,
+    /// Who asks this node for which tree.
+    pub(crate) askers: broadcast::Sender<(Root, Fellow)>,
 }
 
 /// Something that the network or the pool has brought.
@@ -79,6 +81,7 @@ struct Flight {
     index: Arc<Index>,
     changes: watch::Sender<u64>,
     reading: watch::Receiver<Option<BlobDigest>>,
+    askers: broadcast::Receiver<(Root, Fellow)>,
     /// What others may have of the tree while it comes.
     coming: Option<Coming>,
     /// Whose holders are looked for.
@@ -105,6 +108,7 @@ pub(crate) async fn fly(
     let Cockpit { progress, reading, changes } = cockpit;
     let flight = Flight {
         fetch: Fetch::new(goal, crew.me, crew.limits, crew.seed),
+        askers: crew.askers.subscribe(),
         crew,
         index,
         changes,
@@ -160,6 +164,12 @@ impl Flight {
                 let blob = *self.reading.borrow_and_update();
                 blob.into_iter().for_each(|blob| self.fetch.handle(self.now(), Input::Reading(blob)));
             }
+            // Of more than can be remembered meanwhile, the first are forgotten.
+            Ok((root, asker)) = self.askers.recv() => {
+                if self.root.as_ref() == Some(&root) {
+                    self.heard_of(&[asker]);
+                }
+            }
             () = alarm => {}
         }
         Ok(())
@@ -213,7 +223,7 @@ impl Flight {
         self.fetch.handle(self.now(), input);
     }
 
-    /// Whom a peer has named may have the tree as well.
+    /// Whom a peer has named, and who asks for the tree itself, may have it as well, or will have a part of it.
     fn heard_of(&mut self, fellows: &[Fellow]) {
         let Some(root) = self.root.clone() else { return };
         for fellow in fellows {

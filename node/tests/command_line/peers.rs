@@ -32,7 +32,8 @@ fn a_command_asks_the_running_node_and_the_store_when_it_has_ended() {
 fn get_asks_a_named_peer_where_no_node_runs() {
     let (seeder, consumer) = (Firn::new(), Firn::new());
     write_tree(&seeder.path("tree"));
-    let node = seeder.node(&["--role", "seed"]);
+    // What was sent is compared with the tree's size below.
+    let node = seeder.node(&["--role", "seed", "--compress", "never"]);
     seeder.run(&["key", "generate", "cache-1", "--out", "key"], &[]);
     let key = lines(&seeder.run(&["key", "public", "key"], &[])).remove(0);
     let added = lines(&seeder.run(&["add", "--sign-key", "key", "tree"], &[]));
