@@ -28,6 +28,7 @@ use crate::{
     identity::{NotAKey, endpoint_id},
     limits::Pacer,
     link::{Link, StreamError},
+    route::Route,
 };
 
 /// What both sides speak.
@@ -196,6 +197,11 @@ impl Asker {
     pub(crate) fn hint(&self, fellow: &Fellow) -> bool {
         self.book.hint(fellow.peer, &fellow.addresses);
         !self.book.dialable(fellow.peer).is_empty()
+    }
+
+    /// By which route this peer is asked now, if it is connected for that.
+    pub(crate) fn route_of(&self, peer: &PeerId) -> Option<Route> {
+        self.links().get(peer)?.peek()?.as_ref().ok()?.route()
     }
 
     fn forget(&self, peer: PeerId, dial: &SharedDial) {
