@@ -315,6 +315,9 @@ impl Flight {
     }
 
     fn recall(&mut self, root: Root, path: Option<StorePath>) {
+        if path.is_some() {
+            self.progress.send_modify(|progress| progress.path.clone_from(&path));
+        }
         let Crew { store, pool, .. } = self.crew.clone();
         let index = self.index.clone();
         let recall = move || recall(&*store, &index, &root, path.as_ref());

@@ -91,6 +91,8 @@ impl Inner {
         path: Option<Arc<TrustedPath>>,
         cockpit: Cockpit,
     ) -> Result<Landed, EngineError> {
+        let path_name = path.as_ref().map(|path| path.facts().path.clone());
+        cockpit.progress.send_modify(|progress| progress.path = path_name);
         // What it finds here, and what it brings, must still be here when it is committed.
         let _hold = self.crew.store.hold();
         if let Goal::Tree(root) = &goal
