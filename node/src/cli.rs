@@ -131,6 +131,7 @@ For Nix, in nix.conf:
   narinfo-cache-negative-ttl = 0
 
 Logs go to standard error; RUST_LOG chooses, e.g. RUST_LOG=firn_net=debug.
+RUST_LOG=firn_engine=debug,firn_net=debug tells the story of each fetch, trace instead of debug each request.
 
 --check --json prints one object with every setting as it would be used.";
 

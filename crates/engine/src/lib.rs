@@ -21,6 +21,7 @@ mod reader;
 mod recall;
 mod room;
 mod source;
+mod telling;
 mod transfer;
 mod uses;
 mod withdraw;

@@ -24,10 +24,17 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub(crate) fn given(&mut self, peer: PeerId, bytes: u64) {
+    /// True if they are the peer's first.
+    pub(crate) fn given(&mut self, peer: PeerId, bytes: u64) -> bool {
         match self.givers.iter_mut().find(|(giver, _)| *giver == peer) {
-            Some((_, sum)) => *sum += bytes,
-            None => self.givers.push((peer, bytes)),
+            Some((_, sum)) => {
+                *sum += bytes;
+                false
+            }
+            None => {
+                self.givers.push((peer, bytes));
+                true
+            }
         }
     }
 }
