@@ -20,7 +20,9 @@ use crate::inner::Inner;
 use crate::ledger::Ledger;
 use crate::nar::Contents;
 use crate::pool::Pool;
-use crate::{Ask, EngineError, Fetched, Find, LedgerEntry, Liar, Nar, Progress, RejectedRoot, uses};
+use crate::{
+    Ask, EngineError, Fetched, Find, LedgerEntry, Liar, Nar, Progress, RejectedRoot, Transfer, Via, uses,
+};
 
 /// How many paths of a closure are fetched at once.
 const PATHS_AT_ONCE: usize = 4;
@@ -138,6 +140,16 @@ impl Engine {
     /// What is known of peers that were found.
     pub fn peers(&self) -> Vec<(PeerId, LedgerEntry)> {
         self.0.crew.ledger.peers()
+    }
+
+    /// How a peer was found first, if it was.
+    pub fn via(&self, peer: &PeerId) -> Option<Via> {
+        self.0.crew.ledger.via(peer)
+    }
+
+    /// What is being fetched now, each path or tree once.
+    pub fn transfers(&self) -> Vec<Transfer> {
+        self.0.flights.transfers()
     }
 
     /// Has liars of an earlier life of this node asked nothing either: to be called before anything is fetched.

@@ -25,7 +25,7 @@ use crate::index::{Coming, Index};
 use crate::ledger::{Ledger, RejectedRoot};
 use crate::pool::Pool;
 use crate::recall::recall;
-use crate::{Ask, AskError, EngineError, Find, Found, Progress, Received, Via, uses};
+use crate::{Ask, AskError, EngineError, Find, Found, Progress, Received, Via, telling, uses};
 
 /// How many writes of verified spans may be under way before the fetch waits for the store.
 const KEEPS_MAX: usize = 8;
@@ -86,6 +86,8 @@ struct Flight {
     coming: Option<Coming>,
     /// Whose holders are looked for.
     root: Option<Root>,
+    /// Whether it was told that nothing is left to be asked for.
+    in_endgame: bool,
     fetch: Fetch,
     begun: Instant,
     progress: watch::Sender<Progress>,
@@ -115,6 +117,7 @@ pub(crate) async fn fly(
         reading,
         coming: None,
         root: None,
+        in_endgame: false,
         begun: Instant::now(),
         progress,
         events: FuturesUnordered::new(),
@@ -135,6 +138,7 @@ impl Flight {
                     return Ok((outcome, self.coming));
                 }
             }
+            self.tell_endgame();
             self.keep_spans();
             while self.keeps.len() > KEEPS_MAX {
                 self.kept_one().await?;
@@ -158,7 +162,7 @@ impl Flight {
         };
         tokio::select! {
             Some(event) = self.events.next() => self.take(event?),
-            Some(input) = self.finds.next() => self.fetch.handle(self.now(), input),
+            Some(input) = self.finds.next() => self.found(input),
             Some(kept) = self.keeps.next() => self.kept(kept?),
             Ok(()) = self.reading.changed() => {
                 let blob = *self.reading.borrow_and_update();
@@ -184,12 +188,20 @@ impl Flight {
         }
     }
 
+    fn tell_endgame(&mut self) {
+        let in_endgame = self.fetch.is_all_asked();
+        if in_endgame && !self.in_endgame {
+            tracing::debug!(requests = self.asks.len(), "endgame: all that is missing has been asked for");
+        }
+        self.in_endgame = in_endgame;
+    }
+
     fn take(&mut self, event: Event) {
         let input = match event {
             Event::Cancelled => return,
             Event::Reply { id, peer, result: Ok(Reply { result, fellows }) } => {
                 self.asks.remove(&id);
-                self.note_gift(peer, &result);
+                self.note_answer(peer, &result);
                 self.heard_of(&fellows);
                 Input::Answered { id, result }
             }
@@ -201,14 +213,15 @@ impl Flight {
             }
             Event::Reply { id, peer, result: Err(error) } => {
                 self.asks.remove(&id);
-                tracing::debug!(%peer, %error, "no answer");
+                tracing::debug!(?peer, %error, "no answer");
                 self.crew.ledger.failed(peer);
                 Input::Failed(id)
             }
             Event::Looked(Ok(missing)) => {
+                let bytes = missing.iter().map(MissingBlob::bytes).fold(0, u64::saturating_add);
+                tracing::debug!(blobs = missing.len(), bytes, "of its contents this is missing");
                 self.progress.send_modify(|progress| {
-                    progress.bytes_total =
-                        progress.bytes_done + missing.iter().map(MissingBlob::bytes).sum::<u64>();
+                    progress.bytes_total = progress.bytes_done.saturating_add(bytes);
                     progress.blobs_total = missing.len() as u64;
                 });
                 Input::Missing(missing)
@@ -229,23 +242,42 @@ impl Flight {
         for fellow in fellows {
             let found = Found { peer: fellow.peer, via: Via::Fellow };
             if self.crew.find.hint(fellow) && self.crew.ledger.found(found, uses::now()) {
-                let input = Input::Found { key: Key::Root(root.clone()), peer: fellow.peer };
-                self.fetch.handle(self.now(), input);
+                self.found(Input::Found { key: Key::Root(root.clone()), peer: fellow.peer });
             }
         }
     }
 
+    /// Somebody was found, or a look-up is over.
+    fn found(&mut self, input: Input) {
+        if let Input::Found { peer, .. } = &input
+            && !self.fetch.knows(peer)
+        {
+            let via = self.crew.ledger.via(peer).map(tracing::field::display);
+            tracing::debug!(?peer, via, "a peer is found");
+        }
+        self.fetch.handle(self.now(), input);
+    }
+
     /// The Directories are here: readers may begin, and others may have what comes.
     fn has_tree(&mut self, closure: Arc<Closure>) {
+        telling::tree(&closure);
         self.coming = Some(self.index.coming(closure.clone()));
         self.progress.send_modify(|progress| progress.closure = Some(closure));
     }
 
-    fn note_gift(&self, peer: PeerId, result: &Result<Verified, Lie>) {
+    fn note_answer(&self, peer: PeerId, result: &Result<Verified, Lie>) {
+        if let Ok(Verified::Busy { after }) = result {
+            tracing::debug!(?peer, after_ms = after.map(|after| after.0 / 1000), "a peer is busy");
+        }
         let bytes = result.as_ref().map_or(0, Verified::contents_bytes);
-        if bytes > 0 {
-            self.crew.ledger.gave(peer, bytes);
-            self.progress.send_modify(|progress| progress.given(peer, bytes));
+        if bytes == 0 {
+            return;
+        }
+        self.crew.ledger.gave(peer, bytes);
+        let mut is_first = false;
+        self.progress.send_modify(|progress| is_first = progress.given(peer, bytes));
+        if is_first {
+            tracing::debug!(?peer, "a peer begins to give");
         }
     }
 
@@ -295,8 +327,12 @@ impl Flight {
     }
 
     fn find(&mut self, key: Key) {
-        if let Key::Root(root) = &key {
-            self.root = Some(root.clone());
+        match &key {
+            Key::Path(_) => tracing::debug!("whoever vouches for the path is looked for"),
+            Key::Root(root) => {
+                tracing::debug!(root = telling::short(root), "holders of the tree are looked for");
+                self.root = Some(root.clone());
+            }
         }
         let ledger = self.crew.ledger.clone();
         let ended = Input::FindEnded(key.clone());
@@ -325,6 +361,9 @@ impl Flight {
     }
 
     fn recall(&mut self, root: Root, path: Option<StorePath>) {
+        if path.is_some() {
+            self.progress.send_modify(|progress| progress.path.clone_from(&path));
+        }
         let Crew { store, pool, .. } = self.crew.clone();
         let index = self.index.clone();
         let recall = move || recall(&*store, &index, &root, path.as_ref());
@@ -342,6 +381,7 @@ impl Flight {
     }
 
     fn hash(&mut self, signed: SignedNarInfo, closure: Arc<Closure>) {
+        tracing::debug!("all of it is here, and its NAR is hashed");
         let Crew { store, pool, .. } = self.crew.clone();
         let hash =
             async move { pool.run(move || hash_nar(&*store, signed, closure)).await.map(Event::Hashed) };
@@ -392,8 +432,13 @@ async fn ask_and_check(
     request: Request,
     received: Received,
 ) -> Result<Result<Reply, AskError>, EngineError> {
+    let begun = Instant::now();
     let reply: Bytes = match crew.ask.ask(peer, request.clone(), received).await {
-        Ok(reply) => reply,
+        Ok(reply) => {
+            let (kind, ms) = (request.kind(), begun.elapsed().as_millis() as u64);
+            tracing::trace!(?peer, kind, bytes = reply.len(), ms, "a reply");
+            reply
+        }
         Err(AskError::TooMuch { .. }) => {
             return Ok(Ok(Reply { result: Err(Lie::TooMuch), fellows: Vec::new() }));
         }
