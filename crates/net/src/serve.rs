@@ -37,11 +37,11 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Whoever is turned away is to come again after at least ..
 const BUSY_MIN: Micros = Micros::from_millis(250);
 /// .. and at most so long.
-const BUSY_MAX: Micros = Micros::from_millis(10_000);
+const BUSY_MAX: Micros = Micros::from_millis(3_000);
 
 /// The reply is broken off by this node: the asker learns that the reply is not whole.
 const BROKEN_OFF_CODE: VarInt = VarInt::from_u32(1);
-/// This peer has too many connections, and this is its oldest.
+/// A newer connection of this peer has taken the place of this one.
 const SUPERSEDED_CODE: VarInt = VarInt::from_u32(2);
 const DONE_CODE: VarInt = VarInt::from_u32(0);
 
@@ -166,7 +166,8 @@ async fn serve_connection(incoming: Incoming, serving: Arc<Serving>, stop: Cance
         Some(Err(_)) | None => return,
     };
     let peer = peer_of_endpoint(connection.remote_id());
-    let counted = serving.connections.take(peer);
+    let heard = connection.clone();
+    let counted = Arc::new(serving.connections.take(peer, move || heard.stats().udp_rx.datagrams));
     let drain = Arc::new(Gauge::new(connection.clone(), Way::Out));
     let mut code = DONE_CODE;
     let mut streams = JoinSet::new();
@@ -185,8 +186,10 @@ async fn serve_connection(incoming: Incoming, serving: Arc<Serving>, stop: Cance
                     let address = selected_path(&connection).map_or(came_from, |(address, _)| address);
                     let from = Peer { id: peer, address, drain: drain.rate() };
                     let (serving, drain) = (Arc::clone(&serving), Arc::clone(&drain));
+                    let counted = Arc::clone(&counted);
                     streams.spawn(async move {
-                        Stream { serving: &serving, drain: &drain, from, send }.serve(receive).await;
+                        let stream = Stream { serving: &serving, counted: &counted, drain: &drain, from, send };
+                        stream.serve(receive).await;
                     });
                 }
                 Ok(Err(_closed)) => break,

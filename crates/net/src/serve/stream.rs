@@ -1,5 +1,7 @@
 //! One request and its reply.
 
+use std::pin::pin;
+
 use bytes::{Bytes, BytesMut};
 use firn_exchange::{REQUEST_BYTES_MAX, busy};
 use futures::FutureExt;
@@ -8,6 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     BROKEN_OFF_CODE, BrokenOff, Peer, REQUEST_TIMEOUT, ReplyBody, Serving,
+    connections::Counted,
     gate::{Entered, Reserved},
     log_panic,
 };
@@ -21,6 +24,7 @@ const READ_BYTES: usize = 64 << 10;
 /// A stream of a connection, and who is at its other end.
 pub(super) struct Stream<'a> {
     pub(super) serving: &'a Serving,
+    pub(super) counted: &'a Counted,
     pub(super) drain: &'a Gauge,
     pub(super) from: Peer,
     pub(super) send: SendStream,
@@ -45,20 +49,52 @@ impl<'a> Stream<'a> {
     async fn answer(&mut self, receive: &mut RecvStream) -> Result<(), Lost> {
         let Some(entered) = self.serving.gate.enter(self.from.id) else {
             // It is read all the same, for an asker that is not heard to the end takes that for an error.
-            timeout(REQUEST_TIMEOUT, discard(receive)).await.map_err(|_| Lost)??;
+            let discard = timeout(REQUEST_TIMEOUT, discard(receive));
+            let (discarded, ()) = tokio::join!(discard, self.counted.supersede_silent());
+            discarded.map_err(|_| Lost)??;
             return self.say_busy().await;
         };
-        let read = timeout(REQUEST_TIMEOUT, read(receive, &entered)).await.map_err(|_| Lost)??;
+        let read = timeout(REQUEST_TIMEOUT, self.read(receive, &entered)).await.map_err(|_| Lost)??;
         let Read::Request(request, reserved) = read else { return self.say_busy().await };
         let (from, answerer) = (self.from, self.serving.answerer.clone());
         let body = self.serving.blocking(move || answerer.answer(from, request)).await?;
         drop(reserved);
-        let Some(_reserved) = entered.reserve(body.memory_bytes()).await else {
+        let Some(_reserved) = self.reserve(&entered, body.memory_bytes()).await else {
             return self.say_busy().await;
         };
         let mut patience = Patience::default();
         self.send_body(body, &mut patience).await?;
         self.end(&mut patience).await
+    }
+
+    /// Reads a request; one that is long only where there is memory for it.
+    async fn read(&self, receive: &mut RecvStream, entered: &Entered<'a>) -> Result<Read<'a>, Lost> {
+        let (mut request, mut reserved) = (BytesMut::new(), None);
+        while let Some(chunk) = receive.read_chunk(READ_BYTES).await.map_err(|_| Lost)? {
+            if request.len() + chunk.len() > REQUEST_BYTES_MAX {
+                return Err(Lost);
+            }
+            if request.len() + chunk.len() > SHORT_REQUEST_BYTES && reserved.is_none() {
+                reserved = self.reserve(entered, REQUEST_BYTES_MAX).await;
+                if reserved.is_none() {
+                    discard(receive).await?;
+                    return Ok(Read::Busy);
+                }
+            }
+            request.extend_from_slice(&chunk);
+        }
+        Ok(Read::Request(request.freeze(), reserved))
+    }
+
+    /// Waits for so much memory; not for long. The peer's older connections that look dead hold none of it meanwhile.
+    async fn reserve(&self, entered: &Entered<'a>, bytes: usize) -> Option<Reserved<'a>> {
+        let mut reserve = pin!(entered.reserve(bytes));
+        tokio::select! {
+            biased;
+            reserved = &mut reserve => return reserved,
+            () = self.counted.supersede_silent() => {}
+        }
+        reserve.await
     }
 
     /// Instead of a reply.
@@ -137,25 +173,6 @@ async fn pull(
 ) -> Result<(Box<dyn ReplyBody>, Option<Bytes>), Lost> {
     let pulled = serving.blocking(move || body.next().map(|piece| (body, piece))).await?;
     pulled.map_err(|BrokenOff| Lost)
-}
-
-/// Reads a request; one that is long only where there is memory for it.
-async fn read<'a>(receive: &mut RecvStream, entered: &Entered<'a>) -> Result<Read<'a>, Lost> {
-    let (mut request, mut reserved) = (BytesMut::new(), None);
-    while let Some(chunk) = receive.read_chunk(READ_BYTES).await.map_err(|_| Lost)? {
-        if request.len() + chunk.len() > REQUEST_BYTES_MAX {
-            return Err(Lost);
-        }
-        if request.len() + chunk.len() > SHORT_REQUEST_BYTES && reserved.is_none() {
-            reserved = entered.reserve(REQUEST_BYTES_MAX).await;
-            if reserved.is_none() {
-                discard(receive).await?;
-                return Ok(Read::Busy);
-            }
-        }
-        request.extend_from_slice(&chunk);
-    }
-    Ok(Read::Request(request.freeze(), reserved))
 }
 
 /// Reads what comes to its end, and keeps nothing of it.

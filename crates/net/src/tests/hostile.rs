@@ -2,29 +2,42 @@
 
 use firn_exchange::{Lie, check};
 use iroh::{
-    Endpoint, EndpointAddr, RelayMode, TransportAddr,
-    endpoint::{Connection, QuicTransportConfig, RecvStream, SendStream, VarInt, presets},
+    Endpoint, EndpointAddr, RelayMode, SecretKey, TransportAddr,
+    endpoint::{self, Connection, QuicTransportConfig, RecvStream, SendStream, VarInt, presets},
 };
 
 use super::*;
-use crate::{ALPN, CONNECTIONS_OF_A_PEER_MAX, REQUESTS_OF_A_PEER_MAX, endpoint_id, peer_of_endpoint};
+use crate::{
+    ALPN, CONNECTIONS_OF_A_PEER_MAX, NetStatus, REQUESTS_OF_A_PEER_MAX, endpoint_id, link::STREAMS_MAX,
+    peer_of_endpoint,
+};
 
 /// What a peer brings that keeps to nothing. Its streams' windows have so many bytes.
 async fn raw_endpoint(stream_window: u32) -> Endpoint {
+    bind(raw(stream_window)).await
+}
+
+fn raw(stream_window: u32) -> endpoint::Builder {
     let transport = QuicTransportConfig::builder()
         .max_concurrent_bidi_streams(VarInt::from_u32(10_000))
         .stream_receive_window(VarInt::from_u32(stream_window))
         .build();
-    let builder = Endpoint::builder(presets::Minimal)
+    Endpoint::builder(presets::Minimal)
         .alpns(vec![ALPN.to_vec()])
         .transport_config(transport)
         .relay_mode(RelayMode::Disabled)
-        .clear_ip_transports();
+        .clear_ip_transports()
+}
+
+async fn bind(builder: endpoint::Builder) -> Endpoint {
     builder.bind_addr("127.0.0.1:0").unwrap().bind().await.unwrap()
 }
 
 async fn connect(endpoint: &Endpoint, net: &Net) -> Connection {
-    let status = net.status();
+    connect_to(endpoint, net.status()).await
+}
+
+async fn connect_to(endpoint: &Endpoint, status: NetStatus) -> Connection {
     let addresses = status.iroh.into_iter().map(TransportAddr::Ip);
     let address = EndpointAddr::from_parts(endpoint_id(status.peer).unwrap(), addresses);
     endpoint.connect(address, ALPN).await.unwrap()
@@ -60,6 +73,45 @@ async fn a_fifth_connection_supersedes_the_first() {
     timeout(DEADLINE, connections[0].closed()).await.unwrap();
     assert!(connections[1..].iter().all(|connection| connection.close_reason().is_none()));
     assert_eq!(giver.status().traffic.all.connections, CONNECTIONS_OF_A_PEER_MAX);
+    shut_down([giver]).await;
+}
+
+/// A process that was killed and has come again: what it left behind may hold all that the peer may have.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_have_died_do_not_keep_their_peer_waiting() {
+    let giver = start(near(1), Manner::Long(4 << 20)).await;
+    let killed = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    for round in 1..=REQUESTS_OF_A_PEER_MAX / STREAMS_MAX {
+        let status = giver.status();
+        let asking = killed.spawn(async move {
+            let endpoint = bind(raw(1 << 10).secret_key(SecretKey::from_bytes(&[77; 32]))).await;
+            let connection = connect_to(&endpoint, status).await;
+            let mut streams = Vec::new();
+            for _ in 0..STREAMS_MAX {
+                streams.push(open(&connection, &request().encode(false)).await);
+            }
+            (endpoint, connection, streams)
+        });
+        std::mem::forget(asking.await.unwrap());
+        until("they are being answered", || giver.status().traffic.all.requests == round * STREAMS_MAX).await;
+    }
+    // Nothing of it says good-bye.
+    killed.shutdown_background();
+
+    let endpoint = bind(raw(1 << 20).secret_key(SecretKey::from_bytes(&[77; 32]))).await;
+    let connection = connect(&endpoint, &giver).await;
+    let begun = Instant::now();
+    let answered = async {
+        loop {
+            let (_, mut receive) = open(&connection, &request().encode(false)).await;
+            if receive.read_to_end(5 << 20).await.unwrap().len() == 4 << 20 {
+                break;
+            }
+        }
+    };
+    timeout(DEADLINE, answered).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    until("what was left behind is given up", || giver.status().traffic.all.requests == 0).await;
     shut_down([giver]).await;
 }
 
