@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use firn_engine::Engine;
-use firn_exchange::{Compress, Key, PeerId, Reply, SharedView, answer};
+use firn_exchange::{Compress, Fellow, Key, PeerId, Reply, SharedView, answer};
 use firn_net::{Answerer, BrokenOff, Peer, ReplyBody, SharedCodec};
 use firn_nix::STORE_DIR;
 
@@ -80,10 +80,14 @@ impl RoleAnswerer {
         }
     }
 
-    /// Others that have asked for the same tree go with the reply, and this one with later ones.
-    fn with_fellows(&self, reply: Reply, from: Peer) -> Reply {
+    /// Others that have asked for the same tree go with the reply, and this one with later ones; a fetch of it that is
+    /// under way here hears of it at once.
+    fn with_fellows(&self, engine: &Engine, reply: Reply, from: Peer) -> Reply {
         let (Some(Key::Root(root)), true) = (reply.about(), reply.has_something()) else { return reply };
         let root = root.clone();
+        if let Some(address) = from.address {
+            engine.asked_for(&root, || Fellow { peer: from.id, addresses: vec![address] });
+        }
         let mut fellows = self.fellows.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let others = fellows.others(&root, from, now);
@@ -110,7 +114,7 @@ impl Answerer for RoleAnswerer {
                 }
             });
         }
-        let reply = if gives { self.with_fellows(reply, from) } else { reply };
+        let reply = if gives { self.with_fellows(engine, reply, from) } else { reply };
         let reply = self.codec.squeezed(reply, from);
         Box::new(CountedReply {
             reply,

@@ -131,6 +131,7 @@ For Nix, in nix.conf:
   narinfo-cache-negative-ttl = 0
 
 Logs go to standard error; RUST_LOG chooses, e.g. RUST_LOG=firn_net=debug.
+RUST_LOG=firn_engine=debug,firn_net=debug tells the story of each fetch, trace instead of debug each request.
 
 --check --json prints one object with every setting as it would be used.";
 
@@ -161,7 +162,8 @@ Examples:
   firn get firn:CiQ... -o ./site --bootstrap /ip4/192.0.2.7/udp/7335/quic-v1/p2p/12D3...
 
 --json: {store_path or null, root, out or null, files, bytes, fetched_bytes, seconds,
-         paths: [{store_path, root, was_here}], peers: [{id, via, asked, bytes, lies: [text]}]}";
+         paths: [{store_path, root, was_here}],
+         peers: [{id, via, route: LAN|direct|relayed|null, asked, bytes, lies: [text]}]}";
 
 /// Leaves out of the help what means nothing to a command that neither serves nor listens where it is told to.
 fn without_what_only_a_node_needs(arg: Arg) -> Arg {
@@ -219,13 +221,16 @@ const STATUS_HELP: &str = "\
                  untrusted_paths, failed_paths, last_failure or null, complete},
          traffic: null or {upload_rate, download_rate, upload_rate_max, upload_peer_rate_max, download_rate_max,
                  download_peer_rate_max (null: no limit), connections, requests, turned_away},
-         peers: [{id, via: static|mdns|dht|fellow|null, connected, asked, received_bytes, answered, sent_bytes,
+         transfers: [{subject: store path or root, done_bytes, total_bytes or null, seconds,
+                  peers: [{id, via, route, bytes, rate}]}],
+         peers: [{id, via: static|mdns|dht|fellow|null, route: LAN|direct|relayed|null, connected, asked, received_bytes, answered, sent_bytes,
                   upload_rate, download_rate, connections, requests,
                   shared: [store path or root], lies: [text]}],
          liars: [{id, reason, at: seconds since 1970}]}
-Rates are bytes a second of replies, over the last four seconds; connections and requests are those of peers to this
-node; turned_away counts the requests that were told to come again later; liars are asked nothing until 7
-days after their lie, across restarts.";
+Rates are bytes a second of replies, over the last four seconds (of a transfer's peer, for whatever it was asked);
+route is how a peer is reached when this node asks it; connections and requests are those of peers to this node;
+turned_away counts the requests that were told to come again later; liars are asked nothing until 7 days after their
+lie, across restarts.";
 
 #[cfg(feature = "demo")]
 const DEMO_HELP: &str = "\

@@ -50,8 +50,11 @@ pub fn run() -> ExitCode {
 
 /// Logs to standard error, by `RUST_LOG`; a node says a little more than a command.
 fn start_log(is_node: bool) {
-    let usual =
-        if is_node { "warn,firn=info,firn_node=info,firn_net=info,firn_gateway=info" } else { "error" };
+    let usual = if is_node {
+        "warn,firn=info,firn_node=info,firn_engine=info,firn_net=info,firn_gateway=info"
+    } else {
+        "error"
+    };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
 }

@@ -25,11 +25,7 @@ use indicatif::HumanBytes;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use self::{
-    compare::compare,
-    ended::{Ended, short},
-    gifts::watched,
-};
+use self::{compare::compare, ended::Ended, gifts::watched};
 use crate::{
     cli::DemoArgs,
     commands,
@@ -38,7 +34,7 @@ use crate::{
     liar,
     node::{Behaviour, Node},
     operations::{Operations, Report},
-    show::Answer,
+    show::{Answer, short},
 };
 
 /// Seeders that stay until the end.
@@ -124,7 +120,7 @@ impl Stage {
         let bootstrap = self.player("bootstrap", Role::Seed, Behaviour::ByRole, &[], None).await?;
         let known = [address(&bootstrap)?];
         let publisher = self.player("publisher", Role::Seed, Behaviour::ByRole, &known, None).await?;
-        self.tell(&format!("publisher {} adds and signs {}", short(&publisher.id), path.display()));
+        self.tell(&format!("publisher {} adds and signs {}", publisher.short_id(), path.display()));
         let added = self.add(&publisher, path).await?;
         let what = added.paths.last().map(|path| path.store_path.clone()).unwrap_or_default();
         announced(&bootstrap, KEYS_OF_A_PATH).await?;
@@ -183,12 +179,12 @@ impl Stage {
                 self.player("seeder", Role::Seed, Behaviour::ByRole, known, Some(upload_max)).await?;
             seeder.get(what, None, Report::default()).await?;
             let limit = HumanBytes(upload_max.get());
-            self.tell(&format!("seeder {} has it and announces it; it gives {limit}/s", short(&seeder.id)));
+            self.tell(&format!("seeder {} has it and announces it; it gives {limit}/s", seeder.short_id()));
             holders.push(seeder);
         }
         let liar = self.player("liar", Role::Seed, liar::behaviour(LIE), known, Some(upload_max)).await?;
         liar.get(what, None, Report::default()).await?;
-        self.tell(&format!("a liar, {}, announces it as well; it {LIE}", short(&liar.id)));
+        self.tell(&format!("a liar, {}, announces it as well; it {LIE}", liar.short_id()));
         holders.push(liar);
         Ok(holders)
     }
@@ -254,6 +250,10 @@ impl Stage {
 }
 
 impl Player {
+    fn short_id(&self) -> String {
+        short(&self.id.to_string()).to_owned()
+    }
+
     async fn get(&self, what: &str, out: Option<&Path>, report: Report) -> Result<GetReply, Failure> {
         let out = out.map(|out| Bytes::copy_from_slice(out.as_os_str().as_bytes()));
         let request = GetRequest { what: what.into(), closure: false, out: out.unwrap_or_default() };

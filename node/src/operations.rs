@@ -4,6 +4,7 @@ mod add;
 mod adopt;
 mod collect;
 mod get;
+mod givers;
 mod ops;
 mod pins;
 mod repair;

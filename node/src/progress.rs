@@ -1,22 +1,26 @@
 //! How far a long operation has come, for a person to see.
 //!
-//! A bar on a terminal, plain lines now and then elsewhere, nothing with `--json`. All of it goes to standard error.
+//! On a terminal a bar, and below it who gives; elsewhere plain lines now and then; nothing with `--json`. All of it goes
+//! to standard error.
+
+mod bars;
 
 use std::{future::pending, io::IsTerminal, pin::pin, time::Duration};
 
 use firn_proto::control::{Progress, progress::Phase};
-use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use indicatif::HumanBytes;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
 };
 
+use self::bars::Bars;
 use crate::operations::Report;
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// A bar that moves.
+    /// A bar that moves, and lines for those who give.
     Bar,
     /// A line now and then.
     Lines,
@@ -61,26 +65,14 @@ pub async fn shown<T>(style: Style, operation: impl AsyncFnOnce(Report) -> T) ->
 }
 
 async fn show_bar(mut progress: watch::Receiver<Progress>) {
-    let bar = ProgressBar::new_spinner();
-    let spinner = template("{spinner} {msg}");
-    let measured = template("{bar:30} {msg}");
+    let mut bars = Bars::new();
     let mut next = Instant::now();
     while progress.changed().await.is_ok() {
         sleep_until(next).await;
         let now = progress.borrow_and_update().clone();
-        let (done, total) = measure(&now).unwrap_or_default();
-        bar.set_style(if total > 0 { measured.clone() } else { spinner.clone() });
-        bar.set_length(total);
-        bar.set_position(done);
-        bar.set_message(line(&now));
-        bar.tick();
+        bars.show(&now);
         next = Instant::now() + BAR_INTERVAL;
     }
-    bar.finish_and_clear();
-}
-
-fn template(text: &str) -> ProgressStyle {
-    ProgressStyle::with_template(text).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 async fn show_lines(mut progress: watch::Receiver<Progress>) {
@@ -123,7 +115,7 @@ fn line(progress: &Progress) -> String {
     if !amounts.is_empty() {
         line += &format!(": {}", amounts.join(", "));
     }
-    match progress.peers {
+    match progress.peers.len() {
         0 => line,
         1 => line + " from 1 peer",
         peers => line + &format!(" from {peers} peers"),
@@ -140,6 +132,8 @@ fn of_total(done: u64, total: u64, show: impl Fn(u64) -> String) -> Option<Strin
 
 #[cfg(test)]
 mod tests {
+    use firn_proto::control::Giver;
+
     use super::*;
 
     #[test]
@@ -152,7 +146,7 @@ mod tests {
             done_items: 3,
             total_items: 7,
             done_bytes: 1024,
-            peers: 2,
+            peers: vec![Giver::default(); 2],
             ..progress
         };
         assert_eq!(line(&progress), "fetching firn:x: 3 of 7, 1.00 KiB from 2 peers");

@@ -1,5 +1,6 @@
 //! What a command prints: the JSON object that its help describes, or lines for a person.
 
+mod givers;
 mod status;
 mod store;
 
@@ -10,6 +11,9 @@ use firn_proto::control::{GetReply, PeerShare};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
+pub(crate) use givers::giver_lines;
+#[cfg(feature = "demo")]
+pub(crate) use givers::short;
 pub use status::status;
 pub use store::{add, adopt, collect, pin, pins, stats, unpin, verify};
 
@@ -95,7 +99,8 @@ pub fn get(reply: &GetReply, out: Option<&std::path::Path>) -> Answer {
 
 fn peer_share_json(peer: &PeerShare) -> Value {
     json!({
-        "id": peer.id, "via": or_null(&peer.via), "asked": peer.asked, "bytes": peer.bytes, "lies": peer.lies,
+        "id": peer.id, "via": or_null(&peer.via), "route": or_null(&peer.route), "asked": peer.asked,
+        "bytes": peer.bytes, "lies": peer.lies,
     })
 }
 
@@ -109,7 +114,8 @@ fn get_remarks(reply: &GetReply, out: Option<&std::path::Path>) -> String {
     );
     for peer in &reply.peers {
         let gave = format!("{} in {}", HumanBytes(peer.bytes), counted(peer.asked, "answer"));
-        remarks += &format!("peer {} (via {}) gave {gave}\n", peer.id, peer.via);
+        let way = givers::way(&peer.route, &peer.via).map(|way| format!(" ({way})")).unwrap_or_default();
+        remarks += &format!("peer {}{way} gave {gave}\n", peer.id);
         remarks.extend(peer.lies.iter().map(|lie| format!("  LIED: {lie}\n")));
     }
     if let Some(out) = out {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_castore::Root;
-use firn_exchange::{Goal, Key, Limits, PeerId, SharedView};
+use firn_exchange::{Fellow, Goal, Key, Limits, PeerId, SharedView};
 use firn_nix::{NarHash, StorePath, StorePathHash};
 use firn_store::{Reason, Store, UnixSeconds, Visible};
 use firn_trust::{Admitted, Policy, SignedNarInfo, TrustedPath};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::flight::Crew;
 use crate::flights::{FlightKey, Landed, Seat};
@@ -20,10 +20,14 @@ use crate::inner::Inner;
 use crate::ledger::Ledger;
 use crate::nar::Contents;
 use crate::pool::Pool;
-use crate::{Ask, EngineError, Fetched, Find, LedgerEntry, Liar, Nar, Progress, RejectedRoot, uses};
+use crate::{
+    Ask, EngineError, Fetched, Find, LedgerEntry, Liar, Nar, Progress, RejectedRoot, Transfer, Via, uses,
+};
 
 /// How many paths of a closure are fetched at once.
 const PATHS_AT_ONCE: usize = 4;
+/// How many who ask for a tree are remembered until its fetch looks.
+const ASKERS_MAX: usize = 64;
 
 /// What an engine can be told.
 #[derive(Debug, Clone, Copy)]
@@ -71,7 +75,8 @@ impl Engine {
         let policy = Arc::new(policy);
         let EngineConfig { limits, seed, me } = config;
         let ledger = Arc::new(Ledger::default());
-        let crew = Crew { store, policy, ask, find, pool, ledger, limits, seed, me };
+        let (askers, _) = broadcast::channel(ASKERS_MAX);
+        let crew = Crew { store, policy, ask, find, pool, ledger, limits, seed, me, askers };
         let Crew { store, policy, .. } = crew.clone();
         let index = Arc::new(crew.pool.run(move || Index::load(&*store, &policy)).await??);
         Ok(Self(Arc::new(Inner::new(crew, index))))
@@ -123,9 +128,28 @@ impl Engine {
         self.0.index.refused_count()
     }
 
+    /// A peer asks this node for a tree: where that is being fetched, the two can give each other what comes.
+    pub fn asked_for(&self, root: &Root, asker: impl FnOnce() -> Fellow) {
+        let askers = &self.0.crew.askers;
+        if askers.receiver_count() > 0 {
+            // Nobody listens any more where the last fetch has ended meanwhile.
+            let _ = askers.send((root.clone(), asker()));
+        }
+    }
+
     /// What is known of peers that were found.
     pub fn peers(&self) -> Vec<(PeerId, LedgerEntry)> {
         self.0.crew.ledger.peers()
+    }
+
+    /// How a peer was found first, if it was.
+    pub fn via(&self, peer: &PeerId) -> Option<Via> {
+        self.0.crew.ledger.via(peer)
+    }
+
+    /// What is being fetched now, each path or tree once.
+    pub fn transfers(&self) -> Vec<Transfer> {
+        self.0.flights.transfers()
     }
 
     /// Has liars of an earlier life of this node asked nothing either: to be called before anything is fetched.

@@ -16,7 +16,7 @@ use firn_trust::{NarMatch, NarMismatch, Policy, SignedNarInfo};
 use futures::future::{AbortHandle, Abortable, BoxFuture};
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
 use futures::{FutureExt, StreamExt};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
@@ -25,7 +25,7 @@ use crate::index::{Coming, Index};
 use crate::ledger::{Ledger, RejectedRoot};
 use crate::pool::Pool;
 use crate::recall::recall;
-use crate::{Ask, AskError, EngineError, Find, Found, Progress, Received, Via, uses};
+use crate::{Ask, AskError, EngineError, Find, Found, Progress, Received, Via, telling, uses};
 
 /// How many writes of verified spans may be under way before the fetch waits for the store.
 const KEEPS_MAX: usize = 8;
@@ -42,6 +42,8 @@ pub(crate) struct Crew {
     pub(crate) limits: Limits,
     pub(crate) seed: u64,
     pub(crate) me: PeerId,
+    /// Who asks this node for which tree.
+    pub(crate) askers: broadcast::Sender<(Root, Fellow)>,
 }
 
 /// Something that the network or the pool has brought.
@@ -79,10 +81,13 @@ struct Flight {
     index: Arc<Index>,
     changes: watch::Sender<u64>,
     reading: watch::Receiver<Option<BlobDigest>>,
+    askers: broadcast::Receiver<(Root, Fellow)>,
     /// What others may have of the tree while it comes.
     coming: Option<Coming>,
     /// Whose holders are looked for.
     root: Option<Root>,
+    /// Whether it was told that nothing is left to be asked for.
+    in_endgame: bool,
     fetch: Fetch,
     begun: Instant,
     progress: watch::Sender<Progress>,
@@ -105,12 +110,14 @@ pub(crate) async fn fly(
     let Cockpit { progress, reading, changes } = cockpit;
     let flight = Flight {
         fetch: Fetch::new(goal, crew.me, crew.limits, crew.seed),
+        askers: crew.askers.subscribe(),
         crew,
         index,
         changes,
         reading,
         coming: None,
         root: None,
+        in_endgame: false,
         begun: Instant::now(),
         progress,
         events: FuturesUnordered::new(),
@@ -131,6 +138,7 @@ impl Flight {
                     return Ok((outcome, self.coming));
                 }
             }
+            self.tell_endgame();
             self.keep_spans();
             while self.keeps.len() > KEEPS_MAX {
                 self.kept_one().await?;
@@ -154,11 +162,17 @@ impl Flight {
         };
         tokio::select! {
             Some(event) = self.events.next() => self.take(event?),
-            Some(input) = self.finds.next() => self.fetch.handle(self.now(), input),
+            Some(input) = self.finds.next() => self.found(input),
             Some(kept) = self.keeps.next() => self.kept(kept?),
             Ok(()) = self.reading.changed() => {
                 let blob = *self.reading.borrow_and_update();
                 blob.into_iter().for_each(|blob| self.fetch.handle(self.now(), Input::Reading(blob)));
+            }
+            // Of more than can be remembered meanwhile, the first are forgotten.
+            Ok((root, asker)) = self.askers.recv() => {
+                if self.root.as_ref() == Some(&root) {
+                    self.heard_of(&[asker]);
+                }
             }
             () = alarm => {}
         }
@@ -174,12 +188,20 @@ impl Flight {
         }
     }
 
+    fn tell_endgame(&mut self) {
+        let in_endgame = self.fetch.is_all_asked();
+        if in_endgame && !self.in_endgame {
+            tracing::debug!(requests = self.asks.len(), "endgame: all that is missing has been asked for");
+        }
+        self.in_endgame = in_endgame;
+    }
+
     fn take(&mut self, event: Event) {
         let input = match event {
             Event::Cancelled => return,
             Event::Reply { id, peer, result: Ok(Reply { result, fellows }) } => {
                 self.asks.remove(&id);
-                self.note_gift(peer, &result);
+                self.note_answer(peer, &result);
                 self.heard_of(&fellows);
                 Input::Answered { id, result }
             }
@@ -191,14 +213,15 @@ impl Flight {
             }
             Event::Reply { id, peer, result: Err(error) } => {
                 self.asks.remove(&id);
-                tracing::debug!(%peer, %error, "no answer");
+                tracing::debug!(?peer, %error, "no answer");
                 self.crew.ledger.failed(peer);
                 Input::Failed(id)
             }
             Event::Looked(Ok(missing)) => {
+                let bytes = missing.iter().map(MissingBlob::bytes).fold(0, u64::saturating_add);
+                tracing::debug!(blobs = missing.len(), bytes, "of its contents this is missing");
                 self.progress.send_modify(|progress| {
-                    progress.bytes_total =
-                        progress.bytes_done + missing.iter().map(MissingBlob::bytes).sum::<u64>();
+                    progress.bytes_total = progress.bytes_done.saturating_add(bytes);
                     progress.blobs_total = missing.len() as u64;
                 });
                 Input::Missing(missing)
@@ -213,29 +236,48 @@ impl Flight {
         self.fetch.handle(self.now(), input);
     }
 
-    /// Whom a peer has named may have the tree as well.
+    /// Whom a peer has named, and who asks for the tree itself, may have it as well, or will have a part of it.
     fn heard_of(&mut self, fellows: &[Fellow]) {
         let Some(root) = self.root.clone() else { return };
         for fellow in fellows {
             let found = Found { peer: fellow.peer, via: Via::Fellow };
             if self.crew.find.hint(fellow) && self.crew.ledger.found(found, uses::now()) {
-                let input = Input::Found { key: Key::Root(root.clone()), peer: fellow.peer };
-                self.fetch.handle(self.now(), input);
+                self.found(Input::Found { key: Key::Root(root.clone()), peer: fellow.peer });
             }
         }
     }
 
+    /// Somebody was found, or a look-up is over.
+    fn found(&mut self, input: Input) {
+        if let Input::Found { peer, .. } = &input
+            && !self.fetch.knows(peer)
+        {
+            let via = self.crew.ledger.via(peer).map(tracing::field::display);
+            tracing::debug!(?peer, via, "a peer is found");
+        }
+        self.fetch.handle(self.now(), input);
+    }
+
     /// The Directories are here: readers may begin, and others may have what comes.
     fn has_tree(&mut self, closure: Arc<Closure>) {
+        telling::tree(&closure);
         self.coming = Some(self.index.coming(closure.clone()));
         self.progress.send_modify(|progress| progress.closure = Some(closure));
     }
 
-    fn note_gift(&self, peer: PeerId, result: &Result<Verified, Lie>) {
+    fn note_answer(&self, peer: PeerId, result: &Result<Verified, Lie>) {
+        if let Ok(Verified::Busy { after }) = result {
+            tracing::debug!(?peer, after_ms = after.map(|after| after.0 / 1000), "a peer is busy");
+        }
         let bytes = result.as_ref().map_or(0, Verified::contents_bytes);
-        if bytes > 0 {
-            self.crew.ledger.gave(peer, bytes);
-            self.progress.send_modify(|progress| progress.given(peer, bytes));
+        if bytes == 0 {
+            return;
+        }
+        self.crew.ledger.gave(peer, bytes);
+        let mut is_first = false;
+        self.progress.send_modify(|progress| is_first = progress.given(peer, bytes));
+        if is_first {
+            tracing::debug!(?peer, "a peer begins to give");
         }
     }
 
@@ -285,8 +327,12 @@ impl Flight {
     }
 
     fn find(&mut self, key: Key) {
-        if let Key::Root(root) = &key {
-            self.root = Some(root.clone());
+        match &key {
+            Key::Path(_) => tracing::debug!("whoever vouches for the path is looked for"),
+            Key::Root(root) => {
+                tracing::debug!(root = telling::short(root), "holders of the tree are looked for");
+                self.root = Some(root.clone());
+            }
         }
         let ledger = self.crew.ledger.clone();
         let ended = Input::FindEnded(key.clone());
@@ -315,6 +361,9 @@ impl Flight {
     }
 
     fn recall(&mut self, root: Root, path: Option<StorePath>) {
+        if path.is_some() {
+            self.progress.send_modify(|progress| progress.path.clone_from(&path));
+        }
         let Crew { store, pool, .. } = self.crew.clone();
         let index = self.index.clone();
         let recall = move || recall(&*store, &index, &root, path.as_ref());
@@ -332,6 +381,7 @@ impl Flight {
     }
 
     fn hash(&mut self, signed: SignedNarInfo, closure: Arc<Closure>) {
+        tracing::debug!("all of it is here, and its NAR is hashed");
         let Crew { store, pool, .. } = self.crew.clone();
         let hash =
             async move { pool.run(move || hash_nar(&*store, signed, closure)).await.map(Event::Hashed) };
@@ -382,8 +432,13 @@ async fn ask_and_check(
     request: Request,
     received: Received,
 ) -> Result<Result<Reply, AskError>, EngineError> {
+    let begun = Instant::now();
     let reply: Bytes = match crew.ask.ask(peer, request.clone(), received).await {
-        Ok(reply) => reply,
+        Ok(reply) => {
+            let (kind, ms) = (request.kind(), begun.elapsed().as_millis() as u64);
+            tracing::trace!(?peer, kind, bytes = reply.len(), ms, "a reply");
+            reply
+        }
         Err(AskError::TooMuch { .. }) => {
             return Ok(Ok(Reply { result: Err(Lie::TooMuch), fellows: Vec::new() }));
         }

@@ -10,10 +10,12 @@ use firn_trust::{Admitted, TrustedPath};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::flight::Cockpit;
-use crate::{EngineError, Progress};
+use crate::transfer::each_once;
+use crate::{EngineError, Progress, Transfer};
 
 /// What a flight is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +60,7 @@ pub(crate) struct Seat {
 pub(crate) struct Flights(Mutex<BTreeMap<FlightKey, Waiting>>);
 
 struct Waiting {
+    since: Instant,
     progress: watch::Receiver<Progress>,
     reading: watch::Sender<Option<BlobDigest>>,
     landing: WeakShared<BoxFuture<'static, Result<Landed, EngineError>>>,
@@ -67,6 +70,16 @@ impl Flights {
     /// A seat in the flight of this key, if there is one and it has not landed.
     pub(crate) fn under_way(&self, key: &FlightKey) -> Option<Seat> {
         self.lock().get(key).and_then(Waiting::seat)
+    }
+
+    /// The flights that are to bring contents and have not landed.
+    pub(crate) fn transfers(&self) -> Vec<Transfer> {
+        let flights = self.lock();
+        let under_way = flights.iter().filter(|(_, flight)| flight.seat().is_some());
+        each_once(under_way.filter_map(|(key, flight)| {
+            let (progress, elapsed) = (flight.progress.borrow().clone(), flight.since.elapsed());
+            Some(Transfer { what: key.brings()?, progress, elapsed })
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<FlightKey, Waiting>> {
@@ -95,7 +108,7 @@ impl Flights {
         let landing = async move { task.await.unwrap_or(Err(EngineError::Ending)) }.boxed().shared();
         if let Some(weak) = landing.downgrade() {
             let (progress, reading) = (progress.clone(), reading.clone());
-            flights.insert(key, Waiting { progress, reading, landing: weak });
+            flights.insert(key, Waiting { since: Instant::now(), progress, reading, landing: weak });
         }
         Seat { progress, reading, landing }
     }

@@ -63,7 +63,7 @@ impl Index {
             match policy.readmit(stored) {
                 Ok(path) => index.add(store, path, shared)?,
                 Err(reason) => {
-                    tracing::info!(path = %path_hash, %reason, "a stored path is out of view");
+                    tracing::debug!(path = %path_hash, %reason, "a stored path is out of view");
                     index.write().refused.insert(path_hash);
                 }
             }

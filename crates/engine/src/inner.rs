@@ -8,13 +8,14 @@ use firn_exchange::{Goal, Outcome};
 use firn_store::{Item, Reason, Store, StoreError, Visible, missing_blobs};
 use firn_trust::{PathFacts, TrustedPath};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::flight::{Cockpit, Crew, fly};
 use crate::flights::{FlightKey, Flights, Landed, Seat};
 use crate::index::Index;
 use crate::uses::{self, Uses};
-use crate::{EngineError, Fetched};
+use crate::{EngineError, Fetched, telling};
 
 /// What all handles of one engine share.
 pub(crate) struct Inner {
@@ -79,13 +80,30 @@ impl Inner {
                 FlightKey::Tree(root.clone(), path.as_ref().map(|path| *path.facts().path.hash()))
             }
         };
-        let span = tracing::info_span!("fetch", goal = ?goal);
         let inner = self.clone();
         let changes = self.changes.clone();
-        self.flights.join(key, changes, move |cockpit| inner.carry(goal, path, cockpit).instrument(span))
+        self.flights.join(key, changes, move |cockpit| {
+            let span = telling::span(&goal, path.as_deref());
+            inner.carry(goal, path, cockpit).instrument(span)
+        })
     }
 
+    /// Flies, and tells how it ended.
     async fn carry(
+        self: Arc<Self>,
+        goal: Goal,
+        path: Option<Arc<TrustedPath>>,
+        cockpit: Cockpit,
+    ) -> Result<Landed, EngineError> {
+        let (begun, progress) = (Instant::now(), cockpit.progress.subscribe());
+        let path_name = path.as_ref().map(|path| path.facts().path.clone());
+        cockpit.progress.send_modify(|progress| progress.path = path_name);
+        let landed = self.bring(goal, path, cockpit).await;
+        telling::ended(&landed, &progress.borrow(), begun.elapsed());
+        landed
+    }
+
+    async fn bring(
         self: Arc<Self>,
         goal: Goal,
         path: Option<Arc<TrustedPath>>,

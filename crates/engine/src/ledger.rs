@@ -178,6 +178,11 @@ impl Ledger {
         entries.rejected.push_back(rejected);
     }
 
+    /// How a peer was found first.
+    pub(crate) fn via(&self, peer: &PeerId) -> Option<Via> {
+        self.entries().peers.get(peer)?.via
+    }
+
     pub(crate) fn peers(&self) -> Vec<(PeerId, LedgerEntry)> {
         self.entries().peers.iter().map(|(peer, entry)| (*peer, entry.clone())).collect()
     }

@@ -21,6 +21,8 @@ mod reader;
 mod recall;
 mod room;
 mod source;
+mod telling;
+mod transfer;
 mod uses;
 mod withdraw;
 
@@ -32,4 +34,5 @@ pub use nar::{Nar, OpenNar};
 pub use progress::Progress;
 pub use room::{Collection, Evicted};
 pub use source::{Ask, AskError, Find, Found, Nobody, Received, Via};
+pub use transfer::Transfer;
 pub use withdraw::Withdrawn;

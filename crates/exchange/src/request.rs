@@ -147,6 +147,17 @@ pub enum RequestError {
 }
 
 impl Request {
+    /// Its kind in one word, as a log has it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Request::Path(_) => "path",
+            Request::Closure { .. } => "closure",
+            Request::Batch(_) => "batch",
+            Request::Ranges { .. } => "ranges",
+            Request::Have { .. } => "have",
+        }
+    }
+
     /// The bytes that go over the wire. `takes_zstd` allows the body of the reply to be compressed.
     pub fn encode(&self, takes_zstd: bool) -> Bytes {
         use proto::request::Request as Kind;

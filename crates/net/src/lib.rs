@@ -33,6 +33,7 @@ mod net;
 mod patience;
 mod peers;
 mod records;
+mod route;
 mod routing;
 mod serve;
 mod squeeze;
@@ -55,6 +56,7 @@ pub use libp2p::Multiaddr;
 pub use limits::{RATE_MIN, RateLimits};
 pub use link::PROGRESS_TIMEOUT;
 pub use net::{Net, NetStatus, Reach};
+pub use route::Route;
 pub use serve::{
     Answerer, BrokenOff, CONNECTIONS_MAX, CONNECTIONS_OF_A_PEER_MAX, MEMORY_BYTES_MAX,
     MEMORY_OF_A_PEER_BYTES_MAX, Peer, REQUESTS_MAX, REQUESTS_OF_A_PEER_MAX, ReplyBody,

@@ -18,6 +18,7 @@ use crate::{
     dial::is_private,
     limits::Pacer,
     patience::Patience,
+    route::Route,
     serve::selected_path,
     throughput::{Gauge, Way},
 };
@@ -149,6 +150,12 @@ impl Link {
         path.is_some_and(|(address, rtt)| {
             rtt < NEAR && address.is_some_and(|address| is_private(address.ip()))
         })
+    }
+
+    /// By which route it goes now; `None` while none is chosen, and once it is closed.
+    pub(crate) fn route(&self) -> Option<Route> {
+        let path = selected_path(&self.connection).filter(|_| self.is_open());
+        path.map(|(address, _)| Route::to(address.map(|address| address.ip())))
     }
 
     fn broken(

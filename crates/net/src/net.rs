@@ -34,6 +34,7 @@ use crate::{
     identity::{Identity, libp2p_peer},
     limits::{Pacer, RateLimits},
     peers::Peers,
+    route::Route,
     serve::{Answerer, Server, Serving},
     swarm::{self, SwarmConfig},
     traffic::Traffic,
@@ -206,6 +207,16 @@ impl Net {
         } else {
             Reach::None
         }
+    }
+
+    /// By which route this peer is asked now; `None` where nothing was asked of it for a while.
+    pub fn route_of(&self, peer: &PeerId) -> Option<Route> {
+        self.asker.route_of(peer)
+    }
+
+    /// Bytes a second of replies from this peer, over the last few seconds.
+    pub fn download_rate(&self, peer: &PeerId) -> u64 {
+        self.download.meter.rate_of(peer)
     }
 
     /// Ends when the network has stopped: by [`Net::shutdown`], or because one of its tasks failed.

@@ -22,12 +22,14 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
 
 use crate::{
     address::AddressBook,
     identity::{NotAKey, endpoint_id},
     limits::Pacer,
     link::{Link, StreamError},
+    route::Route,
 };
 
 /// What both sides speak.
@@ -182,10 +184,11 @@ impl Asker {
             make_room(&mut links);
         }
         let asker = Arc::clone(self);
-        let task = self.dials.spawn(async move {
+        let dial = async move {
             let stopped = asker.stop.clone();
             stopped.run_until_cancelled(asker.dial(peer)).await.unwrap_or(Err(DialError::Stopping))
-        });
+        };
+        let task = self.dials.spawn(dial.in_current_span());
         let dial = async move { task.await.map_err(DialError::from).flatten().map_err(Arc::new) };
         let dial = dial.boxed().shared();
         links.insert(peer, dial.clone());
@@ -196,6 +199,11 @@ impl Asker {
     pub(crate) fn hint(&self, fellow: &Fellow) -> bool {
         self.book.hint(fellow.peer, &fellow.addresses);
         !self.book.dialable(fellow.peer).is_empty()
+    }
+
+    /// By which route this peer is asked now, if it is connected for that.
+    pub(crate) fn route_of(&self, peer: &PeerId) -> Option<Route> {
+        self.links().get(peer)?.peek()?.as_ref().ok()?.route()
     }
 
     fn forget(&self, peer: PeerId, dial: &SharedDial) {
@@ -276,6 +284,7 @@ impl Asker {
         peer: PeerId,
         addresses: &BTreeSet<TransportAddr>,
     ) -> Result<Arc<Link>, DialError> {
+        let begun = Instant::now();
         let address = EndpointAddr::from_parts(endpoint_id(peer)?, addresses.iter().cloned());
         let Ok(connected) = timeout(DIAL_TIMEOUT, self.endpoint.connect(address, ALPN)).await else {
             let mut silent = self.silent();
@@ -285,7 +294,10 @@ impl Asker {
             }
             return Err(DialError::Timeout);
         };
-        Ok(Arc::new(Link::new(peer, connected?)))
+        let link = Link::new(peer, connected?);
+        let (route, ms) = (link.route().map(tracing::field::display), begun.elapsed().as_millis() as u64);
+        tracing::debug!(?peer, route, ms, "connected");
+        Ok(Arc::new(link))
     }
 }
 

@@ -60,7 +60,7 @@ impl Operations for Echo {
     /// Never ends.
     async fn get(&self, _: GetRequest, report: Report) -> Result<GetReply, Failure> {
         let _guard = OnDrop(self.cancelled.clone());
-        report.send_replace(Progress { peers: 1, ..Progress::default() });
+        report.send_replace(Progress { done_items: 1, ..Progress::default() });
         std::future::pending().await
     }
 
@@ -166,7 +166,7 @@ async fn progress_arrives_and_a_command_that_goes_away_cancels_its_request() {
     let client = node.client().await;
     let (report, mut progress) = report();
     let command = tokio::spawn(async move { client.get(GetRequest::default(), report).await });
-    timeout(DEADLINE, progress.wait_for(|progress| progress.peers == 1)).await.unwrap().unwrap();
+    timeout(DEADLINE, progress.wait_for(|progress| progress.done_items == 1)).await.unwrap().unwrap();
     assert!(!node.cancelled.load(Ordering::SeqCst));
     command.abort();
     timeout(DEADLINE, async {

@@ -8,10 +8,7 @@ use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
 use super::gifts::Picture;
-use crate::show::Answer;
-
-/// How much of an id is shown.
-const ID_CHARS_SHOWN: usize = 10;
+use crate::show::{Answer, short};
 
 /// What came of it. One of the consumers is looked at more closely.
 pub(super) struct Ended {
@@ -70,8 +67,8 @@ impl Ended {
         });
         let mut text = format!("{store_path}\n{root}\n");
         for peer in &seen {
-            let drawn = self.picture.drawn(&peer.id);
-            text += &format!("  {:<9} {}  {drawn}  {}\n", peer.part, short(&peer.id), told(peer));
+            let (id, drawn) = (peer.id.to_string(), self.picture.drawn(&peer.id));
+            text += &format!("  {:<9} {}  {drawn}  {}\n", peer.part, short(&id), told(peer));
         }
         Answer { json, text: text + &self.summary(), remarks: String::new() }
     }
@@ -132,9 +129,4 @@ fn told(peer: &Seen<'_>) -> String {
         ("consumer", []) => gave() + ", while it got the tree itself",
         (_, []) => gave(),
     }
-}
-
-/// Enough of an id to tell one from the others.
-pub(super) fn short(id: &PeerId) -> String {
-    id.to_string().chars().take(ID_CHARS_SHOWN).collect()
 }

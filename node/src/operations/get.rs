@@ -1,18 +1,19 @@
 //! Getting a path or a tree, and writing it out.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
+    convert::Infallible,
     ffi::OsStr,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use firn_engine::{EngineError, Fetched, LedgerEntry, Progress as Flown};
 use firn_exchange::PeerId;
 use firn_nix::StorePathHash;
-use firn_proto::control::{GetReply, GetRequest, GotPath, PeerShare, Progress, progress::Phase};
+use firn_proto::control::{GetReply, GetRequest, Giver, GotPath, PeerShare, Progress, progress::Phase};
 use firn_store::{StoreError, Visible, WriteError, write_tree};
 
 use super::{
@@ -23,6 +24,9 @@ use super::{
     subject::{Subject, named},
 };
 use crate::failure::Failure;
+
+/// How often it is told how far a request has come.
+const TELL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why something could not be got.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +65,9 @@ pub(super) async fn get(ops: &Ops, request: GetRequest, report: Report) -> Resul
         must_not_exist(out)?;
     }
     let before: BTreeMap<PeerId, LedgerEntry> = ops.engine.peers().into_iter().collect();
-    let watch = Watch { report, subject: subject.to_string(), flights: Mutex::default() };
-    let fetched = fetch(ops, &subject, request.closure, &watch).await.map_err(|source| {
+    let watch = Watch { ops, report, subject: subject.to_string(), seen: Mutex::default() };
+    let fetched = watch.tell_during(fetch(ops, &subject, request.closure, &watch)).await;
+    let fetched = fetched.map_err(|source| {
         let kind = kind(&source);
         Failure::new(kind, GetError { subject: watch.subject.as_str().into(), source })
     })?;
@@ -86,9 +91,8 @@ async fn fetch(
     ops: &Ops,
     subject: &Subject,
     with_closure: bool,
-    watch: &Watch,
+    watch: &Watch<'_>,
 ) -> Result<Vec<Fetched>, EngineError> {
-    watch.tell(Phase::Finding);
     let fetched = match subject {
         Subject::Tree(root) => {
             ops.engine.get_root(root.clone(), &|flown| watch.note(None, flown)).await.map(|one| vec![one])
@@ -121,7 +125,7 @@ fn hash_of(fetched: &Fetched) -> Option<StorePathHash> {
 }
 
 /// Writes the tree out. What the disk has damaged is fetched again, if somebody has it.
-async fn write_out(ops: &Ops, fetched: &Fetched, out: PathBuf, watch: &Watch) -> Result<(), Failure> {
+async fn write_out(ops: &Ops, fetched: &Fetched, out: PathBuf, watch: &Watch<'_>) -> Result<(), Failure> {
     let write = async || {
         let (store, closure, out) = (ops.engine.store().clone(), fetched.closure.clone(), out.clone());
         ops.engine.run_blocking(move || write_tree(&*store, &closure, &out)).await
@@ -132,7 +136,8 @@ async fn write_out(ops: &Ops, fetched: &Fetched, out: PathBuf, watch: &Watch) ->
             let hash = hash_of(fetched);
             let root = || Visible::Root(fetched.closure.root().clone());
             let what = hash.map_or_else(root, Visible::Path);
-            let again = repair::get_again(ops, &what, &|flown| watch.note(hash, flown)).await;
+            let note = |flown: &Flown| watch.note(hash, flown);
+            let again = watch.tell_during(repair::get_again(ops, &what, &note)).await;
             again.map_err(|why| {
                 let subject = named(&what, fetched.path.as_ref().map(|path| &path.facts().path)).into();
                 Failure::new(why.kind(), NotWhole { subject, damage: Box::new(damage), why })
@@ -146,12 +151,12 @@ async fn write_out(ops: &Ops, fetched: &Fetched, out: PathBuf, watch: &Watch) ->
 fn reply(
     ops: &Ops,
     fetched: &[Fetched],
-    watch: &Watch,
+    watch: &Watch<'_>,
     before: &BTreeMap<PeerId, LedgerEntry>,
     begun: Instant,
 ) -> GetReply {
-    let flights = watch.flights();
-    let was_here = |one: &Fetched| flights.get(&hash_of(one)).is_none_or(|flight| !flight.has_tree);
+    let seen = watch.seen();
+    let was_here = |one: &Fetched| seen.flights.get(&hash_of(one)).is_none_or(|flight| !flight.has_tree);
     let path = |one: &Fetched| GotPath {
         store_path: one.path.as_ref().map(|path| path.facts().path.to_absolute()).unwrap_or_default(),
         root: one.closure.root().to_string(),
@@ -159,17 +164,14 @@ fn reply(
     };
     let mut size = Size::default();
     fetched.iter().for_each(|one| size += Size::of(&one.closure));
-    let mut given: BTreeMap<PeerId, u64> = BTreeMap::new();
-    for (peer, bytes) in flights.values().flat_map(|flight| &flight.givers) {
-        *given.entry(*peer).or_default() += bytes;
-    }
+    let given = seen.given();
     GetReply {
         paths: fetched.iter().map(path).collect(),
         files: size.files,
         bytes: size.bytes,
         fetched_bytes: given.values().sum(),
         seconds: begun.elapsed().as_secs_f64(),
-        peers: shares(ops, before, &given),
+        peers: shares(ops, before, &seen, &given),
     }
 }
 
@@ -178,6 +180,7 @@ fn reply(
 fn shares(
     ops: &Ops,
     before: &BTreeMap<PeerId, LedgerEntry>,
+    seen: &Seen,
     given: &BTreeMap<PeerId, u64>,
 ) -> Vec<PeerShare> {
     let nothing = LedgerEntry::default();
@@ -185,23 +188,36 @@ fn shares(
         let earlier = before.get(&peer).unwrap_or(&nothing);
         let asked = entry.asked.saturating_sub(earlier.asked);
         let bytes = given.get(&peer).copied().unwrap_or(0);
+        let id = peer.to_string();
+        // Whoever has left meanwhile was reached as it was seen last.
+        let now = Some(ops.route_of(&peer)).filter(|route| !route.is_empty());
+        let route = now.or_else(|| seen.routes.get(&id).cloned()).unwrap_or_default();
         (asked > 0 || bytes > 0).then(|| PeerShare {
-            id: peer.to_string(),
+            id,
             via: entry.via.map(|via| via.to_string()).unwrap_or_default(),
             asked,
             bytes,
             lies: entry.lies.iter().skip(earlier.lies.len()).map(ToString::to_string).collect(),
+            route,
         })
     };
     ops.engine.peers().into_iter().filter_map(share).collect()
 }
 
 /// How far the flights of a request have come.
-struct Watch {
+struct Watch<'a> {
+    ops: &'a Ops,
     report: Report,
     subject: String,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
     /// By path; a tree without one has none.
-    flights: Mutex<BTreeMap<Option<StorePathHash>, Flight>>,
+    flights: BTreeMap<Option<StorePathHash>, Flight>,
+    /// How each peer that gave was reached last, by its id.
+    routes: BTreeMap<String, String>,
 }
 
 #[derive(Default)]
@@ -212,29 +228,65 @@ struct Flight {
     givers: Vec<(PeerId, u64)>,
 }
 
-impl Watch {
+impl Seen {
+    /// What each peer has given, all flights together.
+    fn given(&self) -> BTreeMap<PeerId, u64> {
+        let mut given = BTreeMap::new();
+        for (peer, bytes) in self.flights.values().flat_map(|flight| &flight.givers) {
+            *given.entry(*peer).or_default() += bytes;
+        }
+        given
+    }
+
+    fn note_routes(&mut self, givers: &[Giver]) {
+        let connected = givers.iter().filter(|giver| !giver.route.is_empty());
+        self.routes.extend(connected.map(|giver| (giver.id.clone(), giver.route.clone())));
+    }
+}
+
+impl Watch<'_> {
     fn note(&self, path: Option<StorePathHash>, flown: &Flown) {
-        let mut flights = self.flights();
-        let flight = flights.entry(path).or_default();
-        *flight = Flight {
+        let flight = Flight {
             has_tree: flown.closure.is_some(),
             bytes_done: flown.bytes_done,
             bytes_total: flown.bytes_total,
             givers: flown.givers.clone(),
         };
-        let sum = |of: fn(&Flight) -> u64| flights.values().map(of).fold(0, u64::saturating_add);
-        let givers: BTreeSet<PeerId> =
-            flights.values().flat_map(|flight| &flight.givers).map(|(peer, _)| *peer).collect();
-        let has_tree = flights.values().any(|flight| flight.has_tree);
+        self.seen().flights.insert(path, flight);
+    }
+
+    /// Tells how far it is for as long as this takes: rates change, too, while nothing comes.
+    async fn tell_during<T>(&self, fetching: impl Future<Output = T>) -> T {
+        tokio::select! {
+            biased;
+            done = fetching => done,
+            never = self.keep_telling() => match never {},
+        }
+    }
+
+    async fn keep_telling(&self) -> Infallible {
+        let mut ticks = tokio::time::interval(TELL_INTERVAL);
+        loop {
+            ticks.tick().await;
+            self.report.send_replace(self.progress());
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        let mut seen = self.seen();
+        let peers = self.ops.givers(seen.given());
+        seen.note_routes(&peers);
+        let sum = |of: fn(&Flight) -> u64| seen.flights.values().map(of).fold(0, u64::saturating_add);
+        let has_tree = seen.flights.values().any(|flight| flight.has_tree);
         let phase = if has_tree { Phase::Fetching } else { Phase::Finding };
-        self.report.send_replace(Progress {
+        Progress {
             phase: phase.into(),
             subject: self.subject.clone(),
             done_bytes: sum(|flight| flight.bytes_done),
             total_bytes: sum(|flight| flight.bytes_total),
-            peers: givers.len() as u32,
+            peers,
             ..Progress::default()
-        });
+        }
     }
 
     fn tell(&self, phase: Phase) {
@@ -242,7 +294,7 @@ impl Watch {
         self.report.send_replace(Progress { phase: phase.into(), subject, ..Progress::default() });
     }
 
-    fn flights(&self) -> MutexGuard<'_, BTreeMap<Option<StorePathHash>, Flight>> {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

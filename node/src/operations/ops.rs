@@ -100,10 +100,11 @@ impl Ops {
         }
         let status = |(peer, (entry, given)): (PeerId, (LedgerEntry, Given))| {
             let traffic = traffic.get(&peer).copied().unwrap_or_default();
+            let route = self.route_of(&peer);
             PeerStatus {
                 id: peer.to_string(),
                 via: entry.via.map(|via| via.to_string()).unwrap_or_default(),
-                connected: connected.contains(&peer) || traffic.connections > 0,
+                connected: connected.contains(&peer) || traffic.connections > 0 || !route.is_empty(),
                 asked: entry.asked,
                 received_bytes: entry.bytes,
                 answered: given.answered,
@@ -114,6 +115,7 @@ impl Ops {
                 download_rate: traffic.download,
                 connections: traffic.connections as u64,
                 requests: traffic.requests as u64,
+                route,
             }
         };
         peers.into_iter().map(status).collect()
@@ -137,6 +139,7 @@ impl Operations for Ops {
             uptime_seconds: self.started.elapsed().as_secs(),
             trusted_keys: self.config.trust.iter().map(|key| key.name().to_string()).collect(),
             store: Some(self.store_status().await?),
+            transfers: self.transfers(),
             peers: self.peers(net.as_ref()),
             provider_records: net.as_ref().map_or(0, |net| net.provider_records as u64),
             adopt: self.adopting.status().await,

@@ -69,7 +69,7 @@ pub(super) async fn repair(
             let tell = |flown: &Flown| {
                 let bytes = flown.givers.iter().map(|(_, bytes)| bytes).sum();
                 lock(&fetched).insert(damage.subject.clone(), bytes);
-                report.send_replace(progress(&damage.subject, flown));
+                report.send_replace(progress(ops, &damage.subject, flown));
             };
             tell(&Flown::default());
             let result = Repair { ops, records, tell: &tell }.get_again(&what).await;
@@ -96,13 +96,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn progress(subject: &str, flown: &Flown) -> Progress {
+fn progress(ops: &Ops, subject: &str, flown: &Flown) -> Progress {
     Progress {
         phase: Phase::Repairing.into(),
         subject: subject.to_owned(),
         done_bytes: flown.bytes_done,
         total_bytes: flown.bytes_total,
-        peers: flown.givers.len() as u32,
+        peers: ops.givers(flown.givers.iter().copied()),
         ..Progress::default()
     }
 }

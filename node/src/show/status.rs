@@ -1,13 +1,15 @@
 //! What `firn status` prints.
 
 use firn_engine::LIAR_DAYS;
-use firn_proto::control::{LiarStatus, PeerStatus, StatusReply, StoreStatus, TrafficStatus};
+use firn_proto::control::{LiarStatus, PeerStatus, StatusReply, StoreStatus, TrafficStatus, TransferStatus};
 use firn_store::UnixSeconds;
 use indicatif::{HumanBytes, HumanDuration};
 use serde_json::{Value, json};
 
 use super::{
-    Answer, counted, lossy, or_null,
+    Answer, counted,
+    givers::{giver_json, giver_lines},
+    lossy, or_null,
     store::{adopt_json, adopt_text},
 };
 use crate::remembered;
@@ -42,6 +44,7 @@ pub fn status(reply: &StatusReply) -> Answer {
         "adopt": reply.adopt.as_ref().map(adopt_json),
         "traffic": reply.traffic.as_ref().map(traffic_json),
         "provider_records": reply.provider_records,
+        "transfers": reply.transfers.iter().map(transfer_json).collect::<Vec<_>>(),
         "peers": reply.peers.iter().map(peer_status_json).collect::<Vec<_>>(),
         "liars": reply.liars.iter().map(liar_json).collect::<Vec<_>>(),
     });
@@ -52,6 +55,7 @@ fn peer_status_json(peer: &PeerStatus) -> Value {
     json!({
         "id": peer.id,
         "via": or_null(&peer.via),
+        "route": or_null(&peer.route),
         "connected": peer.connected,
         "asked": peer.asked,
         "received_bytes": peer.received_bytes,
@@ -102,11 +106,36 @@ fn status_text(reply: &StatusReply, store: &StoreStatus, now: UnixSeconds) -> St
         );
         row("asked", requests_text(traffic));
     }
+    for transfer in &reply.transfers {
+        lines.extend(transfer_lines(transfer));
+    }
     for peer in &reply.peers {
         lines.extend(peer_lines(peer));
     }
     lines.extend(reply.liars.iter().map(|liar| liar_line(liar, now)));
     lines.join("\n") + "\n"
+}
+
+fn transfer_json(transfer: &TransferStatus) -> Value {
+    json!({
+        "subject": transfer.subject,
+        "done_bytes": transfer.done_bytes,
+        "total_bytes": (transfer.total_bytes > 0).then_some(transfer.total_bytes),
+        "seconds": transfer.seconds,
+        "peers": transfer.peers.iter().map(giver_json).collect::<Vec<_>>(),
+    })
+}
+
+fn transfer_lines(transfer: &TransferStatus) -> Vec<String> {
+    let (done, time) =
+        (HumanBytes(transfer.done_bytes), HumanDuration(std::time::Duration::from_secs(transfer.seconds)));
+    let amount = match transfer.total_bytes {
+        0 => "nothing yet".into(),
+        total => format!("{done} of {}", HumanBytes(total)),
+    };
+    let mut lines = vec![format!("fetching {}: {amount} in {time}", transfer.subject)];
+    lines.extend(giver_lines(&transfer.peers).into_iter().map(|line| format!("  {line}")));
+    lines
 }
 
 fn liar_json(liar: &LiarStatus) -> Value {
@@ -183,7 +212,11 @@ fn room_text(store: &StoreStatus) -> String {
 
 fn peer_lines(peer: &PeerStatus) -> Vec<String> {
     let via = if peer.via.is_empty() { "it found us" } else { &peer.via };
-    let connected = if peer.connected { "connected" } else { "not connected" };
+    let connected = match (peer.connected, &*peer.route) {
+        (false, _) => "not connected".into(),
+        (true, "") => "connected".into(),
+        (true, route) => format!("connected ({route})"),
+    };
     let mut lines = vec![format!(
         "peer {}: {via}, {connected}; gave {} in {}; was given {} in {}",
         peer.id,

@@ -1,8 +1,8 @@
 use std::path::Path;
 
 use firn_proto::control::{
-    AddReply, AddedPath, AdoptReply, AdoptStatus, CollectReply, Damage, Evicted, GotPath, LiarStatus,
-    PeerStatus, StatsReply, StatusReply, StoreStatus, TrafficStatus, VerifyReply,
+    AddReply, AddedPath, AdoptReply, AdoptStatus, CollectReply, Damage, Evicted, Giver, GotPath, LiarStatus,
+    PeerStatus, StatsReply, StatusReply, StoreStatus, TrafficStatus, TransferStatus, VerifyReply,
 };
 
 use super::*;
@@ -25,6 +25,8 @@ fn status_names_peers_and_liars() {
     let peer = PeerStatus {
         id: "ab".into(),
         via: "dht".into(),
+        route: "relayed".into(),
+        connected: true,
         received_bytes: 2048,
         asked: 1,
         shared: vec!["/nix/store/x".into()],
@@ -42,11 +44,20 @@ fn status_names_peers_and_liars() {
         turned_away: 3,
         ..TrafficStatus::default()
     };
+    let giver = Giver { id: "ef".into(), route: "direct".into(), rate: 1024, ..Giver::default() };
+    let transfer = TransferStatus {
+        subject: "firn:x".into(),
+        done_bytes: 1024,
+        total_bytes: 2048,
+        seconds: 3,
+        peers: vec![giver],
+    };
     let reply = StatusReply {
         running: true,
         data_dir: "/d".into(),
         role: "seed".into(),
         peers: vec![peer],
+        transfers: vec![transfer],
         traffic: Some(traffic),
         liars: vec![LiarStatus {
             id: "cd".into(),
@@ -60,11 +71,13 @@ fn status_names_peers_and_liars() {
     assert_eq!(
         shape(&answer.json),
         "{adopt,data_dir,http,iroh,liars[{at,id,reason}],multiaddrs,network,peer_id,\
-         peers[{answered,asked,connected,connections,download_rate,id,lies[],received_bytes,requests,sent_bytes,shared[],\
+         peers[{answered,asked,connected,connections,download_rate,id,lies[],received_bytes,requests,route,sent_bytes,\
+         shared[],\
          upload_rate,via}],provider_records,role,running,\
          store{adopted_bytes,disk_bytes,disk_bytes_max,nar_bytes,paths,paths_shared,paths_untrusted,trees,trees_shared,\
          trouble},traffic{connections,download_peer_rate_max,download_rate,download_rate_max,requests,turned_away,\
-         upload_peer_rate_max,upload_rate,upload_rate_max},trusted_keys,uptime_seconds,version}"
+         upload_peer_rate_max,upload_rate,upload_rate_max},\
+         transfers[{done_bytes,peers[{bytes,id,rate,route,via}],seconds,subject,total_bytes}],trusted_keys,uptime_seconds,version}"
     );
     assert_eq!(answer.json["traffic"]["download_rate_max"], Value::Null);
     let limited = "gives        1.00 KiB/s of 1.00 MiB/s, at most 64.00 KiB/s a peer\n\
@@ -78,7 +91,14 @@ fn status_names_peers_and_liars() {
     );
     assert_eq!(answer.json["peers"][0]["via"], "dht");
     assert_eq!(answer.json["http"], Value::Null);
-    for line in ["peer ab: dht", "gave 2.00 KiB in 1 answer;", "  had /nix/store/x", "  LIED: a wrong byte"] {
+    for line in [
+        "peer ab: dht, connected (relayed); ",
+        "fetching firn:x: 1.00 KiB of 2.00 KiB in 3 seconds\n  ef ",
+        " 1.00 KiB/s  direct\n",
+        "gave 2.00 KiB in 1 answer;",
+        "  had /nix/store/x",
+        "  LIED: a wrong byte",
+    ] {
         assert!(answer.text.contains(line), "{line} is not in\n{}", answer.text);
     }
     let liar = "liar cd: lied 3 hours ago, and is asked nothing for 7 days: a false root\n";
@@ -111,20 +131,26 @@ fn add_prints_the_store_path_and_the_root_for_scripts() {
 
 #[test]
 fn get_tells_who_gave_what() {
-    let share =
-        PeerShare { id: "ab".into(), via: "dht".into(), asked: 2, bytes: 1024, lies: vec!["no".into()] };
+    let share = PeerShare {
+        id: "ab".into(),
+        via: "dht".into(),
+        asked: 2,
+        bytes: 1024,
+        lies: vec!["no".into()],
+        route: "LAN".into(),
+    };
     let got = GotPath { root: "firn:x".into(), ..GotPath::default() };
     let reply = GetReply { paths: vec![got], peers: vec![share], ..GetReply::default() };
     let answer = get(&reply, Some(Path::new("/o")));
     assert_eq!(answer.text, "firn:x\n");
     assert_eq!(
         shape(&answer.json),
-        "{bytes,fetched_bytes,files,out,paths[{root,store_path,was_here}],peers[{asked,bytes,id,lies[],via}],root,\
+        "{bytes,fetched_bytes,files,out,paths[{root,store_path,was_here}],peers[{asked,bytes,id,lies[],route,via}],root,\
          seconds,store_path}"
     );
     assert_eq!(answer.json["out"], "/o");
     assert_eq!(answer.json["store_path"], Value::Null);
-    for part in ["peer ab (via dht) gave 1.00 KiB in 2 answers", "LIED: no", "written to /o"] {
+    for part in ["peer ab (LAN, via dht) gave 1.00 KiB in 2 answers", "LIED: no", "written to /o"] {
         assert!(answer.remarks.contains(part), "{part} is not in\n{}", answer.remarks);
     }
 }

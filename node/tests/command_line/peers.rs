@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::world::{Firn, lines, text, write_tree};
+use crate::world::{Firn, lines, noise, text, write_tree};
 
 #[test]
 fn a_command_asks_the_running_node_and_the_store_when_it_has_ended() {
@@ -32,7 +32,8 @@ fn a_command_asks_the_running_node_and_the_store_when_it_has_ended() {
 fn get_asks_a_named_peer_where_no_node_runs() {
     let (seeder, consumer) = (Firn::new(), Firn::new());
     write_tree(&seeder.path("tree"));
-    let node = seeder.node(&["--role", "seed"]);
+    // What was sent is compared with the tree's size below.
+    let node = seeder.node(&["--role", "seed", "--compress", "never"]);
     seeder.run(&["key", "generate", "cache-1", "--out", "key"], &[]);
     let key = lines(&seeder.run(&["key", "public", "key"], &[])).remove(0);
     let added = lines(&seeder.run(&["add", "--sign-key", "key", "tree"], &[]));
@@ -50,6 +51,7 @@ fn get_asks_a_named_peer_where_no_node_runs() {
     assert_eq!((code, &got["root"]), (0, &root.into()), "{got}");
     let giver = &got["peers"][0];
     assert_eq!((&giver["via"], &giver["lies"]), (&"static".into(), &Value::Array(Vec::new())));
+    assert_eq!(giver["route"], "LAN", "{got}");
     assert_eq!(giver["bytes"], got["fetched_bytes"]);
     assert!(got["fetched_bytes"].as_u64() > Some(200_000), "{got}");
     assert_eq!(
@@ -87,6 +89,52 @@ fn get_finds_a_peer_by_the_dht_where_no_node_runs() {
     };
     assert_eq!(got["peers"][0]["via"], "dht", "{got}");
     node.end();
+}
+
+/// Asks the node for its status until what it says of its transfers will do.
+fn wait_for_transfers(firn: &Firn, will_do: impl Fn(&Vec<Value>) -> bool) -> Value {
+    let begun = Instant::now();
+    loop {
+        let (_, status) = firn.json(&["status"], &[]);
+        if will_do(status["transfers"].as_array().unwrap()) {
+            return status;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{status}");
+    }
+}
+
+#[test]
+fn status_names_what_is_being_fetched_and_who_gives_it() {
+    const BYTES: usize = 8 << 20;
+    let (seeder, consumer) = (Firn::new(), Firn::new());
+    fs::write(seeder.path("file"), noise(1, BYTES)).unwrap();
+    let root = lines(&seeder.run(&["add", "--share", "file"], &[])).remove(1);
+    let giver = seeder.node(&["--role", "seed"]);
+    let peer = giver.peer();
+    // At the slowest rate it takes two minutes, and is broken off before that.
+    let node = consumer.node(&["--peer", &peer, "--download-max", "64K"]);
+    wait_for_transfers(&consumer, Vec::is_empty);
+
+    let get = consumer.start(&["get", &root]);
+    let has_giver =
+        |transfers: &Vec<Value>| transfers.iter().any(|transfer| transfer["peers"][0].is_object());
+    let status = wait_for_transfers(&consumer, has_giver);
+    let transfer = &status["transfers"][0];
+    assert_eq!((&transfer["subject"], &transfer["total_bytes"]), (&Value::from(&*root), &BYTES.into()));
+    assert!(transfer["done_bytes"].as_u64() < Some(BYTES as u64), "{transfer}");
+    let (giving, id) = (&transfer["peers"][0], peer.split_once('@').unwrap().0);
+    assert_eq!((&giving["id"], &giving["via"]), (&id.into(), &"static".into()), "{transfer}");
+    assert_eq!((&giving["route"], &status["peers"][0]["route"]), (&"LAN".into(), &"LAN".into()), "{status}");
+    assert!(giving["bytes"].as_u64() > Some(0), "{transfer}");
+    let told = consumer.run(&["status"], &[]);
+    assert!(text(&told.stdout).contains(&format!("\nfetching {root}: ")), "{}", text(&told.stdout));
+    assert!(text(&told.stdout).contains("/s  LAN, via static\n"), "{}", text(&told.stdout));
+
+    // Nobody wants it any more.
+    drop(get);
+    wait_for_transfers(&consumer, Vec::is_empty);
+    node.end();
+    giver.end();
 }
 
 #[test]

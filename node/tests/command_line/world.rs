@@ -70,6 +70,12 @@ impl Firn {
         Node { child, ready }
     }
 
+    /// Starts a command whose answer nobody waits for.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Background {
+        let mut command = self.command(arguments);
+        Background(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
     pub(crate) fn json(&self, arguments: &[&str], variables: &[(&str, &str)]) -> (i32, Value) {
         let output = self.run(&[arguments, &["--json"]].concat(), variables);
         (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap())
@@ -139,6 +145,16 @@ fn nix(home: &Path, program: &str, arguments: &[&str]) -> Output {
         .env("NIX_REMOTE", format!("local?root={}", home.join("nix-root").display()))
         .output()
         .expect("nix-bin is installed")
+}
+
+/// A command that runs until this is dropped.
+pub(crate) struct Background(Child);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A running node; it is killed where a test fails.

@@ -26,13 +26,12 @@ fn count(report: &SwarmReport, totals: &mut Totals) {
     totals.add("nodes", report.nodes.len() as u64);
     totals.add("swarm liars named", report.blamed);
     totals.add("swarm roots rejected", report.rejected);
-    let ended = report.fetches.iter().filter_map(|fetch| Some((fetch.takes()?, fetch)));
-    for (takes, fetch) in ended {
-        totals.add("fetches ended", 1);
-        totals.add("milliseconds taken", takes.0 / 1000);
-        totals.add("milliseconds of the bound", fetch.bound.0 / 1000);
-    }
     for fetch in &report.fetches {
+        if let Some((takes, bound)) = fetch.takes_and_bound() {
+            totals.add("milliseconds taken", takes.0 / 1000);
+            totals.add("milliseconds of the bound", bound.0 / 1000);
+        }
+        totals.add("fetches ended", u64::from(fetch.ended.is_some()));
         totals.add("fetches", 1);
         totals.add("swarm requests", fetch.tally.asks);
         totals.add("useful bytes", fetch.tally.useful_bytes);

@@ -38,7 +38,6 @@ impl SwarmPlan {
             find_takes: Micros::from_millis(dice.between(1..800)),
             retry_after: Micros::from_millis(dice.between(500..5_000)),
             drivers_give_up: dice.percent(75),
-            askers_are_found: dice.percent(50),
             compresses: dice.percent(15),
             quirks: Quirks { repeats_answers: dice.percent(10), answers_nothing: dice.percent(10) },
             sabotage: None,

@@ -172,8 +172,6 @@ pub struct SwarmPlan {
     pub retry_after: Micros,
     /// Whether a driver gives up a stream on which nothing comes, as `firn-net` does; else only the machine does.
     pub drivers_give_up: bool,
-    /// Whether a node that is asked for a tree while it fetches it counts the asker among those who may have it.
-    pub askers_are_found: bool,
     /// Whether bodies come compressed where they may.
     pub compresses: bool,
     /// What the drivers do that good ones do not.
@@ -234,7 +232,6 @@ impl SwarmPlan {
             find_takes: Micros::from_millis(50),
             retry_after: Micros::from_millis(5_000),
             drivers_give_up: true,
-            askers_are_found: false,
             compresses: false,
             quirks: Quirks::default(),
             sabotage: None,

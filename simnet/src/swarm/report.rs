@@ -109,6 +109,12 @@ impl FetchReport {
         Some(Micros(self.ended?.0 - self.begun?.0))
     }
 
+    /// How long it took, and at best would have; only where the bound is one: it counts those who stay, and what need
+    /// not come may have come from others.
+    pub fn takes_and_bound(&self) -> Option<(Micros, Micros)> {
+        self.is_expected.then_some((self.takes()?, self.bound))
+    }
+
     /// Bytes that came in vain.
     pub fn wasted_bytes(&self) -> u64 {
         self.tally.duplicate_bytes + self.tally.unfinished_bytes
@@ -196,10 +202,10 @@ pub struct SwarmReport {
 }
 
 impl SwarmReport {
-    /// How long those took that ended, against the fluid bound; a hundred is as fast as can be.
+    /// How long those took that had to end, against the fluid bound; a hundred is as fast as can be.
     pub fn slowness_percent(&self) -> Option<u64> {
-        let ended = self.fetches.iter().filter_map(|fetch| Some((fetch.takes()?.0, fetch.bound.0)));
-        let (takes, bounds) = ended.fold((0, 0), |(a, b), (takes, bound)| (a + takes, b + bound));
+        let ended = self.fetches.iter().filter_map(FetchReport::takes_and_bound);
+        let (takes, bounds) = ended.fold((0, 0), |(a, b), (takes, bound)| (a + takes.0, b + bound.0));
         (takes * 100).checked_div(bounds)
     }
 

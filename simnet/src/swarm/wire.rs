@@ -100,7 +100,7 @@ impl Swarm<'_> {
         let answer = node.answer(asker, encoded, bytes_max, may_be_busy);
         let breaks = may_be_busy && node.dice.percent(node.plan.loss_percent);
         let broken_at = node.dice.between(0..1001);
-        if let Some(root) = about.filter(|_| self.plan.askers_are_found) {
+        if let Some(root) = about {
             self.find_asker(to, asker, &root);
         }
         self.sends(name, (to, from), answer, (bytes_max, is_honest, breaks.then_some(broken_at)));

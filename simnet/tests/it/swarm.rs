@@ -70,18 +70,12 @@ fn five_consumers_of_one_slow_seeder_are_about_as_fast_as_one_alone() {
     let mut nodes = vec![seeder];
     nodes.extend((1..6).map(|number| link(NodePlan::leecher(number), 10)));
     let plan = SwarmPlan::quiet(tree, nodes);
-    let figures = |name: &str, plan: &SwarmPlan| {
-        let five = well(name, plan);
-        let (last, one) = ((1..6).map(|node| takes(&five, node)).fold(0.0, f64::max), takes(&alone, 1));
-        let upload = sent(&five, 0) as f64 / five.fetches[0].tree_bytes as f64;
-        println!("{name}: {:.2} x as long as one, the seeder sends {upload:.2} x the tree", last / one);
-        (last / one, upload)
-    };
-    // The first one hears of nobody: no one had asked before it, and it never asks again. It should be 1.3 and 1.15.
-    let (time, upload) = figures("five consumers", &plan);
-    assert!(time < 2.6 && upload < 2.6, "{time} {upload}");
-    let (time, upload) = figures("five who find each other", &SwarmPlan { askers_are_found: true, ..plan });
-    assert!(time < 1.3 && upload < 1.3, "{time} {upload}");
+    let five = well("five consumers", &plan);
+    let (last, one) = ((1..6).map(|node| takes(&five, node)).fold(0.0, f64::max), takes(&alone, 1));
+    let upload = sent(&five, 0) as f64 / five.fetches[0].tree_bytes as f64;
+    let slower = last / one;
+    println!("five consumers: {slower:.2} x as long as one, the seeder sends {upload:.2} x the tree");
+    assert!(slower < 1.3 && upload < 1.3);
 }
 
 #[test]
@@ -142,14 +136,12 @@ fn twenty_leechers_lose_one_of_them() {
     nodes.extend((1..21).map(|number| link(NodePlan::leecher(number), 8)));
     let mut plan = SwarmPlan::quiet(TreePlan::Mebibytes(8), nodes);
     plan.faults.push(Fault { node: 7, at: ms(1_500), what: FaultKind::Leave });
-    for (askers_are_found, most) in [(false, 15.0), (true, 8.0)] {
-        let report = run_swarm(&SwarmPlan { askers_are_found, ..plan.clone() }, false);
-        println!("twenty leechers: {report}");
-        assert!(report.violations.is_empty(), "{:#?}", report.violations);
-        let last = report.fetches.iter().filter_map(FetchReport::takes).max().unwrap();
-        let upload = sent(&report, 0) as f64 / report.fetches[0].tree_bytes as f64;
-        println!("the last is done after {:.2} s, the seeder sends {upload:.2} x the tree", seconds(last));
-        assert_eq!(report.fetches.iter().filter(|fetch| fetch.ended.is_some()).count(), 19);
-        assert!(seconds(last) < most);
-    }
+    let report = run_swarm(&plan, false);
+    println!("twenty leechers: {report}");
+    assert!(report.violations.is_empty(), "{:#?}", report.violations);
+    let last = report.fetches.iter().filter_map(FetchReport::takes).max().unwrap();
+    let upload = sent(&report, 0) as f64 / report.fetches[0].tree_bytes as f64;
+    println!("the last is done after {:.2} s, the seeder sends {upload:.2} x the tree", seconds(last));
+    assert_eq!(report.fetches.iter().filter(|fetch| fetch.ended.is_some()).count(), 19);
+    assert!(seconds(last) < 8.0);
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use firn_bao::Span;
 use firn_castore::Root;
 use firn_engine::{EngineError, Resolved};
-use firn_exchange::{Limits, Micros, Rejection, Request};
+use firn_exchange::{Fellow, Limits, Micros, Rejection, Request};
 use firn_store::{Blobs, Directories, DiskStore, MemoryStore, Paths, Visible, conformance};
 use firn_trust::Ground;
 
@@ -352,4 +352,30 @@ async fn directories_of_an_earlier_fetch_are_not_asked_for_again() {
     engine.get_path(hash, &|_| {}).await.unwrap();
     assert!(tree.is_in(&*store));
     assert_eq!(net.count(is_for_closure), 0);
+}
+
+#[tokio::test]
+async fn who_asks_for_what_is_being_fetched_is_asked_for_it() {
+    let net = Net::default();
+    let (gate, closed) = tokio::sync::watch::channel(false);
+    let (_, seeder) = peer(&net, 1, waits_with_contents(closed)).await;
+    let tree = varied(1);
+    add(&seeder, &tree, signed(facts("there", &tree, &[]), Signed::Attested)).await;
+    // Nobody who comes later is found.
+    net.let_lookups_go_on();
+    let engine = node(&net).await;
+    let getting = tokio::spawn({
+        let (engine, root) = (engine.clone(), tree.root());
+        async move { engine.get_root(root, &|_| {}).await }
+    });
+    net.until_under_way(|requests| *requests > 0 && net.count(is_for_contents) > 0).await;
+    let (id, fellow) = peer(&net, 2, honest()).await;
+    add(&fellow, &tree, signed(facts("there", &tree, &[]), Signed::Attested)).await;
+    let asker = || Fellow { peer: id, addresses: Vec::new() };
+    engine.asked_for(&varied(2).root(), asker);
+    assert_eq!(net.count_to(&id), 0, "it has asked for something else");
+    engine.asked_for(&tree.root(), asker);
+    getting.await.unwrap().unwrap();
+    assert!(tree.is_in(&**engine.store()) && net.count_to(&id) > 0);
+    drop(gate);
 }

@@ -11,6 +11,7 @@ mod removing;
 mod resolving;
 mod sharing;
 mod store;
+mod telling;
 mod using;
 mod view;
 mod withdrawing;

@@ -584,6 +584,16 @@ impl Fetch {
         self.outputs.push_back(Output::Done(outcome));
     }
 
+    /// Whether this peer has been heard of.
+    pub fn knows(&self, peer: &PeerId) -> bool {
+        self.peers.knows(peer)
+    }
+
+    /// Whether all of the tree that is not here has been asked for, and is waited for.
+    pub fn is_all_asked(&self) -> bool {
+        self.tree.as_ref().is_some_and(Tree::is_all_asked)
+    }
+
     /// The peers that have been heard of.
     pub fn peers(&self) -> BTreeSet<PeerId> {
         self.peers.all()

@@ -55,6 +55,10 @@ impl Peers {
         }
     }
 
+    pub(super) fn knows(&self, peer: &PeerId) -> bool {
+        self.peers.contains_key(peer)
+    }
+
     pub(super) fn all(&self) -> BTreeSet<PeerId> {
         self.peers.keys().copied().collect()
     }

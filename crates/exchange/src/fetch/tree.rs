@@ -279,6 +279,10 @@ impl Tree {
         }
     }
 
+    pub(super) fn is_all_asked(&self) -> bool {
+        !self.pieces.is_empty() && self.queue.as_ref().is_some_and(Queue::is_empty)
+    }
+
     pub(super) fn blobs_are_here(&self) -> bool {
         self.pieces.is_empty() && self.queue.as_ref().is_some_and(Queue::is_empty)
     }

@@ -55,6 +55,12 @@ impl Meter {
         self.lock().all.rate(self.since.elapsed().as_secs())
     }
 
+    /// Bytes a second of one peer.
+    pub(crate) fn rate_of(&self, peer: &PeerId) -> u64 {
+        let second = self.since.elapsed().as_secs();
+        self.lock().peers.get(peer).map_or(0, |recent| recent.rate(second))
+    }
+
     /// Bytes a second of each peer that has any.
     pub(crate) fn rates(&self) -> BTreeMap<PeerId, u64> {
         let second = self.since.elapsed().as_secs();

@@ -7,7 +7,7 @@ use firn_exchange::Compress;
 use futures::{StreamExt, future::join_all};
 
 use super::*;
-use crate::Reach;
+use crate::{Reach, Route};
 
 async fn pair(manner: Manner) -> (Net, Net, PeerId) {
     let giver = start(near(1), manner).await;
@@ -19,8 +19,12 @@ async fn pair(manner: Manner) -> (Net, Net, PeerId) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_is_answered() {
     let (giver, asker, id) = pair(Manner::Echo).await;
+    assert_eq!(asker.route_of(&id), None, "it was not asked yet");
     assert_eq!(ask(&asker, id, request()).await.unwrap(), echo(&asker, &request()));
-    shut_down([asker, giver]).await;
+    assert_eq!(asker.route_of(&id), Some(Route::Lan));
+    shut_down([giver]).await;
+    until("its end is noticed", || asker.route_of(&id).is_none()).await;
+    shut_down([asker]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

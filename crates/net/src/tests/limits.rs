@@ -33,6 +33,7 @@ async fn an_upload_limit_holds_and_is_shown() {
     assert!((1 << 20..3 << 20).contains(&given.all.upload), "{given:?}");
     assert_eq!((given.peers[&id].upload, given.peers[&id].connections), (given.all.upload, 1));
     assert!((1 << 20..3 << 20).contains(&taken.peers[&giver.status().peer].download), "{taken:?}");
+    assert!(asker.download_rate(&giver.status().peer) > 1 << 20 && asker.download_rate(&id) == 0);
     assert_eq!((given.limits, given.turned_away), (limits, 0));
     shut_down([asker, giver]).await;
 }
