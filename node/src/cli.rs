@@ -113,7 +113,7 @@ pub enum Command {
     /// Look at the store itself
     #[command(subcommand)]
     Store(StoreCommand),
-    /// Play the whole story on this machine: publisher, seeders, a liar and a consumer
+    /// Play the whole story on this machine: publisher, seeders, a liar and two consumers
     #[cfg(feature = "demo")]
     #[command(after_long_help = DEMO_HELP)]
     Demo(DemoArgs),
@@ -235,10 +235,16 @@ lie, across restarts.";
 #[cfg(feature = "demo")]
 const DEMO_HELP: &str = "\
 Needs no root, no Nix and no network: all nodes are on loopback, with stores of their own that are removed at the end.
-Exit code 0 only if the tree came out identical, both seeders gave bytes, and the liar, and nobody else, was blamed.
+Three seeders, each with a limited upload, a liar, and two consumers that get the tree at the same time. At the end it is
+drawn what each gave to the first consumer, and when.
+Exit code 0 only if both trees came out identical, two seeders or more gave in the same eighth of the time, and the liar,
+and nobody else, was blamed.
 
---json: {path, store_path, root, files, bytes, identical, seconds,
-         peers: [{id, role: bootstrap|publisher|seeder|liar, via, asked, bytes, blamed}]}";
+--json: {path, store_path, root, files, bytes, identical, seconds, fetch_seconds,
+         upload_rate_max: bytes a second of each seeder, exchanged_bytes: between the consumers,
+         interval_seconds: an eighth of the time from the first byte to the last, seeders_at_once: in one of them,
+         peers: [{id, role: bootstrap|publisher|seeder|liar|consumer, via, asked, bytes,
+                  bytes_by_interval, blamed, lies}]}";
 
 /// `firn demo`.
 #[cfg(feature = "demo")]

@@ -1,10 +1,14 @@
 //! The whole story on one machine: real nodes on loopback, one of which lies.
 
+mod compare;
+mod ended;
+mod gifts;
+
 use std::{
-    fs::{self, File},
-    io::{self, BufReader, Read},
+    io,
     net::{Ipv4Addr, SocketAddr},
-    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    num::NonZeroU64,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -12,14 +16,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use firn_net::{DialRules, Multiaddr};
-use firn_nix::{PublicKey, SigningKey};
+use firn_exchange::{Compress, PeerId};
+use firn_net::{DialRules, Multiaddr, RateLimits};
+use firn_nix::SigningKey;
 use firn_proto::control::{AddReply, AddRequest, GetReply, GetRequest, Progress};
 use firn_simnet::liar::LieKind;
 use indicatif::HumanBytes;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::watch;
 
+use self::{compare::compare, ended::Ended, gifts::watched};
 use crate::{
     cli::DemoArgs,
     commands,
@@ -27,10 +33,16 @@ use crate::{
     failure::Failure,
     liar,
     node::{Behaviour, Node},
-    operations::Operations,
+    operations::{Operations, Report},
     show::{Answer, short},
 };
 
+/// Seeders that stay until the end.
+const SEEDERS: u64 = 3;
+/// How long the seeders' upload, which is limited for that, takes for one tree: nobody sees anything in less.
+const UPLOAD_SECONDS: u64 = 3;
+/// The least that a seeder gives in a second: a small tree need not take so long.
+const UPLOAD_MIN: NonZeroU64 = NonZeroU64::new(1 << 20).expect("it is not zero");
 /// How long the announcements may take to reach the bootstrap node.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often it is looked whether they have.
@@ -51,8 +63,6 @@ enum DemoError {
     NoAddress,
     #[error("the announcements did not reach the bootstrap node")]
     NotAnnounced,
-    #[error("{path}: {source}", path = .path.display())]
-    Compare { path: PathBuf, source: io::Error },
 }
 
 /// `firn demo`.
@@ -100,55 +110,83 @@ struct Stage {
 /// A node with its part in the story.
 struct Player {
     part: &'static str,
+    id: PeerId,
     node: Node,
 }
 
-impl Player {
-    fn id(&self) -> String {
-        self.node.ready().peer_id
-    }
-}
-
 impl Stage {
+    /// All acts, one after the other.
     async fn play(&self, path: &Path, begun: Instant) -> Result<Ended, Failure> {
-        let bootstrap = self.player("bootstrap", "bootstrap", Role::Seed, &[], Behaviour::ByRole).await?;
-        let begin = vec![self.bootstrap_address(&bootstrap)?];
-        let seed = |name, part| self.player(name, part, Role::Seed, &begin, Behaviour::ByRole);
-
-        let publisher = seed("publisher", "publisher").await?;
-        self.tell(&format!("publisher {} adds and signs {}", short(&publisher.id()), path.display()));
+        let bootstrap = self.player("bootstrap", Role::Seed, Behaviour::ByRole, &[], None).await?;
+        let known = [address(&bootstrap)?];
+        let publisher = self.player("publisher", Role::Seed, Behaviour::ByRole, &known, None).await?;
+        self.tell(&format!("publisher {} adds and signs {}", publisher.short_id(), path.display()));
         let added = self.add(&publisher, path).await?;
         let what = added.paths.last().map(|path| path.store_path.clone()).unwrap_or_default();
         announced(&bootstrap, KEYS_OF_A_PATH).await?;
 
-        let seeders = [seed("seeder-1", "seeder").await?, seed("seeder-2", "seeder").await?];
-        for seeder in &seeders {
-            self.get(seeder, &what, None).await?;
-            self.tell(&format!("seeder {} has it and announces it", short(&seeder.id())));
-        }
-        let liar = self.player("liar", "liar", Role::Seed, &begin, liar::behaviour(LIE)).await?;
-        self.get(&liar, &what, None).await?;
-        self.tell(&format!("a liar, {}, announces it as well; it {LIE}", short(&liar.id())));
-        announced(&bootstrap, 4 * KEYS_OF_A_PATH).await?;
-
-        let parts: Vec<(String, &'static str)> = [&bootstrap, &publisher, &seeders[0], &seeders[1], &liar]
-            .iter()
-            .map(|player| (player.id(), player.part))
-            .collect();
+        let upload_max = upload_max(added.bytes);
+        let holders = self.holders(&what, &known, upload_max).await?;
+        announced(&bootstrap, (1 + holders.len()) * KEYS_OF_A_PATH).await?;
+        let giving = [&bootstrap, &publisher].into_iter().chain(&holders);
+        let mut cast: Vec<(PeerId, &str)> = giving.map(|player| (player.id, player.part)).collect();
         publisher.node.stop().await?;
         self.tell("the publisher is switched off");
 
-        let consumer = self.player("consumer", "consumer", Role::Client, &begin, Behaviour::ByRole).await?;
-        let out = self.temp.path().join("out");
-        self.tell("a consumer that knows nothing but the bootstrap node's address gets it");
-        let got = self.get(&consumer, &what, Some(&out)).await?;
-        let identical = compare(path, &out)?;
+        // They give to each other, and announce nothing.
+        let consumer = || self.player("consumer", Role::Lan, Behaviour::ByRole, &known, None);
+        let (one, other) = (consumer().await?, consumer().await?);
+        cast.push((other.id, other.part));
+        self.tell("two consumers that know nothing but the bootstrap node's address get it at the same time");
+        let outs = ["out", "out-of-the-other"].map(|name| self.temp.path().join(name));
+        let fetch = async |report| one.get(&what, Some(&outs[0]), report).await;
+        let ((got, picture), other_got) = tokio::join!(
+            watched(&one.node.operations().engine, fetch),
+            other.get(&what, Some(&outs[1]), Report::default()),
+        );
+        let (got, other_got) = (got?, other_got?);
+        let identical = compare(path, &outs[0])? && compare(path, &outs[1])?;
+        let exchanged_bytes = bytes_from(&got, &other.id) + bytes_from(&other_got, &one.id);
         let seconds = begun.elapsed().as_secs_f64();
-        let [first, second] = seeders;
-        for player in [consumer, first, second, liar, bootstrap] {
+        for player in [one, other, bootstrap].into_iter().chain(holders) {
             player.node.stop().await?;
         }
-        Ok(Ended { path: path.into(), added, got, parts, identical, seconds })
+        let path = path.into();
+        Ok(Ended {
+            path,
+            added,
+            got,
+            other_got,
+            cast,
+            picture,
+            identical,
+            exchanged_bytes,
+            upload_max,
+            seconds,
+        })
+    }
+
+    /// Seeders and a liar, each of which has got it and announces it.
+    async fn holders(
+        &self,
+        what: &str,
+        known: &[Multiaddr],
+        upload_max: NonZeroU64,
+    ) -> Result<Vec<Player>, Failure> {
+        let mut holders = Vec::new();
+        for _ in 0..SEEDERS {
+            let seeder =
+                self.player("seeder", Role::Seed, Behaviour::ByRole, known, Some(upload_max)).await?;
+            seeder.get(what, None, Report::default()).await?;
+            let limit = HumanBytes(upload_max.get());
+            self.tell(&format!("seeder {} has it and announces it; it gives {limit}/s", seeder.short_id()));
+            holders.push(seeder);
+        }
+        let liar = self.player("liar", Role::Seed, liar::behaviour(LIE), known, Some(upload_max)).await?;
+        liar.get(what, None, Report::default()).await?;
+        self.tell(&format!("a liar, {}, announces it as well; it {LIE}", liar.short_id()));
+        holders.push(liar);
+        Ok(holders)
     }
 
     fn tell(&self, what: &str) {
@@ -160,19 +198,22 @@ impl Stage {
 
     async fn player(
         &self,
-        name: &str,
         part: &'static str,
         role: Role,
-        bootstrap: &[Multiaddr],
         behaviour: Behaviour,
+        bootstrap: &[Multiaddr],
+        upload_max: Option<NonZeroU64>,
     ) -> Result<Player, Failure> {
+        let failed = |error| Failure::failed(DemoError::Temp(error));
+        let data_dir = tempfile::tempdir_in(self.temp.path()).map_err(failed)?;
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let config = Config {
             file: None,
-            data_dir: self.temp.path().join(name),
+            // It goes with the stage.
+            data_dir: data_dir.keep(),
             nix_root: "/".into(),
             role,
-            trust: vec![self.trusted()],
+            trust: vec![self.key.public()],
             bootstrap: bootstrap.to_vec(),
             peers: Vec::new(),
             relays: Vec::new(),
@@ -184,22 +225,15 @@ impl Stage {
             libp2p: any,
             miss: MissBudgets::default(),
             store_bytes_max: None,
-            rates: Default::default(),
-            compress: Default::default(),
+            rates: RateLimits { upload: upload_max, ..RateLimits::default() },
+            // So that bytes given are bytes sent, which the limit is about.
+            compress: Compress::Never,
             adopt: false,
             adopt_jobs: None,
         };
-        Ok(Player { part, node: Node::start(Arc::new(config), behaviour).await? })
-    }
-
-    fn trusted(&self) -> PublicKey {
-        self.key.public()
-    }
-
-    fn bootstrap_address(&self, bootstrap: &Player) -> Result<Multiaddr, Failure> {
-        let addresses = bootstrap.node.ready().multiaddrs;
-        let first = addresses.first().ok_or_else(|| Failure::failed(DemoError::NoAddress))?;
-        first.parse().map_err(Failure::failed)
+        let node = Node::start(Arc::new(config), behaviour).await?;
+        let id = node.ready().peer_id.parse().map_err(Failure::failed)?;
+        Ok(Player { part, id, node })
     }
 
     async fn add(&self, player: &Player, path: &Path) -> Result<AddReply, Failure> {
@@ -213,12 +247,35 @@ impl Stage {
         let (report, _listener) = watch::channel(Progress::default());
         player.node.operations().add(request, report).await
     }
+}
 
-    async fn get(&self, player: &Player, what: &str, out: Option<&Path>) -> Result<GetReply, Failure> {
+impl Player {
+    fn short_id(&self) -> String {
+        short(&self.id.to_string()).to_owned()
+    }
+
+    async fn get(&self, what: &str, out: Option<&Path>, report: Report) -> Result<GetReply, Failure> {
         let out = out.map(|out| Bytes::copy_from_slice(out.as_os_str().as_bytes()));
         let request = GetRequest { what: what.into(), closure: false, out: out.unwrap_or_default() };
-        player.node.operations().get(request, watch::Sender::default()).await
+        self.node.operations().get(request, report).await
     }
+}
+
+/// What others name to begin with.
+fn address(bootstrap: &Player) -> Result<Multiaddr, Failure> {
+    let addresses = bootstrap.node.ready().multiaddrs;
+    let first = addresses.first().ok_or_else(|| Failure::failed(DemoError::NoAddress))?;
+    first.parse().map_err(Failure::failed)
+}
+
+/// How much each seeder may give in a second of a tree of so many bytes.
+fn upload_max(bytes: u64) -> NonZeroU64 {
+    NonZeroU64::new(bytes / SEEDERS / UPLOAD_SECONDS).map_or(UPLOAD_MIN, |rate| rate.max(UPLOAD_MIN))
+}
+
+fn bytes_from(got: &GetReply, peer: &PeerId) -> u64 {
+    let id = peer.to_string();
+    got.peers.iter().find(|peer| peer.id == id).map_or(0, |peer| peer.bytes)
 }
 
 /// Waits until the bootstrap node keeps so many records.
@@ -230,173 +287,4 @@ async fn announced(bootstrap: &Player, records: usize) -> Result<(), Failure> {
     };
     let waited = tokio::time::timeout(ANNOUNCE_TIMEOUT, all_there).await;
     waited.map_err(|_| Failure::failed(DemoError::NotAnnounced))
-}
-
-/// Whether two trees have the same names, kinds, contents, targets and executable bits.
-fn compare(left: &Path, right: &Path) -> Result<bool, Failure> {
-    let mut pairs = vec![(left.to_path_buf(), right.to_path_buf())];
-    while let Some((left, right)) = pairs.pop() {
-        let failed = |source| Failure::failed(DemoError::Compare { path: left.clone(), source });
-        let (a, b) =
-            (fs::symlink_metadata(&left).map_err(failed)?, fs::symlink_metadata(&right).map_err(failed)?);
-        let same = if a.is_dir() && b.is_dir() {
-            let (a, b) = (names(&left).map_err(failed)?, names(&right).map_err(failed)?);
-            pairs.extend(a.iter().map(|name| (left.join(name), right.join(name))));
-            a == b
-        } else if a.is_symlink() && b.is_symlink() {
-            fs::read_link(&left).map_err(failed)? == fs::read_link(&right).map_err(failed)?
-        } else if a.is_file() && b.is_file() {
-            let owner_executes = |metadata: &fs::Metadata| metadata.permissions().mode() & 0o100 != 0;
-            a.len() == b.len()
-                && owner_executes(&a) == owner_executes(&b)
-                && same_contents(&left, &right).map_err(failed)?
-        } else {
-            false
-        };
-        if !same {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-fn names(directory: &Path) -> io::Result<Vec<std::ffi::OsString>> {
-    let mut names =
-        fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
-    names.sort_unstable();
-    Ok(names)
-}
-
-fn same_contents(left: &Path, right: &Path) -> io::Result<bool> {
-    const BUFFER_BYTES: usize = 1 << 20;
-    let open = |path| Ok::<_, io::Error>(BufReader::with_capacity(BUFFER_BYTES, File::open(path)?));
-    let (mut left, mut right) = (open(left)?, open(right)?);
-    let (mut a, mut b) = (vec![0; BUFFER_BYTES], vec![0; BUFFER_BYTES]);
-    loop {
-        let read = left.read(&mut a)?;
-        if read == 0 {
-            return Ok(right.read(&mut b)? == 0);
-        }
-        match right.read_exact(&mut b[..read]) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
-            Err(error) => return Err(error),
-            Ok(()) if a[..read] != b[..read] => return Ok(false),
-            Ok(()) => {}
-        }
-    }
-}
-
-/// What came of it.
-struct Ended {
-    path: PathBuf,
-    added: AddReply,
-    got: GetReply,
-    parts: Vec<(String, &'static str)>,
-    identical: bool,
-    seconds: f64,
-}
-
-/// What the consumer saw of one of the others.
-struct Seen<'a> {
-    id: &'a str,
-    part: &'static str,
-    via: &'a str,
-    asked: u64,
-    bytes: u64,
-    lies: &'a [String],
-}
-
-impl Ended {
-    fn seen(&self) -> Vec<Seen<'_>> {
-        let seen =
-            self.parts.iter().map(|(id, part)| match self.got.peers.iter().find(|peer| peer.id == *id) {
-                Some(peer) => {
-                    Seen { id, part, via: &peer.via, asked: peer.asked, bytes: peer.bytes, lies: &peer.lies }
-                }
-                None => Seen { id, part, via: "", asked: 0, bytes: 0, lies: &[] },
-            });
-        seen.collect()
-    }
-
-    fn is_good(&self) -> bool {
-        self.identical
-            && self.seen().iter().all(|peer| match peer.part {
-                "seeder" => peer.bytes > 0 && peer.lies.is_empty(),
-                "liar" => peer.asked > 0 && !peer.lies.is_empty(),
-                _ => peer.lies.is_empty(),
-            })
-    }
-
-    fn answer(&self) -> Answer {
-        let path = self.added.paths.last();
-        let (store_path, root) = path.map(|path| (&*path.store_path, &*path.root)).unwrap_or_default();
-        let seen = self.seen();
-        let peers: Vec<Value> = seen
-            .iter()
-            .map(|peer| {
-                let via = (!peer.via.is_empty()).then_some(peer.via);
-                json!({
-                    "id": peer.id, "role": peer.part, "via": via, "asked": peer.asked, "bytes": peer.bytes,
-                    "blamed": !peer.lies.is_empty(), "lies": peer.lies,
-                })
-            })
-            .collect();
-        let json = json!({
-            "path": self.path.to_string_lossy(), "store_path": store_path, "root": root,
-            "files": self.got.files, "bytes": self.got.bytes, "identical": self.identical,
-            "seconds": self.seconds, "fetch_seconds": self.got.seconds, "peers": peers,
-        });
-        let mut text = format!("{store_path}\n{root}\n");
-        for peer in &seen {
-            text += &format!("  {:<9} {}  {}\n", peer.part, short(peer.id), told(peer));
-        }
-        let speed = self.got.bytes as f64 / self.got.seconds.max(f64::EPSILON);
-        text += &format!(
-            "{} files, {} in {:.1} s ({}/s); the tree that came out is {}\n",
-            self.got.files,
-            HumanBytes(self.got.bytes),
-            self.got.seconds,
-            HumanBytes(speed as u64),
-            if self.identical { "identical" } else { "NOT IDENTICAL" },
-        );
-        Answer { json, text, remarks: String::new() }
-    }
-}
-
-fn told(peer: &Seen<'_>) -> String {
-    match (peer.part, peer.lies) {
-        ("bootstrap", _) => "holds nothing; it only knew whom to ask".to_owned(),
-        ("publisher", _) => "switched off before the consumer came".to_owned(),
-        (_, [lie, ..]) => format!("lied, was caught and dropped: {lie}"),
-        (_, []) => format!("gave {}, found by {}", HumanBytes(peer.bytes), peer.via),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn trees_are_compared_to_the_last_bit() {
-        let temp = tempfile::tempdir().unwrap();
-        let make = |name: &str, contents: &str, mode: u32| {
-            let dir = temp.path().join(name);
-            fs::create_dir(&dir).unwrap();
-            fs::write(dir.join("file"), contents).unwrap();
-            fs::set_permissions(dir.join("file"), fs::Permissions::from_mode(mode)).unwrap();
-            std::os::unix::fs::symlink("file", dir.join("link")).unwrap();
-            dir
-        };
-        let one = make("one", "contents", 0o644);
-        assert!(compare(&one, &make("same", "contents", 0o600)).unwrap());
-        assert!(!compare(&one, &make("byte", "contentz", 0o644)).unwrap());
-        assert!(!compare(&one, &make("mode", "contents", 0o755)).unwrap());
-        let more = make("more", "contents", 0o644);
-        fs::write(more.join("another"), "").unwrap();
-        assert!(!compare(&one, &more).unwrap());
-        let other = make("link", "contents", 0o644);
-        fs::remove_file(other.join("link")).unwrap();
-        std::os::unix::fs::symlink("elsewhere", other.join("link")).unwrap();
-        assert!(!compare(&one, &other).unwrap());
-    }
 }

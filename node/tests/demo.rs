@@ -7,7 +7,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use serde_json::Value;
 
-/// A tree that gives each of three peers something to do.
+/// A tree that gives each of several peers something to do.
 fn write_tree(tree: &Path) {
     fs::create_dir_all(tree.join("many/empty")).unwrap();
     for number in 0..300 {
@@ -18,6 +18,11 @@ fn write_tree(tree: &Path) {
     fs::write(tree.join("run"), "#!/bin/sh\n").unwrap();
     fs::set_permissions(tree.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
     std::os::unix::fs::symlink("many/7", tree.join("link")).unwrap();
+}
+
+fn by_interval(peer: &Value) -> Vec<u64> {
+    let numbers = peer["bytes_by_interval"].as_array().unwrap();
+    numbers.iter().map(|number| number.as_u64().unwrap()).collect()
 }
 
 #[test]
@@ -44,14 +49,24 @@ fn the_tree_arrives_and_the_liar_alone_is_blamed() {
     assert_eq!((&said["identical"], &said["files"]), (&Value::Bool(true), &302.into()), "{said}");
     let peers = said["peers"].as_array().unwrap();
     let roles: Vec<&str> = peers.iter().map(|peer| peer["role"].as_str().unwrap()).collect();
-    assert_eq!(roles, ["bootstrap", "publisher", "seeder", "seeder", "liar"]);
+    assert_eq!(roles, ["bootstrap", "publisher", "seeder", "seeder", "seeder", "liar", "consumer"]);
     for peer in peers {
+        let by_interval = by_interval(peer);
+        assert_eq!(by_interval.len(), 8, "{peer}");
+        assert_eq!(peer["bytes"], by_interval.iter().sum::<u64>(), "{peer}");
         assert_eq!(peer["blamed"], peer["role"] == "liar", "{peer}");
         if peer["role"] == "seeder" {
             assert!(peer["bytes"].as_u64() > Some(0) && peer["via"] == "dht", "{peer}");
         }
     }
-    assert!(peers[4]["asked"].as_u64() > Some(0), "{said}");
+    assert!(peers[5]["asked"].as_u64() > Some(0), "{said}");
+
+    let seeders: Vec<Vec<u64>> = peers[2..5].iter().map(by_interval).collect();
+    let givers = |number: usize| seeders.iter().filter(|row| row[number] > 0).count();
+    let at_once = (0..8).map(givers).max().unwrap();
+    assert!(at_once >= 2, "several seeders give at the same time: {said}");
+    assert_eq!(said["seeders_at_once"], at_once);
+    assert!(said["exchanged_bytes"].as_u64() > Some(0), "who gets it gives as well: {said}");
     assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0, "the stores are removed at the end");
 }
 

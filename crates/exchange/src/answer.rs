@@ -59,6 +59,8 @@ pub struct Reply {
     squeezing: Option<Squeezing>,
     /// Items that were looked at, and go first.
     seen: VecDeque<Bytes>,
+    /// What plain pieces take in memory.
+    pieces_bytes: usize,
 }
 
 /// A body that is being compressed.
@@ -147,12 +149,23 @@ const PIECE_BYTES: usize = 128 << 10;
 /// A compressed piece, so that most bodies are one, and their encoder is gone when it is sent.
 const SQUEEZED_BYTES: usize = 512 << 10;
 
+/// About how much memory plain pieces take, two of which are held at once: a span is read as a whole, all else is cut.
+fn pieces_bytes(body: &Body) -> usize {
+    let span = match body {
+        Body::Span(_, span) => usize::try_from(span.groups().end - span.groups().start).unwrap_or(usize::MAX),
+        _ => 0,
+    };
+    // What is read, and the proof that is made of it.
+    2 * (PIECE_BYTES + span.saturating_mul(GROUP_BYTES as usize))
+}
+
 impl Reply {
     fn new(view: &SharedView, status: proto::Status, body: Body) -> Self {
         let header = proto::ReplyHeader { status: status.into(), ..Default::default() };
         let (view, header) = (view.clone(), Some(header));
         let (seen, squeezing) = (VecDeque::new(), None);
-        Self { header, view, body, about: None, may_be_compressed: false, squeezing, seen }
+        let pieces_bytes = pieces_bytes(&body);
+        Self { header, view, body, about: None, may_be_compressed: false, squeezing, seen, pieces_bytes }
     }
 
     /// Whether there is something for this peer; else the reply says only that there is not.
@@ -165,17 +178,15 @@ impl Reply {
         self.is_ok() && !matches!(&self.body, Body::Have { tree: Some(Extent::Nothing), .. })
     }
 
-    /// About how much memory its pieces take, two of which are held at once: a span is read as a whole, all else is cut.
+    /// About how much memory it takes from now on. Less than before once it is known that the body goes plain, or all of it
+    /// is compressed: most of the memory is the encoder's, and a reply may be on its way long after that.
     pub fn memory_bytes(&self) -> usize {
-        let span = match &self.body {
-            Body::Span(_, span) => {
-                usize::try_from(span.groups().end - span.groups().start).unwrap_or(usize::MAX)
-            }
-            _ => 0,
+        let squeezing = match &self.squeezing {
+            None => 0,
+            Some(squeezing) if self.header.is_none() && squeezing.squeezer.is_none() => SQUEEZED_BYTES,
+            Some(_) => ENCODER_BYTES + SQUEEZED_BYTES,
         };
-        let encoder = if self.squeezing.is_some() { ENCODER_BYTES + SQUEEZED_BYTES } else { 0 };
-        // What is read, and the proof that is made of it.
-        encoder + 2 * (PIECE_BYTES + span.saturating_mul(GROUP_BYTES as usize))
+        squeezing + self.pieces_bytes
     }
 
     /// The path or the root that was asked about, if the request names one.

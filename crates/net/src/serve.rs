@@ -36,8 +36,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Whoever is turned away is to come again after at least ..
 const BUSY_MIN: Micros = Micros::from_millis(250);
-/// .. and at most so long.
-const BUSY_MAX: Micros = Micros::from_millis(3_000);
+/// .. and at most so long: what is reserved is more than what will be sent, and an upload that is idle is worse than a
+/// question too many.
+const BUSY_MAX: Micros = Micros::from_millis(2_000);
 
 /// The reply is broken off by this node: the asker learns that the reply is not whole.
 const BROKEN_OFF_CODE: VarInt = VarInt::from_u32(1);
@@ -73,7 +74,7 @@ pub trait ReplyBody: Send {
     /// The next piece, of moderate length; nothing after the last one.
     fn next(&mut self) -> Result<Option<Bytes>, BrokenOff>;
 
-    /// About how much memory the pieces take that are held at once.
+    /// About how much memory it takes from now on; never more than before.
     fn memory_bytes(&self) -> usize {
         MEMORY_BYTES
     }
@@ -116,7 +117,7 @@ impl Serving {
         })
     }
 
-    /// When one that is turned away should come again: when what is being sent now will have gone.
+    /// When one that is turned away should come again: when as much as is reserved now could have been sent.
     fn busy_for(&self) -> Micros {
         let rate = self.upload_max.map_or_else(|| self.upload.meter.rate(), NonZeroU64::get).max(1);
         let micros = (self.gate.reserved_bytes() as u64).saturating_mul(1_000_000) / rate;

@@ -112,6 +112,11 @@ impl<'h> Node<'h> {
         self.host.get(&url).unwrap_or_else(|| panic!("{url}: no answer"))
     }
 
+    /// Ends it with SIGKILL: it has no time for anything.
+    pub fn kill(self) {
+        drop(self.process);
+    }
+
     /// Ends it as a service manager does; it must do so cleanly and in time.
     pub fn end(self) {
         let log = self.process.log();

@@ -15,4 +15,5 @@ mod mishaps;
 mod nix;
 mod process;
 mod stories;
+mod swarm;
 mod tree;

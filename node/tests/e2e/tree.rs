@@ -59,3 +59,24 @@ pub fn write_site(site: &Path) {
     fs::set_permissions(site.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
     symlink("pages/index.html", site.join("index.html")).unwrap();
 }
+
+/// Makes a tree of 8 MiB that no compression makes shorter: one large file, some of many chunk groups, many of one.
+pub fn write_noise(tree: &Path) {
+    fs::create_dir_all(tree).unwrap();
+    let mut state = 1u64;
+    let mut noise = |bytes: usize| {
+        // xorshift64: Marsaglia, "Xorshift RNGs", 2003.
+        let word = |_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        };
+        (0..bytes / 8).flat_map(word).collect::<Vec<u8>>()
+    };
+    for (name, count, bytes) in [("large", 1, 5 << 20), ("middle", 4, 512 << 10), ("small", 64, 16 << 10)] {
+        for number in 0..count {
+            fs::write(tree.join(format!("{name}-{number}")), noise(bytes)).unwrap();
+        }
+    }
+}

@@ -88,3 +88,24 @@ fn a_body_of_many_pieces_is_counted_and_whole() {
     let Ok(Verified::Batch(answers)) = check(&request, whole.into(), &policy()) else { panic!() };
     assert!(answers.iter().all(|(_, answer)| matches!(answer, BatchAnswer::Here(_))));
 }
+
+#[test]
+fn memory_is_counted_for_the_encoder_as_long_as_there_may_be_one() {
+    let world = World::new();
+    let blobs = share(&world, &[noise(100_000, 0), contents(100_000, 0)]);
+    let memory = |blob: BlobRef| {
+        let request = Request::Ranges { blob, span: Span::whole(blob.size) };
+        let plain = answer(&world.view(), request.encode(true)).memory_bytes();
+        let mut reply = answer(&world.view(), request.encode(true)).compressed(3);
+        let mut memory = vec![reply.memory_bytes()];
+        while reply.next().unwrap().is_some() {
+            memory.push(reply.memory_bytes());
+        }
+        (plain, memory)
+    };
+    let (plain, as_it_is) = memory(blobs[0]);
+    assert!(as_it_is[0] > 4 * plain && as_it_is[1..].iter().all(|bytes| *bytes == plain), "{as_it_is:?}");
+    // The header, then all of the body.
+    let (plain, shrunk) = memory(blobs[1]);
+    assert!(shrunk[0] == shrunk[1] && (plain..shrunk[1] / 2).contains(&shrunk[2]), "{plain}, {shrunk:?}");
+}

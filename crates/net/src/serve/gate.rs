@@ -65,8 +65,25 @@ pub(crate) struct Entered<'a> {
 /// Memory that a reply takes, for as long as this lives.
 pub(crate) struct Reserved<'a> {
     /// None of it where all has been given out, and the peer had nothing.
-    _of_all: Option<SemaphorePermit<'a>>,
-    _of_peer: OwnedSemaphorePermit,
+    of_all: Option<SemaphorePermit<'a>>,
+    of_peer: OwnedSemaphorePermit,
+}
+
+impl Reserved<'_> {
+    /// Gives back what is over so many bytes.
+    pub(crate) fn shrink(&mut self, bytes: usize) {
+        let units = units(bytes);
+        let over = |permits: usize| permits.saturating_sub(units);
+        drop(self.of_peer.split(over(self.of_peer.num_permits())));
+        if let Some(of_all) = &mut self.of_all {
+            drop(of_all.split(over(of_all.num_permits())));
+        }
+    }
+}
+
+/// How many units so many bytes are; never more than a peer may have.
+fn units(bytes: usize) -> usize {
+    bytes.clamp(UNIT_BYTES, MEMORY_OF_A_PEER_BYTES_MAX).div_ceil(UNIT_BYTES)
 }
 
 impl Gate {
@@ -139,16 +156,17 @@ impl<'a> Entered<'a> {
     }
 
     async fn try_reserve(&self, bytes: usize) -> Option<Reserved<'a>> {
-        let units = bytes.clamp(UNIT_BYTES, MEMORY_OF_A_PEER_BYTES_MAX).div_ceil(UNIT_BYTES) as u32;
+        let units = units(bytes);
+        let permits = units as u32;
         let deadline = Instant::now() + MEMORY_TIMEOUT;
         // Its own share first: who waits for that is not in anybody's way.
-        let of_peer = timeout_at(deadline, Arc::clone(&self.memory).acquire_many_owned(units)).await;
+        let of_peer = timeout_at(deadline, Arc::clone(&self.memory).acquire_many_owned(permits)).await;
         let of_peer = of_peer.ok()?.ok()?;
-        let of_all = timeout_at(deadline, self.gate.memory.acquire_many(units)).await;
-        let has_nothing = self.memory.available_permits() + units as usize == UNITS_OF_A_PEER;
+        let of_all = timeout_at(deadline, self.gate.memory.acquire_many(permits)).await;
+        let has_nothing = self.memory.available_permits() + units == UNITS_OF_A_PEER;
         match of_all {
-            Ok(of_all) => Some(Reserved { _of_all: Some(of_all.ok()?), _of_peer: of_peer }),
-            Err(_) => has_nothing.then_some(Reserved { _of_all: None, _of_peer: of_peer }),
+            Ok(of_all) => Some(Reserved { of_all: Some(of_all.ok()?), of_peer }),
+            Err(_) => has_nothing.then_some(Reserved { of_all: None, of_peer }),
         }
     }
 }
@@ -204,12 +222,17 @@ mod tests {
     async fn memory_is_shared_out() {
         let gate = Gate::new(None, None);
         let entered = gate.enter(peer(0)).unwrap();
-        let all = entered.reserve(usize::MAX).await.unwrap();
+        let mut all = entered.reserve(usize::MAX).await.unwrap();
         assert_eq!(gate.reserved_bytes(), MEMORY_OF_A_PEER_BYTES_MAX);
         assert!(entered.reserve(1).await.is_none(), "it has what it may have");
         assert_eq!(gate.turned_away(), 1);
         let other = gate.enter(peer(1)).unwrap();
         assert!(other.reserve(4 << 20).await.is_some());
+        all.shrink(3 << 20);
+        assert_eq!(gate.reserved_bytes(), 3 << 20);
+        all.shrink(usize::MAX);
+        assert_eq!(gate.reserved_bytes(), 3 << 20, "it never grows");
+        assert!(entered.reserve(MEMORY_OF_A_PEER_BYTES_MAX - (3 << 20)).await.is_some());
         drop(all);
         assert!(entered.reserve(1).await.is_some());
         assert_eq!(gate.reserved_bytes(), 0);

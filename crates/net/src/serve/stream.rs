@@ -59,11 +59,11 @@ impl<'a> Stream<'a> {
         let (from, answerer) = (self.from, self.serving.answerer.clone());
         let body = self.serving.blocking(move || answerer.answer(from, request)).await?;
         drop(reserved);
-        let Some(_reserved) = self.reserve(&entered, body.memory_bytes()).await else {
+        let Some(mut reserved) = self.reserve(&entered, body.memory_bytes()).await else {
             return self.say_busy().await;
         };
         let mut patience = Patience::default();
-        self.send_body(body, &mut patience).await?;
+        self.send_body(body, &mut reserved, &mut patience).await?;
         self.end(&mut patience).await
     }
 
@@ -107,9 +107,15 @@ impl<'a> Stream<'a> {
 
     /// Sends one piece while the next one is read; so a reply holds two pieces in memory, and no thread while the peer is
     /// slow.
-    async fn send_body(&mut self, body: Box<dyn ReplyBody>, patience: &mut Patience) -> Result<(), Lost> {
+    async fn send_body(
+        &mut self,
+        body: Box<dyn ReplyBody>,
+        reserved: &mut Reserved<'_>,
+        patience: &mut Patience,
+    ) -> Result<(), Lost> {
         let (mut body, mut piece) = pull(self.serving, body).await?;
         while let Some(bytes) = piece {
+            reserved.shrink(body.memory_bytes());
             let pull = pull(self.serving, body);
             let (sent, pulled) = tokio::join!(self.send_piece(bytes, patience), pull);
             sent?;
