@@ -9,7 +9,7 @@
 //! is deleted and the file system is synced, so that nobody pays for another; `sync -f` counts where ours is durable; CPU
 //! is that of all processes that take part, readers and servers too; peak memory is the kernel's VmHWM.
 //!
-//! Deliberately absent: rows of the swarm, statistics beyond the median, judgement (a row that falls short is no error).
+//! Deliberately absent: statistics beyond the median, judgement (a row that falls short is no error).
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 mod cost;

@@ -17,7 +17,7 @@ use crate::PeerId;
 use crate::check::Presence;
 
 /// How long until a fellow that had something new is asked again.
-const POLL: Micros = Micros::from_millis(300);
+pub(super) const POLL: Micros = Micros::from_millis(300);
 /// How long until one that has all is asked who else is fetching the tree.
 const POLL_WHOLE: Micros = Micros::from_millis(1_000);
 /// The longest time between two questions to a fellow that has nothing new, or to somebody who has nothing or all.

@@ -99,6 +99,11 @@ impl Pace {
         Some(Micros(round_trip.0.saturating_add(bytes.saturating_mul(1_000_000) / rate)))
     }
 
+    /// How long all that may be asked for at once takes; `None` if nothing is known of that.
+    pub(super) fn time_for_window(&self) -> Option<Micros> {
+        self.time_for(self.window)
+    }
+
     fn piece_bytes(&self) -> u64 {
         match self.rate {
             Some(rate) => (rate / PIECES_A_SECOND).clamp(PROBE_BYTES, PIECE_BYTES_MAX),

@@ -13,7 +13,7 @@ const BUSY_MAX: Micros = Micros::from_millis(10_000);
 /// The rest doubles with each failure, this often at most.
 const REST_DOUBLINGS_MAX: u32 = 4;
 /// A peer that owes something and sends nothing for so long is stalled: what it owes is asked elsewhere as well.
-const STALL: Micros = Micros::from_millis(2_000);
+pub(super) const STALL: Micros = Micros::from_millis(2_000);
 
 #[derive(Default)]
 struct Peer {

@@ -9,8 +9,8 @@ use firn_store::MissingBlob;
 use firn_trust::{Admitted, NarHasher};
 
 use super::candidates::Candidate;
-use super::holders::{Extent, Holders};
-use super::peers::Peers;
+use super::holders::{Extent, Holders, POLL};
+use super::peers::{Peers, STALL};
 use super::pieces::{PieceId, Pieces};
 use super::queue::{End, Queue, Work};
 use super::{Micros, Rejection};
@@ -108,6 +108,8 @@ pub(super) struct Tree {
     progress_at: Micros,
     has_come: bool,
     is_read: bool,
+    /// From when on what others own is asked for as well; `None` while there is something of one's own.
+    helps_at: Option<Micros>,
 }
 
 impl Tree {
@@ -127,6 +129,7 @@ impl Tree {
             progress_at: now,
             has_come: false,
             is_read: false,
+            helps_at: None,
         }
     }
 
@@ -252,9 +255,19 @@ impl Tree {
         let is_faster = |partner: &&PeerId| peers.pace(partner).rate().is_none_or(|its| Some(its) >= rate);
         let faster: Vec<PeerId> = partners.iter().filter(is_faster).copied().collect();
         let held_by_slow = |blob: &BlobRef, span| holders.unheld_part(&faster, blob, may(blob, span)?);
+        let own = queue.take(End::Front, bytes_max, of_rank(0));
+        if own.is_some() {
+            self.helps_at = None;
+            return own;
+        }
+        // What the others have asked for by then will have come, and they will have said so.
+        let wait =
+            || peers.pace(peer).time_for_window().map_or(Micros(0), |takes| takes.after(POLL).min(STALL));
+        if now < *self.helps_at.get_or_insert_with(|| now.after(wait())) {
+            return None;
+        }
         queue
-            .take(End::Front, bytes_max, of_rank(0))
-            .or_else(|| queue.take(End::Back, bytes_max, of_rank(1)))
+            .take(End::Back, bytes_max, of_rank(1))
             .or_else(|| queue.take(End::Back, bytes_max, unheld))
             .or_else(|| queue.take(End::Front, bytes_max, held_by_slow))
     }
@@ -312,7 +325,7 @@ impl Tree {
             self.closure.is_none().then(|| self.begun.after(Micros(HEDGE.0 * self.closures_asked.max(1))));
         let patience = (others && self.waits_for_peers()).then(|| self.progress_at.after(PATIENCE));
         let poll = self.holders.next_poll(now).filter(|_| self.wants_peers());
-        [hedge, patience, poll].into_iter().flatten().filter(|at| *at > now).min()
+        [hedge, patience, poll, self.helps_at].into_iter().flatten().filter(|at| *at > now).min()
     }
 
     /// The store has been looked through: these blobs are to be fetched. Gives those that need no peer.
