@@ -187,7 +187,7 @@ impl Engine {
         shared: bool,
         pin: Option<Reason>,
     ) -> Result<(), EngineError> {
-        self.0.commit(path, shared, pin).await
+        self.0.commit(path, shared, pin, None).await
     }
 
     /// Makes a tree visible that has no path; else as [`Engine::commit`].
@@ -197,7 +197,7 @@ impl Engine {
         shared: bool,
         pin: Option<Reason>,
     ) -> Result<(), EngineError> {
-        self.0.commit_root(root, shared, pin).await
+        self.0.commit_root(root, shared, pin, None).await
     }
 
     /// What is believed of a path: from here, else from peers within the budget; none at all are asked if it is zero.

@@ -50,7 +50,7 @@ pub(crate) struct Crew {
 enum Event {
     Reply { id: AskId, peer: PeerId, result: Result<Reply, AskError> },
     Cancelled,
-    Recalled { closure: Option<Arc<Closure>>, known: Known },
+    Recalled { coming: Option<Coming>, known: Known },
     Looked(Result<Vec<MissingBlob>, StoreError>),
     Hashed(Result<Result<NarMatch, NarMismatch>, StoreError>),
 }
@@ -59,6 +59,14 @@ enum Event {
 struct Reply {
     result: Result<Verified, Lie>,
     fellows: Vec<Fellow>,
+}
+
+/// What has come to the store.
+enum Kept {
+    /// The Directories of this tree.
+    Tree(Coming),
+    /// So many bytes of contents.
+    Contents(u64),
 }
 
 /// A request under way.
@@ -96,7 +104,7 @@ struct Flight {
     finds: SelectAll<BoxStream<'static, Input>>,
     /// Verified spans that are not with the store yet.
     spans: Vec<VerifiedSpan>,
-    keeps: FuturesUnordered<BoxFuture<'static, Result<u64, EngineError>>>,
+    keeps: FuturesUnordered<BoxFuture<'static, Result<Kept, EngineError>>>,
 }
 
 /// Runs a fetch to its end. All that it found is in the store when it returns, though not committed; peers see what came
@@ -205,10 +213,9 @@ impl Flight {
                 self.heard_of(&fellows);
                 Input::Answered { id, result }
             }
-            Event::Recalled { closure, known } => {
-                if let Some(closure) = &closure {
-                    self.has_tree(closure.clone());
-                }
+            Event::Recalled { coming, known } => {
+                let closure = coming.as_ref().map(|coming| coming.closure().clone());
+                coming.into_iter().for_each(|coming| self.has_tree(coming));
                 Input::Recalled { closure, known }
             }
             Event::Reply { id, peer, result: Err(error) } => {
@@ -259,10 +266,10 @@ impl Flight {
     }
 
     /// The Directories are here: readers may begin, and others may have what comes.
-    fn has_tree(&mut self, closure: Arc<Closure>) {
-        telling::tree(&closure);
-        self.coming = Some(self.index.coming(closure.clone()));
-        self.progress.send_modify(|progress| progress.closure = Some(closure));
+    fn has_tree(&mut self, coming: Coming) {
+        telling::tree(coming.closure());
+        self.progress.send_modify(|progress| progress.closure = Some(coming.closure().clone()));
+        self.coming = Some(coming);
     }
 
     fn note_answer(&self, peer: PeerId, result: &Result<Verified, Lie>) {
@@ -291,16 +298,7 @@ impl Flight {
                     asking.abort.abort();
                 }
             }
-            Output::KeepClosure(closure) => {
-                let store = self.crew.store.clone();
-                let kept = closure.clone();
-                let keep = move || {
-                    let directories: Vec<_> = kept.directories().cloned().collect();
-                    store.keep_directories(&directories)
-                };
-                self.crew.pool.run(keep).await??;
-                self.has_tree(closure);
-            }
+            Output::KeepClosure(closure) => self.keep_tree(closure),
             Output::Recall { root, path } => self.recall(root, path),
             Output::Look(closure) => self.look(closure),
             Output::Keep(span) => self.spans.push(span),
@@ -366,12 +364,12 @@ impl Flight {
         }
         let Crew { store, pool, .. } = self.crew.clone();
         let index = self.index.clone();
-        let recall = move || recall(&*store, &index, &root, path.as_ref());
-        let recall = async move {
-            let (closure, known) = pool.run(recall).await??;
-            Ok(Event::Recalled { closure, known })
+        let recall = move || {
+            let (closure, known) = recall(&*store, &index, &root, path.as_ref())?;
+            let coming = closure.map(|closure| index.coming(closure));
+            Ok::<_, StoreError>(Event::Recalled { coming, known })
         };
-        self.events.push(recall.boxed());
+        self.events.push(async move { pool.run(recall).await?.map_err(Into::into) }.boxed());
     }
 
     fn look(&mut self, closure: Arc<Closure>) {
@@ -388,6 +386,18 @@ impl Flight {
         self.events.push(hash.boxed());
     }
 
+    /// Hands the Directories to the store. Nothing waits for that but whoever reads the tree, here or elsewhere.
+    fn keep_tree(&mut self, closure: Arc<Closure>) {
+        let Crew { store, pool, .. } = self.crew.clone();
+        let index = self.index.clone();
+        let keep = move || {
+            let directories: Vec<_> = closure.directories().cloned().collect();
+            store.keep_directories(&directories)?;
+            Ok::<_, StoreError>(index.coming(closure))
+        };
+        self.keeps.push(async move { Ok(Kept::Tree(pool.run(keep).await??)) }.boxed());
+    }
+
     /// Hands what has come to the store.
     fn keep_spans(&mut self) {
         if self.spans.is_empty() {
@@ -399,7 +409,7 @@ impl Flight {
             let bytes = spans.iter().map(|span| span.bytes().len() as u64).sum();
             store.keep_spans(&spans).map(|()| bytes)
         };
-        self.keeps.push(async move { Ok(pool.run(keep).await??) }.boxed());
+        self.keeps.push(async move { Ok(Kept::Contents(pool.run(keep).await??)) }.boxed());
     }
 
     async fn kept_one(&mut self) -> Result<(), EngineError> {
@@ -409,10 +419,15 @@ impl Flight {
         Ok(())
     }
 
-    fn kept(&self, bytes: u64) {
-        let is_first = self.progress.borrow().bytes_done == 0;
-        self.progress.send_modify(|progress| progress.bytes_done += bytes);
-        if is_first {
+    fn kept(&mut self, kept: Kept) {
+        let gave_nothing = self.coming.is_none() || self.progress.borrow().bytes_done == 0;
+        match kept {
+            // Another one may be at hand by now.
+            Kept::Tree(coming) if self.root.as_ref() != Some(coming.closure().root()) => {}
+            Kept::Tree(coming) => self.has_tree(coming),
+            Kept::Contents(bytes) => self.progress.send_modify(|progress| progress.bytes_done += bytes),
+        }
+        if gave_nothing && self.coming.is_some() && self.progress.borrow().bytes_done > 0 {
             self.changes.send_modify(|count| *count += 1);
         }
     }

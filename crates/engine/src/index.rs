@@ -1,5 +1,6 @@
 //! The paths that are believed and here, by all the names under which they are asked for.
 
+use std::borrow::Cow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -28,6 +29,12 @@ pub(crate) struct Index {
 pub(crate) struct Coming {
     shared: Arc<Shared>,
     closure: Arc<Closure>,
+}
+
+impl Coming {
+    pub(crate) fn closure(&self) -> &Arc<Closure> {
+        &self.closure
+    }
 }
 
 impl Drop for Coming {
@@ -61,7 +68,7 @@ impl Index {
         for stored in store.paths()? {
             let (path_hash, shared) = (stored.path_hash(), stored.shared());
             match policy.readmit(stored) {
-                Ok(path) => index.add(store, path, shared)?,
+                Ok(path) => index.add(store, path, shared, None)?,
                 Err(reason) => {
                     tracing::debug!(path = %path_hash, %reason, "a stored path is out of view");
                     index.write().refused.insert(path_hash);
@@ -69,7 +76,7 @@ impl Index {
             }
         }
         for (root, shared) in store.roots()? {
-            index.add_tree(store, root, shared)?;
+            index.add_tree(store, root, shared, None)?;
         }
         for error in store.damaged_records()? {
             tracing::warn!(%error, "a record is out of view");
@@ -77,13 +84,19 @@ impl Index {
         Ok(index)
     }
 
-    /// Adds what has been committed. Blocks.
-    pub(crate) fn add(&self, store: &dyn Store, path: TrustedPath, shared: bool) -> Result<(), StoreError> {
+    /// Adds what has been committed; its tree is read where it is not `known`. Blocks.
+    pub(crate) fn add(
+        &self,
+        store: &dyn Store,
+        path: TrustedPath,
+        shared: bool,
+        known: Option<&Closure>,
+    ) -> Result<(), StoreError> {
         let hash = *path.facts().path.hash();
         if self.path(&hash).is_some_and(|earlier| earlier.facts().root != path.facts().root) {
             self.remove(store, &Visible::Path(hash));
         }
-        if shared && let Some(closure) = readable(store, &path.facts().root)? {
+        if shared && let Some(closure) = known_or_readable(known, store, &path.facts().root)? {
             self.shared.add_path(&path, &closure);
         }
         let mut names = self.write();
@@ -98,9 +111,15 @@ impl Index {
         Ok(())
     }
 
-    /// Adds a tree without a path, that has been committed. Blocks.
-    pub(crate) fn add_tree(&self, store: &dyn Store, root: Root, shared: bool) -> Result<(), StoreError> {
-        if shared && let Some(closure) = readable(store, &root)? {
+    /// Adds a tree without a path, that has been committed; it is read where it is not `known`. Blocks.
+    pub(crate) fn add_tree(
+        &self,
+        store: &dyn Store,
+        root: Root,
+        shared: bool,
+        known: Option<&Closure>,
+    ) -> Result<(), StoreError> {
+        if shared && let Some(closure) = known_or_readable(known, store, &root)? {
             self.shared.add_root(&closure);
         }
         self.write().trees.insert(root, shared);
@@ -261,6 +280,17 @@ impl Names {
         if let Some((turn, _)) = self.admitted.remove(hash) {
             self.turns.remove(&turn);
         }
+    }
+}
+
+fn known_or_readable<'a>(
+    known: Option<&'a Closure>,
+    store: &dyn Store,
+    root: &Root,
+) -> Result<Option<Cow<'a, Closure>>, StoreError> {
+    match known.filter(|closure| closure.root() == root) {
+        Some(closure) => Ok(Some(Cow::Borrowed(closure))),
+        None => Ok(readable(store, root)?.map(Cow::Owned)),
     }
 }
 

@@ -139,8 +139,10 @@ impl Inner {
         path: Option<Arc<TrustedPath>>,
     ) -> Result<Landed, EngineError> {
         match &path {
-            Some(path) => self.commit(TrustedPath::clone(path), true, None).await?,
-            None => self.commit_root(closure.root().clone(), true, None).await?,
+            Some(path) => {
+                self.commit(TrustedPath::clone(path), true, None, Some(closure.clone())).await?;
+            }
+            None => self.commit_root(closure.root().clone(), true, None, Some(closure.clone())).await?,
         }
         self.used(match &path {
             Some(path) => Visible::Path(*path.facts().path.hash()),
@@ -153,23 +155,25 @@ impl Inner {
     /// A tree of which nothing had to be fetched may be a part of something private: it is not shared by this.
     async fn land_local(self: Arc<Self>, closure: Arc<Closure>) -> Result<Landed, EngineError> {
         if !self.index.is_visible(closure.root()) {
-            self.commit_root(closure.root().clone(), false, None).await?;
+            self.commit_root(closure.root().clone(), false, None, Some(closure.clone())).await?;
         }
         Ok(Landed::Here(Fetched { path: None, closure }))
     }
 
+    /// `known` is its tree where that is in memory already: then it is not read again.
     pub(crate) async fn commit(
         self: &Arc<Self>,
         path: TrustedPath,
         shared: bool,
         pin: Option<Reason>,
+        known: Option<Arc<Closure>>,
     ) -> Result<(), EngineError> {
         let inner = self.clone();
         // All in one: whoever waits for it may stop waiting at any time.
         let commit = move || {
             let _gate = inner.commits();
             inner.store().commit(path.to_stored(shared), pin.as_ref())?;
-            inner.index.add(inner.store(), path, shared)?;
+            inner.index.add(inner.store(), path, shared, known.as_deref())?;
             inner.changed();
             Ok::<_, StoreError>(())
         };
@@ -181,13 +185,14 @@ impl Inner {
         root: Root,
         shared: bool,
         pin: Option<Reason>,
+        known: Option<Arc<Closure>>,
     ) -> Result<(), EngineError> {
         let inner = self.clone();
         let commit = move || {
             let _gate = inner.commits();
             let shared = shared || inner.index.tree_is_shared(&root);
             inner.store().commit_root(&root, shared, pin.as_ref())?;
-            inner.index.add_tree(inner.store(), root, shared)?;
+            inner.index.add_tree(inner.store(), root, shared, known.as_deref())?;
             inner.changed();
             Ok::<_, StoreError>(())
         };

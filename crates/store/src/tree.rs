@@ -87,7 +87,7 @@ impl MissingBlob {
 /// As [`missing_blobs`], with what is missing of each: a part of it may be here.
 pub fn missing_spans(store: &dyn Blobs, closure: &Closure) -> Result<Vec<MissingBlob>, StoreError> {
     let mut missing = Vec::new();
-    for blob in missing_blobs(store, closure)? {
+    for blob in closure.blobs() {
         let here = store.groups(&blob)?;
         // Where all of it is here, to look at it may have made it whole.
         if here == [Span::whole(blob.size)] && store.has_blob(&blob.digest)? == Some(blob.size) {
