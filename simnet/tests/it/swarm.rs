@@ -163,3 +163,14 @@ fn twenty_leechers_lose_one_of_them() {
     assert_eq!(report.fetches.iter().filter(|fetch| fetch.ended.is_some()).count(), 19);
     assert!(seconds(last) < 6.0 && upload < 2.5);
 }
+
+#[test]
+fn a_hundred_get_a_tree_from_three() {
+    let mut nodes: Vec<NodePlan> = (0..3).map(|number| link(NodePlan::seeder(number), 4)).collect();
+    nodes.extend((3..100).map(|number| link(NodePlan::leecher(number), 8)));
+    let begun = std::time::Instant::now();
+    let report = run_swarm(&SwarmPlan::quiet(TreePlan::Mebibytes(2), nodes), false);
+    println!("a hundred: {report}, in {:?}", begun.elapsed());
+    assert!(report.violations.is_empty(), "{:#?}", report.violations);
+    assert!(report.fetches.iter().all(|fetch| fetch.ended.is_some()));
+}

@@ -16,12 +16,15 @@ use super::queue::is_small;
 use crate::PeerId;
 use crate::check::Presence;
 
-/// How long until a fellow that had something new is asked again.
+/// How long until a fellow that had something new is asked again, where there are few of them.
 pub(super) const POLL: Micros = Micros::from_millis(300);
 /// How long until one that has all is asked who else is fetching the tree.
 const POLL_WHOLE: Micros = Micros::from_millis(1_000);
 /// The longest time between two questions to a fellow that has nothing new, or to somebody who has nothing or all.
 const POLL_MAX: Micros = Micros::from_millis(8_000);
+/// With each further so many fellows they are asked that much less often, so that a large swarm does not talk more than it
+/// gives.
+const FELLOWS_A_POLL: u64 = 16;
 /// A run of so many groups, beginning at a multiple of them, has one owner: 256 KiB.
 const OWNED_GROUPS: u64 = 16;
 /// The most partners that share the work.
@@ -123,6 +126,8 @@ impl Holders {
         blobs: Vec<(BlobRef, Presence)>,
         now: Micros,
     ) {
+        let fellows = self.holders.values().filter(|holder| holder.extent == Extent::Partial).count() as u64;
+        let poll = Micros(POLL.0 * (1 + fellows / FELLOWS_A_POLL));
         let holder = self.holder(peer);
         match tree {
             Presence::Whole => holder.is_whole(now),
@@ -134,8 +139,8 @@ impl Holders {
                 let is_new = holder.extent != Extent::Partial;
                 holder.extent = Extent::Partial;
                 if holder.takes(blobs) || is_new {
-                    holder.poll_gap = POLL;
-                    holder.poll_at = Some(if is_new { now } else { now.after(POLL) });
+                    holder.poll_gap = poll;
+                    holder.poll_at = Some(if is_new { now } else { now.after(poll) });
                 } else {
                     holder.put_off(now);
                 }
@@ -220,7 +225,11 @@ impl Holder {
     fn is_whole(&mut self, now: Micros) {
         self.poll_gap = match self.extent {
             Extent::Whole => Micros((self.poll_gap.0 * 2).min(POLL_MAX.0)),
-            Extent::Unknown | Extent::Partial | Extent::Nothing => POLL_WHOLE,
+            Extent::Unknown | Extent::Partial | Extent::Nothing => {
+                // What it had not when it had a part it has now.
+                self.lacks.clear();
+                POLL_WHOLE
+            }
         };
         self.extent = Extent::Whole;
         self.poll_at = Some(now.after(self.poll_gap));
@@ -318,6 +327,7 @@ mod tests {
         holders.lacks(fellow, large.digest, Micros(0));
         assert_eq!(holders.part_of(&fellow, &large, whole), None);
         holders.told(fellow, &Presence::Whole, Vec::new(), Micros(0));
+        assert_eq!(holders.part_of(&fellow, &large, whole), Some(whole), "all of it has come to it");
         assert_eq!(holders.part_of(&fellow, &small, Span::whole(small.size)), Some(Span::whole(small.size)));
         assert_eq!(holders.next_poll(Micros(0)), Some(POLL_WHOLE), "it may know of others by then");
     }

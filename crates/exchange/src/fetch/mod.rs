@@ -218,18 +218,20 @@ impl Fetch {
         }
         self.peers.wake(now);
         self.expire(now);
+        // What a tree at hand needs comes before what others may come to vouch for.
+        self.ask_tree(now);
+        if self.done {
+            return false;
+        }
         if let Goal::Claims(hash) | Goal::Path(hash) = self.goal {
             self.ask_claims(now, hash);
         }
-        if self.tree.is_none() && !self.done {
-            self.choose(now);
-            self.find_again(now);
-        }
-        if self.tree.is_none() || self.done {
+        if self.tree.is_some() {
             return false;
         }
-        self.ask_tree(now);
-        self.tree.is_none()
+        self.choose(now);
+        self.find_again(now);
+        self.tree.is_some() && !self.done
     }
 
     /// When a request is given up.
@@ -282,10 +284,10 @@ impl Fetch {
         (!is_served && self.is_over(&key)).then_some(key)
     }
 
-    /// Whether somebody was found who may vouch for the path and could not be asked: perhaps it can be by now.
+    /// Whether somebody who may vouch for the path has not answered: perhaps it does by now, or somebody else has come.
     fn may_find_claims(&self, key: &Key, now: Micros) -> bool {
         let is_patient = self.is_asking_claims() || now < self.claims_at.after(self.limits.patience);
-        matches!(self.goal, Goal::Path(_)) && is_patient && self.peers.any_given_up(key)
+        matches!(self.goal, Goal::Path(_)) && is_patient && self.peers.any_failed(key)
     }
 
     fn next_find(&self) -> Option<Micros> {

@@ -63,7 +63,7 @@ impl Peers {
         self.peers.keys().copied().collect()
     }
 
-    /// Those who may be asked for this now, the least busy first.
+    /// Those who may be asked for this now: who has not failed of late before who has, the least busy first.
     pub(super) fn ready_for(&self, key: &Key, now: Micros) -> Vec<PeerId> {
         let mut ready: Vec<_> = self
             .peers
@@ -72,10 +72,10 @@ impl Peers {
                 self.is_left(peer) && peer.rests_until.is_none() && peer.may_have.contains(key)
             })
             .filter(|(_, peer)| peer.in_flight < self.requests_max(peer) && !peer.is_stalled(now))
-            .map(|(id, peer)| (peer.in_flight, self.rank(id), *id))
+            .map(|(id, peer)| (peer.failures, peer.in_flight, self.rank(id), *id))
             .collect();
         ready.sort_unstable();
-        ready.into_iter().map(|(_, _, id)| id).collect()
+        ready.into_iter().map(|(_, _, _, id)| id).collect()
     }
 
     /// Until it has answered once a peer may be gone, and all that it is asked waits for the dial to fail.
@@ -88,10 +88,10 @@ impl Peers {
         self.peers.iter().any(|(id, peer)| self.is_left(peer) && peer.may_have.contains(key) && test(id))
     }
 
-    /// Whether anyone that may have this has failed to answer too often.
-    pub(super) fn any_given_up(&self, key: &Key) -> bool {
-        let is_given_up = |peer: &Peer| !peer.is_liar && !self.is_left(peer);
-        self.peers.values().any(|peer| is_given_up(peer) && peer.may_have.contains(key))
+    /// Whether anyone that may have this has failed to answer of late.
+    pub(super) fn any_failed(&self, key: &Key) -> bool {
+        let has_failed = |peer: &Peer| !peer.is_liar && peer.failures > 0;
+        self.peers.values().any(|peer| has_failed(peer) && peer.may_have.contains(key))
     }
 
     /// Whether it is left and does not owe anything for too long.
@@ -137,10 +137,11 @@ impl Peers {
         self.change(id, |peer| peer.progress_at = now);
     }
 
-    /// A request was answered, with so many bytes of contents.
+    /// A request was answered, with so many bytes of contents. Who answers small questions may fail to bring contents all
+    /// the same, so that alone makes up for no failure.
     pub(super) fn succeeded(&mut self, id: &PeerId, mark: Mark, bytes: u64, now: Micros) {
         self.change(id, |peer| {
-            peer.failures = 0;
+            peer.failures = if bytes > 0 { 0 } else { peer.failures };
             peer.has_answered = true;
             peer.progress_at = now;
             peer.pace.answered(mark, bytes, now);
