@@ -215,6 +215,7 @@ impl Flight {
             }
             Event::Recalled { coming, known } => {
                 let closure = coming.as_ref().map(|coming| coming.closure().clone());
+                closure.iter().for_each(|closure| telling::tree(closure));
                 coming.into_iter().for_each(|coming| self.has_tree(coming));
                 Input::Recalled { closure, known }
             }
@@ -267,7 +268,6 @@ impl Flight {
 
     /// The Directories are here: readers may begin, and others may have what comes.
     fn has_tree(&mut self, coming: Coming) {
-        telling::tree(coming.closure());
         self.progress.send_modify(|progress| progress.closure = Some(coming.closure().clone()));
         self.coming = Some(coming);
     }
@@ -388,6 +388,7 @@ impl Flight {
 
     /// Hands the Directories to the store. Nothing waits for that but whoever reads the tree, here or elsewhere.
     fn keep_tree(&mut self, closure: Arc<Closure>) {
+        telling::tree(&closure);
         let Crew { store, pool, .. } = self.crew.clone();
         let index = self.index.clone();
         let keep = move || {
