@@ -215,8 +215,10 @@ impl Flight {
             }
             Event::Recalled { coming, known } => {
                 let closure = coming.as_ref().map(|coming| coming.closure().clone());
-                closure.iter().for_each(|closure| telling::tree(closure));
-                coming.into_iter().for_each(|coming| self.has_tree(coming));
+                if let Some(coming) = coming {
+                    telling::tree(coming.closure());
+                    self.has_tree(coming);
+                }
                 Input::Recalled { closure, known }
             }
             Event::Reply { id, peer, result: Err(error) } => {

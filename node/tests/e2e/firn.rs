@@ -124,3 +124,8 @@ impl<'h> Node<'h> {
         assert!(status.success(), "{}: {status}\n{log}", self.host.label());
     }
 }
+
+/// A value that must be text.
+pub fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("no text: {value}"))
+}

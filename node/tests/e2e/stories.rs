@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use serde_json::Value;
 
 use crate::{
-    firn::{CACHE, Node, Said, firn, firn_ok},
+    firn::{CACHE, Node, Said, firn, firn_ok, text},
     host::Host,
     lan::Lan,
     nix::{Nix, NixConf, NixKey},
@@ -45,10 +45,6 @@ fn wait_for_narinfo(node: &Node<'_>, store_path: &str) {
 
 fn key_of(nix: &Nix<'_>) -> NixKey {
     nix.generate_key("cache-1")
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_else(|| panic!("no text: {value}"))
 }
 
 /// Adds the closure with an attestation.

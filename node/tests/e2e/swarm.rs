@@ -5,7 +5,7 @@ use std::{path::PathBuf, thread, time::Duration};
 use serde_json::Value;
 
 use crate::{
-    firn::{Node, firn_ok},
+    firn::{Node, firn_ok, text},
     host::Host,
     lan::Lan,
     process::eventually,
@@ -20,10 +20,6 @@ const PIECE_BYTES_MAX: u64 = 1 << 20;
 const RESUMED_SECONDS_MAX: f64 = 15.0;
 /// Half of the tree has come to one of three who share what the seeder gives.
 const HALF_WITHIN: Duration = Duration::from_secs(60);
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_else(|| panic!("no text: {value}"))
-}
 
 fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or_else(|| panic!("no number: {value}"))

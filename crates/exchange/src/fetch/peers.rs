@@ -141,7 +141,9 @@ impl Peers {
     /// the same, so that alone makes up for no failure.
     pub(super) fn succeeded(&mut self, id: &PeerId, mark: Mark, bytes: u64, now: Micros) {
         self.change(id, |peer| {
-            peer.failures = if bytes > 0 { 0 } else { peer.failures };
+            if bytes > 0 {
+                peer.failures = 0;
+            }
             peer.has_answered = true;
             peer.progress_at = now;
             peer.pace.answered(mark, bytes, now);

@@ -243,29 +243,30 @@ impl Tree {
                 return Some(work);
             }
         }
-        // What is one's own comes first; then what would be if its owner were not there, so that those who are done early
-        // help different ones; then what nobody has, from the end at which its owner comes last. What a fellow has it
-        // gives, unless it is slower than who has all.
+        // What is one's own comes first.
         let of_rank = |rank| {
             let (holders, partners) = (&holders, &partners);
             move |blob: &BlobRef, span| holders.part_of_rank(rank, partners, blob, may(blob, span)?)
         };
-        let unheld = |blob: &BlobRef, span| holders.unheld_part(&partners, blob, may(blob, span)?);
-        let rate = peers.pace(peer).rate();
-        let is_faster = |partner: &&PeerId| peers.pace(partner).rate().is_none_or(|its| Some(its) >= rate);
-        let faster: Vec<PeerId> = partners.iter().filter(is_faster).copied().collect();
-        let held_by_slow = |blob: &BlobRef, span| holders.unheld_part(&faster, blob, may(blob, span)?);
         let own = queue.take(End::Front, bytes_max, of_rank(0));
         if own.is_some() {
             self.helps_at = None;
             return own;
         }
         // What the others have asked for by then will have come, and they will have said so.
-        let wait =
-            || peers.pace(peer).time_for_window().map_or(Micros(0), |takes| takes.after(POLL).min(STALL));
+        let pace = peers.pace(peer);
+        let wait = || pace.time_for_window().map_or(Micros(0), |takes| takes.after(POLL).min(STALL));
         if now < *self.helps_at.get_or_insert_with(|| now.after(wait())) {
             return None;
         }
+        // First what would be one's own if its owner were not there, so that those who are done early help different ones;
+        // then what nobody has, from the end at which its owner comes last. What a fellow has it gives, unless it is slower
+        // than who has all.
+        let unheld = |blob: &BlobRef, span| holders.unheld_part(&partners, blob, may(blob, span)?);
+        let is_faster =
+            |partner: &&PeerId| peers.pace(partner).rate().is_none_or(|its| Some(its) >= pace.rate());
+        let faster: Vec<PeerId> = partners.iter().filter(is_faster).copied().collect();
+        let held_by_slow = |blob: &BlobRef, span| holders.unheld_part(&faster, blob, may(blob, span)?);
         queue
             .take(End::Back, bytes_max, of_rank(1))
             .or_else(|| queue.take(End::Back, bytes_max, unheld))

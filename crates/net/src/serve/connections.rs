@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Connections that one peer may have to this node.
 pub const CONNECTIONS_OF_A_PEER_MAX: usize = 4;
-/// A connection on which replies wait and from which nothing comes for so long looks dead.
+/// A connection from which nothing comes for so long looks dead, where a newer one of its peer finds no room.
 const SILENCE: Duration = Duration::from_millis(500);
 
 /// The connections of all peers, of each the oldest first.
@@ -63,27 +63,25 @@ impl Counted {
     /// Takes the place of the peer's older connections from which nothing comes for a while. To be called where there is no
     /// room for what this one asks: replies to a process that was killed may fill all that the peer may have.
     pub(crate) async fn supersede_silent(&self) {
-        let older: Vec<(Known, u64)> =
-            self.older().into_iter().map(|known| (known.clone(), (known.heard)())).collect();
+        let older = self.older();
         if older.is_empty() {
             return;
         }
+        let heard: Vec<u64> = older.iter().map(|known| (known.heard)()).collect();
         tokio::time::sleep(SILENCE).await;
-        for (known, heard) in older {
+        for (known, heard) in older.iter().zip(heard) {
             if (known.heard)() == heard {
                 known.superseded.cancel();
             }
         }
     }
 
+    /// None for one that was itself superseded: it is on the list no more.
     fn older(&self) -> Vec<Known> {
-        // One that was itself superseded is on the list no more, and all that are there are newer.
-        if self.superseded.is_cancelled() {
-            return Vec::new();
-        }
         let connections = self.connections.lock();
-        let of_peer = connections.get(&self.peer).into_iter().flatten();
-        of_peer.take_while(|known| known.superseded != self.superseded).cloned().collect()
+        let of_peer = || connections.get(&self.peer).into_iter().flatten();
+        let older = of_peer().position(|known| known.superseded == self.superseded);
+        of_peer().take(older.unwrap_or(0)).cloned().collect()
     }
 }
 
