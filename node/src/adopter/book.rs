@@ -159,6 +159,8 @@ pub(super) struct Book {
     waiting: BTreeSet<(Turn, RegistrationId)>,
     under_way: BTreeMap<RegistrationId, Option<StorePath>>,
     round: Option<Round>,
+    /// What is valid no more and is being withdrawn.
+    gone: BTreeSet<StorePathHash>,
     /// The counts, and what is told besides.
     status: AdoptStatus,
     /// Nothing is begun until the watcher has looked again.
@@ -171,7 +173,10 @@ pub(super) struct Book {
 
 impl Book {
     pub(super) fn status(&self) -> AdoptStatus {
-        let is_idle = self.waiting.is_empty() && self.under_way.is_empty() && self.round.is_none();
+        let is_idle = self.waiting.is_empty()
+            && self.under_way.is_empty()
+            && self.round.is_none()
+            && self.gone.is_empty();
         AdoptStatus {
             current: self.under_way.values().flatten().cloned().collect(),
             settled: self.is_read && !self.wants_look && is_idle,
@@ -201,7 +206,7 @@ impl Book {
         std::mem::take(&mut self.wants_look) || !self.is_read
     }
 
-    /// Takes what the database lists, and gives what is to be withdrawn. `pinned`: what the store has as adopted.
+    /// Takes what the database lists, and gives what is to be [withdrawn](Self::withdrew). `pinned`: what the store has as adopted.
     pub(super) fn take_listing(
         &mut self,
         listing: BTreeMap<RegistrationId, Seen>,
@@ -210,7 +215,9 @@ impl Book {
         let present: BTreeSet<StorePathHash> = listing.values().map(|seen| seen.hash).collect();
         let before = std::mem::take(&mut self.marks);
         let ours = before.values().filter(|mark| mark.fate == Fate::Adopted).map(|mark| mark.hash);
-        let gone = pinned.iter().copied().chain(ours).filter(|hash| !present.contains(hash)).collect();
+        let gone: BTreeSet<StorePathHash> =
+            pinned.iter().copied().chain(ours).filter(|hash| !present.contains(hash)).collect();
+        self.gone.extend(&gone);
         self.waiting.clear();
         self.status = AdoptStatus {
             withdrawn: self.status.withdrawn,
@@ -250,8 +257,9 @@ impl Book {
         }
     }
 
-    /// What was withdrawn, and which blobs may have gone with it.
-    pub(super) fn withdrew(&mut self, count: u64, suspects: Suspects) {
+    /// These were withdrawn, so many of which were visible, and with them may have gone the suspects.
+    pub(super) fn withdrew(&mut self, paths: &BTreeSet<StorePathHash>, count: u64, suspects: Suspects) {
+        self.gone.retain(|hash| !paths.contains(hash));
         self.status.withdrawn += count;
         if suspects.is_empty() {
             return;
@@ -309,10 +317,17 @@ impl Book {
         self.under_way.insert(job.id, Some(path.clone()));
     }
 
-    /// Takes what a worker came to. `false`: the registration has gone meanwhile.
+    /// Takes what a worker came to. `false`: it is adopted, but the registration has gone meanwhile, and the path is to be
+    /// [withdrawn](Self::withdrew).
     pub(super) fn finish(&mut self, job: &Job, outcome: Outcome) -> bool {
         self.under_way.remove(&job.id);
-        let Some(mark) = self.marks.get(&job.id) else { return false };
+        let Some(mark) = self.marks.get(&job.id) else {
+            if !matches!(outcome, Outcome::Adopted) {
+                return true;
+            }
+            self.gone.insert(job.hash);
+            return false;
+        };
         let is_as_it_was = mark.row == job.row;
         let (fate, turn) = match outcome {
             Outcome::Adopted => (Fate::Adopted, Turn::Usual),

@@ -141,7 +141,7 @@ impl Shared {
     }
 
     /// Takes paths out of view. Others may have had some of their contents in these places.
-    pub(super) fn withdraw<'a>(&self, paths: impl IntoIterator<Item = &'a StorePathHash>) {
+    pub(super) fn withdraw(&self, paths: &BTreeSet<StorePathHash>) {
         let mut suspects = Suspects::default();
         let mut count = 0;
         for hash in paths {
@@ -155,7 +155,7 @@ impl Shared {
                 }
             }
         }
-        self.update(|book| book.withdrew(count, suspects));
+        self.update(|book| book.withdrew(paths, count, suspects));
     }
 
     fn suspect(&self, hash: &StorePathHash, suspects: &mut Suspects) {

@@ -1,6 +1,7 @@
 //! Adopts one path after another.
 
 use std::{
+    collections::BTreeSet,
     ops::ControlFlow,
     sync::PoisonError,
     time::{SystemTime, UNIX_EPOCH},
@@ -102,11 +103,10 @@ struct Known {
 pub(super) fn run(shared: &Shared) {
     while let Some(job) = next_job(shared) {
         let outcome = shared.run(&job);
-        let is_adopted = matches!(outcome, Outcome::Adopted);
-        let is_valid = shared.update(|book| book.finish(&job, outcome));
+        let may_stay = shared.update(|book| book.finish(&job, outcome));
         // The watcher withdraws what it finds adopted and no longer valid; this became so after it had looked.
-        if is_adopted && !is_valid {
-            shared.withdraw(&[job.hash]);
+        if !may_stay {
+            shared.withdraw(&BTreeSet::from([job.hash]));
         }
     }
 }

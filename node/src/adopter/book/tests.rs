@@ -72,9 +72,13 @@ fn what_has_gone_is_to_be_withdrawn() {
     // One was adopted by a node before this one, and one is somebody else's.
     let pinned = BTreeSet::from([hash(7)]);
     let listing: BTreeMap<_, _> = [seen(2, 0, View::Same), seen(3, 0, View::Same)].into();
-    assert_eq!(book.take_listing(listing.clone(), &pinned), BTreeSet::from([hash(1), hash(7)]));
+    let gone = book.take_listing(listing.clone(), &pinned);
+    assert_eq!(gone, BTreeSet::from([hash(1), hash(7)]));
     assert_eq!((book.status().adopted, book.status().done, book.status().total), (1, 2, 2));
     assert!(book.next_job().is_none());
+    assert!(!book.status().settled, "they are still to be seen");
+    book.withdrew(&gone, 2, Suspects::default());
+    assert!(book.status().settled);
     let pinned = BTreeSet::from([hash(2), hash(3)]);
     assert!(book.take_listing(listing, &pinned).is_empty());
     assert_eq!(book.status().adopted, 2);
@@ -90,6 +94,10 @@ fn what_goes_while_it_is_read_is_noticed() {
     assert!(!book.finish(&job, Outcome::Adopted), "whoever has committed it must withdraw it");
     assert!(book.status().current.is_empty());
     assert_eq!(book.status().total, 1);
+    assert_eq!(work(&mut book, |_| Outcome::Untrusted), [(id(2), false)]);
+    assert!(!book.status().settled, "it is still to be seen");
+    book.withdrew(&BTreeSet::from([hash(1)]), 1, Suspects::default());
+    assert!(book.status().settled);
 }
 
 #[test]
@@ -121,7 +129,7 @@ fn after_a_withdrawal_all_that_is_adopted_is_checked_before_more_is_adopted() {
     let more =
         [1, 2, 3, 4].map(|number| seen(number, 0, if number % 2 == 1 { View::Same } else { View::Absent }));
     book.take_listing(more.into(), &BTreeSet::new());
-    book.withdrew(1, suspects());
+    book.withdrew(&BTreeSet::new(), 1, suspects());
     assert!(!book.status().settled);
     let mut first = true;
     let done = work(&mut book, |job| {
@@ -140,7 +148,7 @@ fn what_was_adopted_during_a_round_is_checked_too() {
     let early = book.next_job().unwrap();
     let late = book.next_job().unwrap();
     book.finish(&late, Outcome::Adopted);
-    book.withdrew(1, suspects());
+    book.withdrew(&BTreeSet::new(), 1, suspects());
     let check = book.next_job().unwrap();
     assert_eq!((check.id, matches!(check.task, Task::Check(_))), (id(2), true));
     book.finish(&check, Outcome::Adopted);
