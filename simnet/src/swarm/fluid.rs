@@ -127,24 +127,25 @@ impl<K: Ord + Copy> Fluid<K> {
 
     fn share(&mut self) {
         let Self { links, transfers, .. } = self;
-        let mut flowing: Vec<&mut Transfer> = Vec::new();
+        // Up and down of each node, then what caps a transfer below that, as a link of its own.
+        let mut left: Vec<u64> = links.iter().flat_map(|link| [link.up, link.down]).collect();
+        let mut flowing: Vec<(&mut Transfer, [usize; 3])> = Vec::with_capacity(transfers.len());
         for transfer in transfers.values_mut() {
             transfer.rate = 0;
-            if !links[transfer.from].is_cut && !links[transfer.to].is_cut {
-                flowing.push(transfer);
+            let (from, to) = (&links[transfer.from], &links[transfer.to]);
+            if from.is_cut || to.is_cut {
+                continue;
             }
-        }
-        // Up and down of each node, then what caps a transfer, as a link of its own.
-        let mut left: Vec<u64> = links.iter().flat_map(|link| [link.up, link.down]).collect();
-        let shared = left.len();
-        left.extend(flowing.iter().map(|transfer| transfer.cap));
-        let mut members: Vec<Vec<usize>> = vec![Vec::new(); left.len()];
-        for (at, transfer) in flowing.iter().enumerate() {
-            for link in [2 * transfer.from, 2 * transfer.to + 1, shared + at] {
-                members[link].push(at);
+            let [up, down] = [2 * transfer.from, 2 * transfer.to + 1];
+            let mut through = [up, down, down];
+            if transfer.cap < from.up.min(to.down) {
+                through[2] = left.len();
+                left.push(transfer.cap);
             }
+            flowing.push((transfer, through));
         }
-        let mut count: Vec<u64> = members.iter().map(|members| members.len() as u64).collect();
+        let members = Members::new(left.len(), flowing.iter().map(|(_, through)| distinct(through)));
+        let mut count: Vec<u64> = (0..left.len()).map(|link| members.of(link).len() as u64).collect();
         let share = |left: &[u64], count: &[u64], link: usize| left[link].checked_div(count[link]);
         let mut heap: BinaryHeap<_> =
             (0..left.len()).filter_map(|link| Some(Reverse((share(&left, &count, link)?, link)))).collect();
@@ -158,19 +159,50 @@ impl<K: Ord + Copy> Fluid<K> {
                 }
                 Some(_) => {}
             }
-            for &at in &members[link] {
-                let transfer = &mut *flowing[at];
+            for &at in members.of(link) {
+                let (transfer, through) = &mut flowing[at];
                 if transfer.rate > 0 {
                     continue;
                 }
                 // A link that is shared by more than it has bytes still brings everyone something.
                 transfer.rate = least.max(1);
-                for other in [2 * transfer.from, 2 * transfer.to + 1, shared + at] {
+                for &other in distinct(through) {
                     left[other] = left[other].saturating_sub(transfer.rate);
                     count[other] -= 1;
                 }
             }
         }
+    }
+}
+
+/// The links of a transfer; one without a cap has its second twice.
+fn distinct(through: &[usize; 3]) -> &[usize] {
+    if through[1] == through[2] { &through[..2] } else { through }
+}
+
+/// Which transfers go through each link, all in one list, by where each link's begin.
+struct Members {
+    all: Vec<usize>,
+    begins: Vec<usize>,
+}
+
+impl Members {
+    fn new<'a>(links: usize, transfers: impl Iterator<Item = &'a [usize]> + Clone) -> Self {
+        let mut begins = vec![0; links + 1];
+        transfers.clone().flatten().for_each(|link| begins[link + 1] += 1);
+        (0..links).for_each(|link| begins[link + 1] += begins[link]);
+        let (mut all, mut free) = (vec![0; begins[links]], begins.clone());
+        for (at, through) in transfers.enumerate() {
+            for &link in through {
+                all[free[link]] = at;
+                free[link] += 1;
+            }
+        }
+        Self { all, begins }
+    }
+
+    fn of(&self, link: usize) -> &[usize] {
+        &self.all[self.begins[link]..self.begins[link + 1]]
     }
 }
 

@@ -19,6 +19,9 @@ const PROGRESS_TIMEOUT: Micros = Micros::from_millis(2_500);
 const RATE_MAX: u64 = 1 << 40;
 /// A request and its stream take so many bytes.
 const OVERHEAD_BYTES: u64 = 64;
+/// What is no longer than a packet takes no time but that of the way: among flows that share a link fairly it is through at
+/// once.
+const PACKET_BYTES: u64 = 1_400;
 
 impl Swarm<'_> {
     pub(super) fn ask(&mut self, flight: FlightId, peer: PeerId, id: AskId, request: Request) {
@@ -153,6 +156,9 @@ impl Swarm<'_> {
         let dawdles = self.plan.sabotage == Some(SwarmSabotage::Dawdles);
         let overhead = if stalls { 0 } else { OVERHEAD_BYTES };
         let bytes = bytes as u64 + overhead + if dawdles { bytes as u64 } else { 0 };
+        if !stalls && cap == RATE_MAX && bytes <= PACKET_BYTES {
+            return self.has_sent(name, bytes);
+        }
         self.fluid.begin(self.now, name, ends, bytes, cap);
     }
 

@@ -12,19 +12,20 @@ use firn_bao::{Groups, Span};
 use firn_castore::{BlobDigest, BlobRef};
 
 use super::Micros;
-use super::queue::is_small;
+use super::queue::{Edition, is_small};
 use crate::PeerId;
 use crate::check::Presence;
 
-/// How long until a fellow that had something new is asked again, where there are few of them.
+/// How long until a fellow that had something new is asked again.
 pub(super) const POLL: Micros = Micros::from_millis(300);
 /// How long until one that has all is asked who else is fetching the tree.
 const POLL_WHOLE: Micros = Micros::from_millis(1_000);
 /// The longest time between two questions to a fellow that has nothing new, or to somebody who has nothing or all.
 const POLL_MAX: Micros = Micros::from_millis(8_000);
-/// With each further so many fellows they are asked that much less often, so that a large swarm does not talk more than it
-/// gives.
-const FELLOWS_A_POLL: u64 = 16;
+/// So many fellows that have something new now and then are enough, as each of them has fellows of its own.
+const FELLOWS_MAX: usize = 32;
+/// A fellow that is asked as rarely as this has had nothing new for about as long.
+const RARELY: Micros = Micros::from_millis(2_000);
 /// A run of so many groups, beginning at a multiple of them, has one owner: 256 KiB.
 const OWNED_GROUPS: u64 = 16;
 /// The most partners that share the work.
@@ -45,6 +46,8 @@ struct Holder {
     lacks: BTreeSet<BlobDigest>,
     /// Of one that has a part: what of it.
     has: BTreeMap<BlobDigest, Groups>,
+    /// In which there was nothing for one that has a part.
+    spent: Option<Edition>,
     /// When to ask what it has, and who else it knows of; `None` while it is being asked.
     poll_at: Option<Micros>,
     poll_gap: Micros,
@@ -65,6 +68,7 @@ impl Holders {
             extent: Extent::Unknown,
             lacks: BTreeSet::new(),
             has: BTreeMap::new(),
+            spent: None,
             poll_at: Some(Micros(0)),
             poll_gap: POLL,
         })
@@ -126,8 +130,6 @@ impl Holders {
         blobs: Vec<(BlobRef, Presence)>,
         now: Micros,
     ) {
-        let fellows = self.holders.values().filter(|holder| holder.extent == Extent::Partial).count() as u64;
-        let poll = Micros(POLL.0 * (1 + fellows / FELLOWS_A_POLL));
         let holder = self.holder(peer);
         match tree {
             Presence::Whole => holder.is_whole(now),
@@ -139,8 +141,8 @@ impl Holders {
                 let is_new = holder.extent != Extent::Partial;
                 holder.extent = Extent::Partial;
                 if holder.takes(blobs) || is_new {
-                    holder.poll_gap = poll;
-                    holder.poll_at = Some(if is_new { now } else { now.after(poll) });
+                    holder.poll_gap = POLL;
+                    holder.poll_at = Some(if is_new { now } else { now.after(POLL) });
                 } else {
                     holder.put_off(now);
                 }
@@ -158,6 +160,18 @@ impl Holders {
         }
     }
 
+    /// In the queue as it is there is nothing more that this peer is known to have.
+    pub(super) fn has_no_more(&mut self, peer: &PeerId, edition: Edition) {
+        if let Some(holder) = self.holders.get_mut(peer).filter(|holder| holder.extent == Extent::Partial) {
+            holder.spent = Some(edition);
+        }
+    }
+
+    /// Whether there may be something in the queue that this peer has.
+    pub(super) fn may_have_more(&self, peer: &PeerId, edition: Option<Edition>) -> bool {
+        self.holders.get(peer).is_none_or(|holder| holder.spent.is_none() || holder.spent != edition)
+    }
+
     /// Whether this peer can be asked for all of this run.
     pub(super) fn has_all_of(&self, peer: &PeerId, blob: &BlobRef, run: Span) -> bool {
         self.part_of(peer, blob, run) == Some(run)
@@ -168,21 +182,32 @@ impl Holders {
         self.holders.values().any(|holder| holder.extent == Extent::Partial)
     }
 
+    /// Whether one that nothing is known of is worth a question. One that has all may be among them, so where fellows bring
+    /// nothing new the others get their turn.
+    pub(super) fn welcomes_strangers(&self) -> bool {
+        let is_busy = |holder: &&Holder| match holder.extent {
+            Extent::Unknown => holder.poll_at.is_none(),
+            Extent::Partial => holder.poll_gap < RARELY,
+            Extent::Whole | Extent::Nothing => false,
+        };
+        self.holders.values().filter(is_busy).count() < FELLOWS_MAX
+    }
+
     /// Those who may be fetching the tree as well, and pass the test: fellows, and who has nothing yet.
     pub(super) fn partners(&self, test: impl Fn(&PeerId) -> bool) -> Vec<PeerId> {
         let others = self.holders.iter().filter(|(_, holder)| holder.extent != Extent::Whole);
         others.map(|(peer, _)| *peer).filter(|peer| test(peer)).take(PARTNERS_MAX).collect()
     }
 
-    /// The first part of a run that none of its partners has, and that so many of them would ask for before this node.
-    pub(super) fn part_of_rank(
+    /// The first part of a run that none of its partners has, and that so many of them at most would ask for before this node.
+    pub(super) fn part_up_to_rank(
         &self,
         rank: usize,
         partners: &[PeerId],
         blob: &BlobRef,
         run: Span,
     ) -> Option<Span> {
-        self.first_part(partners, blob, run, |start| self.rank(partners, blob, start) == rank)
+        self.first_part(partners, blob, run, |start| self.rank(partners, blob, start) <= rank)
     }
 
     /// The first part of a run that none of these fellows has.
@@ -231,7 +256,7 @@ impl Holder {
                 POLL_WHOLE
             }
         };
-        self.extent = Extent::Whole;
+        (self.extent, self.spent) = (Extent::Whole, None);
         self.poll_at = Some(now.after(self.poll_gap));
     }
 
@@ -250,6 +275,9 @@ impl Holder {
                 Presence::Whole => [Span::whole(blob.size)].into_iter().collect(),
             };
             is_new |= self.has.insert(blob.digest, groups.clone()) != Some(groups);
+        }
+        if is_new {
+            self.spent = None;
         }
         is_new
     }
@@ -356,7 +384,7 @@ mod tests {
             let owners: Vec<usize> = (0..all.len())
                 .filter(|i| {
                     let others: Vec<PeerId> = all.iter().filter(|peer| **peer != all[*i]).copied().collect();
-                    Holders::new(all[*i]).part_of_rank(0, &others, &blob, run) == Some(run)
+                    Holders::new(all[*i]).part_up_to_rank(0, &others, &blob, run) == Some(run)
                 })
                 .collect();
             assert_eq!(owners.len(), 1);

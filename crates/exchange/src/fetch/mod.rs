@@ -47,6 +47,9 @@ const FIND_AGAIN: Micros = Micros::from_millis(1_000);
 /// The longest time between two look-ups.
 const FIND_AGAIN_MAX: Micros = Micros::from_millis(30_000);
 
+/// Not everybody is looked at for each answer: in between only those of whom something has come.
+const LOOK: Micros = Micros::from_millis(20);
+
 /// What is to become of the tree at hand.
 enum Verdict {
     GoOn,
@@ -82,6 +85,14 @@ pub struct Fetch {
     begun: Option<Micros>,
     /// When time was last looked at.
     stepped_at: Micros,
+    /// When all peers were looked at.
+    looked_at: Micros,
+    /// When they are to be looked at again; `None` while nothing calls for it.
+    look_at: Option<Micros>,
+    /// Of whom something has come since.
+    touched: BTreeSet<PeerId>,
+    /// There was nobody left to be asked for this.
+    lacking: Option<Key>,
     peers: Peers,
     /// Look-ups that have begun.
     finds: BTreeMap<Key, Find>,
@@ -113,6 +124,10 @@ impl Fetch {
             limits,
             begun: None,
             stepped_at: Micros::default(),
+            looked_at: Micros::default(),
+            look_at: Some(Micros::default()),
+            touched: BTreeSet::new(),
+            lacking: None,
             peers: Peers::new(seed, limits),
             finds: BTreeMap::new(),
             bytes_in_flight: 0,
@@ -134,8 +149,12 @@ impl Fetch {
             return;
         }
         match input {
-            Input::Found { key, peer } => self.peers.found(peer, key),
+            Input::Found { key, peer } => {
+                self.peers.found(peer, key);
+                self.touched.insert(peer);
+            }
             Input::FindEnded(key) => {
+                self.look_at_all();
                 if let Some(find) = self.finds.get_mut(&key) {
                     (find.is_over, find.again_at) = (true, now.after(find.gap));
                     find.gap = Micros((find.gap.0 * 2).min(FIND_AGAIN_MAX.0));
@@ -162,11 +181,13 @@ impl Fetch {
             }
             Input::Recalled { closure, known } => self.recalled(now, closure, known),
             Input::Reading(digest) => {
+                self.look_at_all();
                 if let Some(tree) = &mut self.tree {
                     tree.read(&digest);
                 }
             }
             Input::Missing(blobs) => {
+                self.look_at_all();
                 if let Some(tree) = &mut self.tree {
                     self.outputs.extend(tree.begin_blobs(blobs, now).into_iter().map(Output::Keep));
                 }
@@ -196,12 +217,18 @@ impl Fetch {
         let own = [
             self.end(),
             self.peers.next_event(self.stepped_at),
+            self.look_at,
             self.candidates.ripe_at(),
             self.tree.as_ref().and_then(|tree| tree.next_event(self.stepped_at, self.candidates.others())),
             self.next_find(),
         ];
         // What time could bring up to the last step, it has brought: more must come in from outside.
         asks.chain(own.into_iter().flatten()).filter(|at| *at > self.stepped_at).min()
+    }
+
+    /// It is not only about those of whom something has come.
+    fn look_at_all(&mut self) {
+        self.look_at = Some(self.looked_at);
     }
 
     fn end(&self) -> Option<Micros> {
@@ -230,6 +257,7 @@ impl Fetch {
             return false;
         }
         self.choose(now);
+        self.lacking = self.lacks_peers();
         self.find_again(now);
         self.tree.is_some() && !self.done
     }
@@ -291,15 +319,16 @@ impl Fetch {
     }
 
     fn next_find(&self) -> Option<Micros> {
-        self.finds.get(&self.lacks_peers()?).map(|find| find.again_at)
+        self.finds.get(self.lacking.as_ref()?).map(|find| find.again_at)
     }
 
     fn find_again(&mut self, now: Micros) {
-        if let Some(key) = self.lacks_peers()
-            && let Some(find) = self.finds.get_mut(&key).filter(|find| find.again_at <= now)
+        if let Some(key) = &self.lacking
+            && let Some(find) = self.finds.get_mut(key).filter(|find| find.again_at <= now)
         {
             find.is_over = false;
-            self.outputs.push_back(Output::Find(key));
+            self.outputs.push_back(Output::Find(key.clone()));
+            self.lacking = None;
         }
     }
 
@@ -316,7 +345,7 @@ impl Fetch {
     fn ask_claims(&mut self, now: Micros, hash: StorePathHash) {
         let key = Key::Path(hash);
         self.find(key.clone());
-        for peer in self.peers.ready_for(&key, now) {
+        for peer in self.peers.ready_for(&key, now, None, |_| Some(())) {
             if self.in_flight.len() < self.limits.in_flight_max && self.candidates.begin_asking(peer) {
                 let request = Request::Path(hash);
                 self.ask(now, peer, Question { request, task: Task::Claims, bytes: 0 });
@@ -379,10 +408,12 @@ impl Fetch {
         let path = candidate.admitted().map(|admitted| admitted.facts().path.clone());
         self.outputs.push_back(Output::Recall { root: candidate.root().clone(), path });
         self.tree = Some(Tree::new(candidate, self.me, now));
+        self.look_at_all();
     }
 
     /// What is here of the Directories need not be asked for.
     fn recalled(&mut self, now: Micros, closure: Option<Arc<Closure>>, known: Known) {
+        self.look_at_all();
         let Some(tree) = &mut self.tree else { return };
         match tree.recalled(now, closure, known) {
             Ok(Some(closure)) => self.outputs.push_back(Output::Look(closure)),
@@ -394,19 +425,39 @@ impl Fetch {
     fn ask_tree(&mut self, now: Micros) {
         let Some(mut tree) = self.tree.take() else { return };
         let key = Key::Root(tree.root().clone());
+        let looks_at_all =
+            self.looked_at.after(LOOK) <= now || self.look_at.is_some_and(|look_at| look_at <= now);
+        let touched = std::mem::take(&mut self.touched);
+        let among = (!looks_at_all).then_some(&touched);
+        // What is asked of others leaves nothing more for them.
+        let mut idle = BTreeSet::new();
         while self.in_flight.len() < self.limits.in_flight_max
             && self.bytes_in_flight < self.limits.bytes_in_flight_max
         {
-            let mut ready = self.peers.ready_for(&key, now);
-            // What fellows have is taken from them, so that who has all can give what nobody else has.
-            ready.sort_by_key(|peer| !tree.is_fellow(peer));
-            let next =
-                ready.into_iter().find_map(|peer| Some((peer, tree.next_question(&peer, &self.peers, now)?)));
+            let order = tree.order();
+            let ready =
+                self.peers.ready_for(&key, now, among, |peer| order(peer).filter(|_| !idle.contains(peer)));
+            drop(order);
+            let next = ready.into_iter().find_map(|peer| {
+                let question = tree.next_question(&peer, &self.peers, now);
+                if question.is_none() {
+                    idle.insert(peer);
+                }
+                Some((peer, question?))
+            });
             let Some((peer, question)) = next else { break };
             self.ask(now, peer, question);
         }
-        let verdict = self.judge(&tree, &key, now);
+        if looks_at_all {
+            (self.looked_at, self.look_at) = (now, None);
+        } else if now > self.looked_at || !touched.is_empty() {
+            self.look_at = Some(self.looked_at.after(LOOK));
+        }
+        let verdict = self.judge(&tree, &key, now, looks_at_all);
         self.tree = Some(tree);
+        if looks_at_all {
+            self.lacking = self.lacks_peers();
+        }
         self.find_again(now);
         match verdict {
             Verdict::GoOn => {}
@@ -416,7 +467,7 @@ impl Fetch {
         }
     }
 
-    fn judge(&self, tree: &Tree, key: &Key, now: Micros) -> Verdict {
+    fn judge(&self, tree: &Tree, key: &Key, now: Micros, looks_at_all: bool) -> Verdict {
         let is_asking = self.in_flight.values().any(|ask| ask.task.brings_contents());
         let is_patient = tree.may_go_on() && now < tree.progress_at().after(self.limits.patience);
         if tree.is_ending {
@@ -425,7 +476,8 @@ impl Fetch {
             Verdict::Whole
         } else if tree.is_stalled(now) && self.candidates.others() {
             Verdict::Stalled
-        } else if !is_asking
+        } else if looks_at_all
+            && !is_asking
             && !is_patient
             && tree.wants_peers()
             && self.is_over(key)
@@ -484,6 +536,7 @@ impl Fetch {
     /// Nobody waits for this any more.
     fn settle(&mut self, id: AskId) -> Option<InFlight> {
         let ask = self.in_flight.remove(&id)?;
+        self.touched.insert(ask.peer);
         self.peers.settled(&ask.peer, ask.bytes);
         self.bytes_in_flight = self.bytes_in_flight.saturating_sub(ask.bytes);
         if matches!(ask.task, Task::Claims) {
@@ -499,6 +552,7 @@ impl Fetch {
 
     /// What was asked must be asked again.
     fn give_back(&mut self, now: Micros, ask: &InFlight) {
+        self.look_at_all();
         match (&mut self.tree, &ask.task) {
             (_, Task::Claims) => self.candidates.ask_again(ask.peer),
             (Some(tree), task) => tree.give_back(ask.peer, task, now),
@@ -528,7 +582,11 @@ impl Fetch {
             }
             Verified::Refused => self.failed(now, ask),
             verified => {
-                self.peers.succeeded(&ask.peer, ask.mark, verified.contents_bytes(), now);
+                let bytes = verified.contents_bytes();
+                if bytes == 0 && !matches!(verified, Verified::Have { .. }) {
+                    self.look_at_all();
+                }
+                self.peers.succeeded(&ask.peer, ask.mark, bytes, now);
                 self.succeeded(now, ask, verified);
             }
         }

@@ -63,19 +63,30 @@ impl Peers {
         self.peers.keys().copied().collect()
     }
 
-    /// Those who may be asked for this now: who has not failed of late before who has, the least busy first.
-    pub(super) fn ready_for(&self, key: &Key, now: Micros) -> Vec<PeerId> {
-        let mut ready: Vec<_> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| {
-                self.is_left(peer) && peer.rests_until.is_none() && peer.may_have.contains(key)
-            })
-            .filter(|(_, peer)| peer.in_flight < self.requests_max(peer) && !peer.is_stalled(now))
-            .map(|(id, peer)| (peer.failures, peer.in_flight, self.rank(id), *id))
-            .collect();
+    /// Those who may be asked for this now (`among`: of these), without whom `order` gives no place: who has not failed of
+    /// late before who has, then by their places, then the least busy.
+    pub(super) fn ready_for<Place: Ord>(
+        &self,
+        key: &Key,
+        now: Micros,
+        among: Option<&BTreeSet<PeerId>>,
+        order: impl Fn(&PeerId) -> Option<Place>,
+    ) -> Vec<PeerId> {
+        let place = |(id, peer): (&PeerId, &Peer)| {
+            let is_ready = self.is_left(peer)
+                && peer.rests_until.is_none()
+                && peer.in_flight < self.requests_max(peer)
+                && !peer.is_stalled(now)
+                && peer.may_have.contains(key);
+            let place = is_ready.then(|| order(id)).flatten()?;
+            Some((peer.failures, place, peer.in_flight, self.rank(id), *id))
+        };
+        let mut ready: Vec<_> = match among {
+            None => self.peers.iter().filter_map(place).collect(),
+            Some(these) => these.iter().filter_map(|id| place(self.peers.get_key_value(id)?)).collect(),
+        };
         ready.sort_unstable();
-        ready.into_iter().map(|(_, _, _, id)| id).collect()
+        ready.into_iter().map(|(.., id)| id).collect()
     }
 
     /// Until it has answered once a peer may be gone, and all that it is asked waits for the dial to fail.
@@ -218,16 +229,16 @@ mod tests {
         let (peer, key, now) = (PeerId::from([1; 32]), Key::Path([2; 20].into()), Micros(0));
         let mut peers = Peers::new(0, Limits::default());
         peers.found(peer, key.clone());
-        assert_eq!(peers.ready_for(&key, now), [peer]);
+        assert_eq!(peers.ready_for(&key, now, None, |_| Some(())), [peer]);
         let mark = peers.asked(&peer, 0, now);
-        assert!(peers.ready_for(&key, now).is_empty());
+        assert!(peers.ready_for(&key, now, None, |_| Some(())).is_empty());
         peers.settled(&peer, 0);
         peers.succeeded(&peer, mark, 0, now);
         for _ in 0..Limits::default().in_flight_peer_max {
-            assert_eq!(peers.ready_for(&key, now), [peer]);
+            assert_eq!(peers.ready_for(&key, now, None, |_| Some(())), [peer]);
             peers.asked(&peer, 0, now);
         }
-        assert!(peers.ready_for(&key, now).is_empty());
+        assert!(peers.ready_for(&key, now, None, |_| Some(())).is_empty());
     }
 
     #[test]

@@ -55,7 +55,14 @@ pub(super) enum End {
 }
 
 /// Runs of groups of blobs, in the order in which a reader of the NAR needs them.
-pub(super) struct Queue(VecDeque<(BlobRef, Span)>);
+pub(super) struct Queue {
+    runs: VecDeque<(BlobRef, Span)>,
+    additions: u64,
+}
+
+/// What a queue was at some time: while it is this, less may be in it than then, and not more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Edition(u64);
 
 impl Queue {
     pub(super) fn new(missing: impl Iterator<Item = MissingBlob>) -> Self {
@@ -70,37 +77,43 @@ impl Queue {
             }
             queue.extend(spans.into_iter().map(|span| (blob, span)));
         }
-        Self(queue)
+        Self { runs: queue, additions: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.runs.is_empty()
+    }
+
+    /// `None` while it is longer than one looks into it.
+    pub(super) fn edition(&self) -> Option<Edition> {
+        (self.runs.len() <= LOOK_AHEAD).then_some(Edition(self.additions))
     }
 
     /// Goes to the front.
     pub(super) fn put_back(&mut self, work: &Work) {
+        self.additions += 1;
         for part in work.parts().into_iter().rev() {
-            self.0.push_front(part);
+            self.runs.push_front(part);
         }
     }
 
     /// This blob, and what follows it, comes first.
     pub(super) fn bring_forward(&mut self, digest: &BlobDigest) {
-        if let Some(at) = self.0.iter().position(|(blob, _)| blob.digest == *digest) {
-            self.0.rotate_left(at);
+        if let Some(at) = self.runs.iter().position(|(blob, _)| blob.digest == *digest) {
+            self.runs.rotate_left(at);
         }
     }
 
     /// Different blobs at the front, so many at most.
     pub(super) fn first_blobs(&self, count_max: usize) -> Vec<BlobRef> {
-        let mut blobs: Vec<BlobRef> = self.0.iter().take(count_max).map(|(blob, _)| *blob).collect();
+        let mut blobs: Vec<BlobRef> = self.runs.iter().take(count_max).map(|(blob, _)| *blob).collect();
         blobs.dedup();
         blobs
     }
 
     /// Whether there is anything of which `wants` wants a part.
     pub(super) fn has(&self, mut wants: impl FnMut(&BlobRef, Span) -> Option<Span>) -> bool {
-        self.0.iter().take(LOOK_AHEAD).any(|(blob, span)| wants(blob, *span).is_some())
+        self.runs.iter().take(LOOK_AHEAD).any(|(blob, span)| wants(blob, *span).is_some())
     }
 
     /// The next piece of about this many bytes (of at least one blob or group), made of what `wants` wants. It gives the
@@ -149,15 +162,15 @@ impl Queue {
 
     fn pop(&mut self, end: End) -> Option<(BlobRef, Span)> {
         match end {
-            End::Front => self.0.pop_front(),
-            End::Back => self.0.pop_back(),
+            End::Front => self.runs.pop_front(),
+            End::Back => self.runs.pop_back(),
         }
     }
 
     fn push(&mut self, end: End, item: (BlobRef, Span)) {
         match end {
-            End::Front => self.0.push_front(item),
-            End::Back => self.0.push_back(item),
+            End::Front => self.runs.push_front(item),
+            End::Back => self.runs.push_back(item),
         }
     }
 }
@@ -251,7 +264,9 @@ mod tests {
         let mut queue = queue_of(blobs);
         let first = queue.take(End::Front, 1, |_, span| Some(span)).unwrap();
         assert_eq!(first, Work::Batch(vec![blobs[0]]));
+        let edition = queue.edition();
         queue.put_back(&first);
+        assert_ne!(queue.edition(), edition);
         assert_eq!(queue.first_blobs(2), blobs[..2]);
         queue.bring_forward(&blobs[2].digest);
         assert_eq!(queue.first_blobs(9), [blobs[2], blobs[3], blobs[0], blobs[1]]);
@@ -259,6 +274,6 @@ mod tests {
 
     #[test]
     fn a_blob_of_a_petabyte_is_two_pieces_of_work() {
-        assert_eq!(queue_of([blob(1, firn_bao::BLOB_BYTES_MAX)]).0.len(), 2);
+        assert_eq!(queue_of([blob(1, firn_bao::BLOB_BYTES_MAX)]).runs.len(), 2);
     }
 }

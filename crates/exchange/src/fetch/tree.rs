@@ -108,8 +108,16 @@ pub(super) struct Tree {
     progress_at: Micros,
     has_come: bool,
     is_read: bool,
-    /// From when on what others own is asked for as well; `None` while there is something of one's own.
-    helps_at: Option<Micros>,
+    /// How far it helps others; `None` while there is something of its own.
+    help: Option<Help>,
+}
+
+/// How much of what others own is asked for as well.
+struct Help {
+    /// What so many others would rather ask for.
+    rank: usize,
+    /// When it will be one more.
+    more_at: Micros,
 }
 
 impl Tree {
@@ -129,7 +137,7 @@ impl Tree {
             progress_at: now,
             has_come: false,
             is_read: false,
-            helps_at: None,
+            help: None,
         }
     }
 
@@ -161,6 +169,19 @@ impl Tree {
             self.begin_closure(closure)?;
         }
         Ok(closure)
+    }
+
+    /// Who may have something to do, and who comes first: what fellows have is taken from them, so that who has all can give
+    /// what nobody else has. Strangers may be fellows; they have nothing to do where there are enough of these.
+    pub(super) fn order(&self) -> impl Fn(&PeerId) -> Option<u8> {
+        let has_closure = self.closure.is_some();
+        let welcomes_strangers = !has_closure || self.holders.welcomes_strangers();
+        move |peer| match self.holders.extent(peer) {
+            Extent::Unknown if !welcomes_strangers => None,
+            Extent::Unknown if has_closure => Some(0),
+            Extent::Partial => Some(0),
+            Extent::Unknown | Extent::Whole | Extent::Nothing => Some(1),
+        }
     }
 
     /// Something for this peer to do, if there is something that it may have.
@@ -225,13 +246,21 @@ impl Tree {
 
     fn take_new(&mut self, peer: &PeerId, peers: &Peers, bytes_max: u64, now: Micros) -> Option<Work> {
         let (queue, holders) = (self.queue.as_mut()?, &self.holders);
+        if !holders.may_have_more(peer, queue.edition()) {
+            return None;
+        }
         let may = |blob: &BlobRef, span| holders.part_of(peer, blob, span);
         let partners = match holders.extent(peer) {
             Extent::Whole => holders.partners(|partner| peers.is_usable(partner, now)),
             Extent::Partial | Extent::Unknown | Extent::Nothing => Vec::new(),
         };
         if partners.is_empty() {
-            return queue.take(End::Front, bytes_max, may);
+            let edition = queue.edition();
+            let work = queue.take(End::Front, bytes_max, may);
+            if let (None, Some(edition)) = (&work, edition) {
+                self.holders.has_no_more(peer, edition);
+            }
+            return work;
         }
         if self.is_read {
             let mut urgent = URGENT_BYTES;
@@ -243,34 +272,38 @@ impl Tree {
                 return Some(work);
             }
         }
-        // What is one's own comes first.
-        let of_rank = |rank| {
+        let up_to_rank = |rank| {
             let (holders, partners) = (&holders, &partners);
-            move |blob: &BlobRef, span| holders.part_of_rank(rank, partners, blob, may(blob, span)?)
+            move |blob: &BlobRef, span| holders.part_up_to_rank(rank, partners, blob, may(blob, span)?)
         };
-        let own = queue.take(End::Front, bytes_max, of_rank(0));
+        // What is one's own comes first.
+        let own = queue.take(End::Front, bytes_max, up_to_rank(0));
         if own.is_some() {
-            self.helps_at = None;
+            self.help = None;
             return own;
         }
         // What the others have asked for by then will have come, and they will have said so.
         let pace = peers.pace(peer);
-        let wait = || pace.time_for_window().map_or(Micros(0), |takes| takes.after(POLL).min(STALL));
-        if now < *self.helps_at.get_or_insert_with(|| now.after(wait())) {
+        let wait = pace.time_for_window().unwrap_or_default().after(POLL).min(STALL);
+        let help = self.help.get_or_insert(Help { rank: 0, more_at: now.after(wait) });
+        if help.more_at <= now {
+            *help = Help { rank: help.rank + 1, more_at: now.after(wait) };
+        }
+        if help.rank == 0 {
             return None;
         }
-        // First what would be one's own if its owner were not there, so that those who are done early help different ones;
-        // then what nobody has, from the end at which its owner comes last. What a fellow has it gives, unless it is slower
-        // than who has all.
-        let unheld = |blob: &BlobRef, span| holders.unheld_part(&partners, blob, may(blob, span)?);
+        // First what would be one's own if its owner were not there, so that those who are done early help different ones, and
+        // in a large swarm not all ask for the same at once; from the end at which its owner comes last. What a fellow has it
+        // gives, unless it is slower than who has all and nothing else is left.
+        let others = queue.take(End::Back, bytes_max, up_to_rank(help.rank));
+        if others.is_some() || help.rank < partners.len() {
+            return others;
+        }
         let is_faster =
             |partner: &&PeerId| peers.pace(partner).rate().is_none_or(|its| Some(its) >= pace.rate());
         let faster: Vec<PeerId> = partners.iter().filter(is_faster).copied().collect();
         let held_by_slow = |blob: &BlobRef, span| holders.unheld_part(&faster, blob, may(blob, span)?);
-        queue
-            .take(End::Back, bytes_max, of_rank(1))
-            .or_else(|| queue.take(End::Back, bytes_max, unheld))
-            .or_else(|| queue.take(End::Front, bytes_max, held_by_slow))
+        queue.take(End::Front, bytes_max, held_by_slow)
     }
 
     /// Whether this peer has, or may turn out to have, something that is still to be asked for.
@@ -326,7 +359,8 @@ impl Tree {
             self.closure.is_none().then(|| self.begun.after(Micros(HEDGE.0 * self.closures_asked.max(1))));
         let patience = (others && self.waits_for_peers()).then(|| self.progress_at.after(PATIENCE));
         let poll = self.holders.next_poll(now).filter(|_| self.wants_peers());
-        [hedge, patience, poll, self.helps_at].into_iter().flatten().filter(|at| *at > now).min()
+        let help = self.help.as_ref().map(|help| help.more_at);
+        [hedge, patience, poll, help].into_iter().flatten().filter(|at| *at > now).min()
     }
 
     /// The store has been looked through: these blobs are to be fetched. Gives those that need no peer.
