@@ -325,6 +325,9 @@ fn mix(mut word: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use firn_store::MissingBlob;
+
+    use super::super::queue::{Queue, Work};
     use super::*;
 
     fn peer(byte: u8) -> PeerId {
@@ -361,6 +364,51 @@ mod tests {
     }
 
     #[test]
+    fn who_has_enough_fellows_meets_no_strangers_until_they_bring_nothing_new() {
+        let mut holders = Holders::new(peer(0));
+        let none = || Presence::Partial(Groups::default());
+        for number in 1..=FELLOWS_MAX as u8 {
+            assert!(holders.welcomes_strangers());
+            holders.polling(peer(number));
+        }
+        assert!(!holders.welcomes_strangers(), "so many are being asked");
+        for number in 1..=FELLOWS_MAX as u8 {
+            holders.told(peer(number), &none(), Vec::new(), Micros(0));
+        }
+        assert!(!holders.welcomes_strangers());
+        let mut now = Micros(0);
+        while !holders.welcomes_strangers() {
+            now = holders.next_poll(now).unwrap_or(now.after(POLL));
+            holders.told(peer(1), &none(), Vec::new(), now);
+        }
+        assert!((RARELY.0..2 * RARELY.0).contains(&now.0), "{now:?}");
+        let blob = BlobRef { digest: [1; 32].into(), size: 10 };
+        holders.told(peer(1), &none(), vec![(blob, partial(&[0..1]))], now);
+        assert!(!holders.welcomes_strangers());
+        holders.told(peer(2), &Presence::Whole, Vec::new(), now);
+        assert!(holders.welcomes_strangers(), "of those who have all there can't be too many");
+    }
+
+    #[test]
+    fn a_fellow_has_no_more_until_it_or_the_queue_has_something_new() {
+        let blob = BlobRef { digest: [1; 32].into(), size: 10 };
+        let missing = MissingBlob { blob, spans: vec![Span::whole(blob.size)] };
+        let mut queue = Queue::new([missing].into_iter());
+        let (mut holders, fellow) = (Holders::new(peer(0)), peer(1));
+        let none = Presence::Partial(Groups::default());
+        holders.told(fellow, &none, Vec::new(), Micros(0));
+        let edition = queue.edition();
+        assert!(holders.may_have_more(&fellow, edition));
+        holders.has_no_more(&fellow, edition.unwrap());
+        assert!(!holders.may_have_more(&fellow, edition));
+        queue.put_back(&Work::Batch(vec![blob]));
+        assert!(holders.may_have_more(&fellow, queue.edition()));
+        holders.has_no_more(&fellow, queue.edition().unwrap());
+        holders.told(fellow, &none, vec![(blob, partial(&[0..1]))], Micros(0));
+        assert!(holders.may_have_more(&fellow, queue.edition()));
+    }
+
+    #[test]
     fn a_gap_is_what_nobody_has() {
         let groups = |runs: &[Range<u64>]| {
             let mut groups = Groups::default();
@@ -379,7 +427,7 @@ mod tests {
     fn each_run_has_one_owner_and_the_shares_are_about_equal() {
         let blob = BlobRef { digest: [7; 32].into(), size: 500 << 20 };
         let all: Vec<PeerId> = (0..5).map(peer).collect();
-        let mut shares = vec![0u64; all.len()];
+        let (mut shares, mut helps) = (vec![0u64; all.len()], vec![0u64; all.len()]);
         for run in Span::whole(blob.size).pieces(OWNED_GROUPS) {
             let owners: Vec<usize> = (0..all.len())
                 .filter(|i| {
@@ -389,7 +437,12 @@ mod tests {
                 .collect();
             assert_eq!(owners.len(), 1);
             shares[owners[0]] += 1;
+            let others = &all[1..];
+            let up_to = |rank| Holders::new(all[0]).part_up_to_rank(rank, others, &blob, run).is_some();
+            assert!(up_to(others.len()), "in the end everyone helps with everything");
+            helps.iter_mut().zip(0..).for_each(|(count, rank)| *count += u64::from(up_to(rank)));
         }
         assert!(shares.iter().all(|share| (280..520).contains(share)), "{shares:?}");
+        assert!(helps.is_sorted() && helps.windows(2).all(|two| two[1] - two[0] > 280), "{helps:?}");
     }
 }

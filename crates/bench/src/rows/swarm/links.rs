@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, path::Path, process::Command, time::Duration};
 
-use super::{Bench, Row, Seed, at};
+use super::{Bench, Row, Seed, at, streamed};
 use crate::{
     cost::{Cost, cost_of_work, cpu_of_children, in_turn, in_turn_at_once, median, output_of},
     error::BenchError,
@@ -38,7 +38,7 @@ pub(super) fn small(bench: &Bench) -> Result<Row, BenchError> {
     Ok(Row::limit(cost, cost.seconds, limit, "s", "the link").noted(seed.speed(&cost)))
 }
 
-/// Both over one connection; TCP has the congestion control that iroh has by default. What is lost differs from run to
+/// All over one connection; TCP has the congestion control that iroh has by default. What is lost differs from run to
 /// run and decides much, so there are more runs than usual.
 pub(super) fn lossy(bench: &Bench) -> Result<Row, BenchError> {
     let place = &bench.places.memory;
@@ -55,11 +55,13 @@ pub(super) fn lossy(bench: &Bench) -> Result<Row, BenchError> {
         Ok(Cost { seconds, cpu_s: cpu_of_children()? - cpu, peak_rss_mb: 0.0 })
     };
     let runs = (bench.runs * 9).div_ceil(5);
-    let costs =
-        in_turn_at_once(runs, &mut [Box::new(|| seed.to_a_store(bench, Some(&hosts))), Box::new(curl)])?;
+    let ours = || seed.to_a_store(bench, Some(&hosts));
+    let stream = || streamed(&nginx.file(NAR), nar_size, Some(&hosts));
+    let costs = in_turn_at_once(runs, &mut [Box::new(ours), Box::new(curl), Box::new(stream)])?;
     place.remove("seed")?;
     place.remove("nginx")?;
-    let note = format!("medians of {runs}; {}", seed.speed(&costs[0]));
+    let stream_s = costs[2].seconds;
+    let note = format!("medians of {runs}; {}; bare stream {stream_s:.1} s", seed.speed(&costs[0]));
     Ok(Row::times(costs[0], costs[1], "nginx to curl").noted(note))
 }
 

@@ -2,12 +2,8 @@
 
 use std::path::Path;
 
-use super::{Bench, Row, Seed, work};
-use crate::{
-    cost::{Cost, cost_of_work, cpu_of_children, in_turn},
-    error::BenchError,
-    serving::Server,
-};
+use super::{Bench, Row, Seed, streamed};
+use crate::{cost::in_turn, error::BenchError};
 
 /// A second.
 const FILES_LIMIT: f64 = 20_000.0;
@@ -34,20 +30,11 @@ fn against_stream(bench: &Bench, tree: &Path) -> Result<Row, BenchError> {
     let seed = Seed::make(bench, "seed", tree)?;
     let costs = in_turn(
         bench.runs,
-        &mut [Box::new(|| seed.to_a_store(bench, None)), Box::new(|| streamed(file, seed.bytes))],
+        &mut [Box::new(|| seed.to_a_store(bench, None)), Box::new(|| streamed(file, seed.bytes, None))],
     )?;
     bench.places.memory.remove("seed")?;
     let (ours, stream) = (costs[0], costs[1]);
     let stream_speed = seed.bytes as f64 / 1e6 / stream.seconds;
     let note = format!("{}; stream {stream_speed:.0} MB/s", seed.speed(&ours));
     Ok(Row::times(ours, stream, "one bare stream of iroh").noted(note))
-}
-
-fn streamed(file: &Path, bytes: u64) -> Result<Cost, BenchError> {
-    let cpu = cpu_of_children()?;
-    let mut sending = work(&["raw-send".as_ref(), file.as_os_str()]);
-    let (mut server, peer) = Server::start_ours(sending.arg(bytes.to_string()))?;
-    let (took, _) = cost_of_work(work(&["raw-take", peer.as_str()]))?;
-    server.end_by_closing_its_input()?;
-    Ok(Cost { cpu_s: cpu_of_children()? - cpu, ..took })
 }

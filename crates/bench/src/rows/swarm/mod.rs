@@ -96,7 +96,7 @@ impl Seed {
 
     /// What it takes to get it from one peer into an empty store; the peak is the larger of both ends'.
     fn to_a_store(&self, bench: &Bench, hosts: Option<&[Host; 2]>) -> Result<Cost, BenchError> {
-        let [from, to] = hosts.map_or([None; 2], |[from, to]| [Some(from), Some(to)]);
+        let [from, to] = ends(hosts);
         let store = bench.places.memory.scratch()?.join("store");
         let cpu = cpu_of_children()?;
         let (mut server, peer) = Server::start_ours(&mut self.seeding(from)?)?;
@@ -116,6 +116,22 @@ impl Seed {
         let per_gb = cost.cpu_s * 1e3 / megabytes;
         format!("{:.1} MB/s, {files}{per_gb:.2} CPU s/GB", megabytes / cost.seconds)
     }
+}
+
+/// What it takes to get so many bytes of a file over one bare stream.
+fn streamed(file: &Path, bytes: u64, hosts: Option<&[Host; 2]>) -> Result<Cost, BenchError> {
+    let [from, to] = ends(hosts);
+    let cpu = cpu_of_children()?;
+    let mut sending = work(&["raw-send".as_ref(), file.as_os_str()]);
+    sending.arg(bytes.to_string());
+    let (mut server, peer) = Server::start_ours(&mut at(from, sending)?)?;
+    let (took, _) = cost_of_work(at(to, work(&["raw-take", peer.as_str()]))?)?;
+    server.end_by_closing_its_input()?;
+    Ok(Cost { cpu_s: cpu_of_children()? - cpu, ..took })
+}
+
+fn ends(hosts: Option<&[Host; 2]>) -> [Option<&Host>; 2] {
+    hosts.map_or([None; 2], |[from, to]| [Some(from), Some(to)])
 }
 
 fn at(host: Option<&Host>, mut command: Command) -> Result<Command, BenchError> {
