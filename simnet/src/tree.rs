@@ -27,6 +27,8 @@ pub enum TreePlan {
     Fixed,
     /// So many blobs of a mebibyte, and a few small files beside them.
     Mebibytes(u32),
+    /// So many folders of two files of about seven kilobytes.
+    Folders(u32),
 }
 
 /// A whole tree in a store.
@@ -56,6 +58,7 @@ impl Tree {
             TreePlan::Large => maker.large(),
             TreePlan::Fixed => maker.fixed(),
             TreePlan::Mebibytes(count) => maker.mebibytes(count),
+            TreePlan::Folders(count) => maker.folders(count),
         };
         Self::in_store(maker.store, &top.into())
     }
@@ -232,6 +235,15 @@ impl Maker<'_> {
         let mut nodes: Vec<Node> = (0..count).map(|_| self.file(1 << 20..(1 << 20) + 1)).collect();
         nodes.extend((0..20).map(|_| self.file(100..5_000)));
         self.build(nodes)
+    }
+
+    fn folders(&mut self, count: u32) -> Node {
+        let mut folder = || {
+            let files = (0..2).map(|_| self.file(6_000..8_000)).collect();
+            self.build(files)
+        };
+        let folders = (0..count).map(|_| folder()).collect();
+        self.build(folders)
     }
 
     fn fixed(&mut self) -> Node {

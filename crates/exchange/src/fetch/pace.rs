@@ -12,6 +12,9 @@ const PIECE_BYTES_MAX: u64 = 1 << 20;
 const PIECES_A_SECOND: u64 = 10;
 /// So many pieces are asked for at once, however short the way is: one is read, one sent, one checked, one kept.
 const PIECES_AHEAD: u64 = 6;
+/// Where they come so slowly that they are shorter than they may be, a tenth of a second each, so many do: what is under way
+/// nobody else knows of, and may be asked for twice.
+const SLOW_PIECES_AHEAD: u64 = 3;
 /// The most that one peer is asked for at once.
 const WINDOW_BYTES_MAX: u64 = 16 << 20;
 /// Of an estimate of the rate, what one lower sample leaves.
@@ -115,7 +118,9 @@ impl Pace {
     fn target(&self) -> u64 {
         let round_trip = self.round_trip.unwrap_or_default();
         let on_the_way = self.rate.unwrap_or(0).saturating_mul(round_trip.0) / 1_000_000;
-        (2 * on_the_way).max(PIECES_AHEAD * self.piece_bytes()).min(WINDOW_BYTES_MAX)
+        let piece = self.piece_bytes();
+        let ahead = if piece < PIECE_BYTES_MAX { SLOW_PIECES_AHEAD } else { PIECES_AHEAD };
+        (2 * on_the_way).max(ahead * piece).min(WINDOW_BYTES_MAX)
     }
 }
 

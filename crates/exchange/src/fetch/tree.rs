@@ -282,9 +282,10 @@ impl Tree {
             self.help = None;
             return own;
         }
-        // What the others have asked for by then will have come, and they will have said so.
+        // What the others have asked for by then will have come, though they be somewhat slower, and they will have said so.
         let pace = peers.pace(peer);
-        let wait = pace.time_for_window().unwrap_or_default().after(POLL).min(STALL);
+        let takes = pace.time_for_window().unwrap_or_default();
+        let wait = takes.after(takes).after(POLL).min(STALL);
         let help = self.help.get_or_insert(Help { rank: 0, more_at: now.after(wait) });
         if help.more_at <= now {
             *help = Help { rank: help.rank + 1, more_at: now.after(wait) };
@@ -292,10 +293,10 @@ impl Tree {
         if help.rank == 0 {
             return None;
         }
-        // First what would be one's own if its owner were not there, so that those who are done early help different ones, and
-        // in a large swarm not all ask for the same at once; from the end at which its owner comes last. What a fellow has it
-        // gives, unless it is slower than who has all and nothing else is left.
-        let others = queue.take(End::Back, bytes_max, up_to_rank(help.rank));
+        // First what would be one's own if its owner were not there, then if the next one were not there either, so that those
+        // who are done early help different ones, and in a large swarm not all ask for the same at once; from the end at which
+        // its owner comes last. What a fellow has it gives, unless it is slower than who has all and nothing else is left.
+        let others = (1..=help.rank).find_map(|rank| queue.take(End::Back, bytes_max, up_to_rank(rank)));
         if others.is_some() || help.rank < partners.len() {
             return others;
         }
