@@ -221,6 +221,7 @@ impl Fetch {
             self.candidates.ripe_at(),
             self.tree.as_ref().and_then(|tree| tree.next_event(self.stepped_at, self.candidates.others())),
             self.next_find(),
+            self.patience_ends(),
         ];
         // What time could bring up to the last step, it has brought: more must come in from outside.
         asks.chain(own.into_iter().flatten()).filter(|at| *at > self.stepped_at).min()
@@ -316,6 +317,13 @@ impl Fetch {
     fn may_find_claims(&self, key: &Key, now: Micros) -> bool {
         let is_patient = self.is_asking_claims() || now < self.claims_at.after(self.limits.patience);
         matches!(self.goal, Goal::Path(_)) && is_patient && self.peers.any_failed(key)
+    }
+
+    /// When it is given up where there is nobody left to be asked.
+    fn patience_ends(&self) -> Option<Micros> {
+        self.lacking.as_ref()?;
+        let since = self.tree.as_ref().map_or(self.claims_at, Tree::progress_at);
+        Some(since.after(self.limits.patience))
     }
 
     fn next_find(&self) -> Option<Micros> {
