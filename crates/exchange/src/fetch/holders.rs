@@ -383,7 +383,7 @@ mod tests {
         }
         assert!((RARELY.0..2 * RARELY.0).contains(&now.0), "{now:?}");
         let blob = BlobRef { digest: [1; 32].into(), size: 10 };
-        holders.told(peer(1), &none(), vec![(blob, partial(&[0..1]))], now);
+        holders.told(peer(1), &none(), vec![(blob, Presence::Whole)], now);
         assert!(!holders.welcomes_strangers());
         holders.told(peer(2), &Presence::Whole, Vec::new(), now);
         assert!(holders.welcomes_strangers(), "of those who have all there can't be too many");
@@ -404,7 +404,7 @@ mod tests {
         queue.put_back(&Work::Batch(vec![blob]));
         assert!(holders.may_have_more(&fellow, queue.edition()));
         holders.has_no_more(&fellow, queue.edition().unwrap());
-        holders.told(fellow, &none, vec![(blob, partial(&[0..1]))], Micros(0));
+        holders.told(fellow, &none, vec![(blob, Presence::Whole)], Micros(0));
         assert!(holders.may_have_more(&fellow, queue.edition()));
     }
 
