@@ -23,7 +23,7 @@ const POLL_WHOLE: Micros = Micros::from_millis(1_000);
 /// The longest time between two questions to a fellow that has nothing new, or to somebody who has nothing or all.
 const POLL_MAX: Micros = Micros::from_millis(8_000);
 /// So many fellows that have something new now and then are enough, as each of them has fellows of its own.
-const FELLOWS_MAX: usize = 32;
+const FELLOWS_ENOUGH: usize = 32;
 /// A fellow that is asked as rarely as this has had nothing new for about as long.
 const RARELY: Micros = Micros::from_millis(2_000);
 /// A run of so many groups, beginning at a multiple of them, has one owner: 256 KiB.
@@ -190,7 +190,7 @@ impl Holders {
             Extent::Partial => holder.poll_gap < RARELY,
             Extent::Whole | Extent::Nothing => false,
         };
-        self.holders.values().filter(is_busy).count() < FELLOWS_MAX
+        self.holders.values().filter(is_busy).count() < FELLOWS_ENOUGH
     }
 
     /// Those who may be fetching the tree as well, and pass the test: fellows, and who has nothing yet.
@@ -367,12 +367,12 @@ mod tests {
     fn who_has_enough_fellows_meets_no_strangers_until_they_bring_nothing_new() {
         let mut holders = Holders::new(peer(0));
         let none = || Presence::Partial(Groups::default());
-        for number in 1..=FELLOWS_MAX as u8 {
+        for number in 1..=FELLOWS_ENOUGH as u8 {
             assert!(holders.welcomes_strangers());
             holders.polling(peer(number));
         }
         assert!(!holders.welcomes_strangers(), "so many are being asked");
-        for number in 1..=FELLOWS_MAX as u8 {
+        for number in 1..=FELLOWS_ENOUGH as u8 {
             holders.told(peer(number), &none(), Vec::new(), Micros(0));
         }
         assert!(!holders.welcomes_strangers());
