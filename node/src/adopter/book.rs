@@ -206,7 +206,8 @@ impl Book {
         std::mem::take(&mut self.wants_look) || !self.is_read
     }
 
-    /// Takes what the database lists, and gives what is to be [withdrawn](Self::withdrew). `pinned`: what the store has as adopted.
+    /// Takes what the database lists, and gives what is to be [withdrawn](Self::withdrew). `pinned`: what the store has as
+    /// adopted.
     pub(super) fn take_listing(
         &mut self,
         listing: BTreeMap<RegistrationId, Seen>,

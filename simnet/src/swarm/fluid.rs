@@ -129,22 +129,18 @@ impl<K: Ord + Copy> Fluid<K> {
         let Self { links, transfers, .. } = self;
         // Up and down of each node, then what caps a transfer below that, as a link of its own.
         let mut left: Vec<u64> = links.iter().flat_map(|link| [link.up, link.down]).collect();
-        let mut flowing: Vec<(&mut Transfer, [usize; 3])> = Vec::with_capacity(transfers.len());
+        let mut flows: Vec<Flow<'_>> = Vec::with_capacity(transfers.len());
         for transfer in transfers.values_mut() {
             transfer.rate = 0;
             let (from, to) = (&links[transfer.from], &links[transfer.to]);
             if from.is_cut || to.is_cut {
                 continue;
             }
-            let [up, down] = [2 * transfer.from, 2 * transfer.to + 1];
-            let mut through = [up, down, down];
-            if transfer.cap < from.up.min(to.down) {
-                through[2] = left.len();
-                left.push(transfer.cap);
-            }
-            flowing.push((transfer, through));
+            let cap = (transfer.cap < from.up.min(to.down)).then_some(left.len());
+            left.extend(cap.map(|_| transfer.cap));
+            flows.push(Flow { transfer, cap });
         }
-        let members = Members::new(left.len(), flowing.iter().map(|(_, through)| distinct(through)));
+        let members = Members::new(left.len(), &flows);
         let mut count: Vec<u64> = (0..left.len()).map(|link| members.of(link).len() as u64).collect();
         let share = |left: &[u64], count: &[u64], link: usize| left[link].checked_div(count[link]);
         let mut heap: BinaryHeap<_> =
@@ -160,14 +156,14 @@ impl<K: Ord + Copy> Fluid<K> {
                 Some(_) => {}
             }
             for &at in members.of(link) {
-                let (transfer, through) = &mut flowing[at];
-                if transfer.rate > 0 {
+                let flow = &mut flows[at];
+                if flow.transfer.rate > 0 {
                     continue;
                 }
                 // A link that is shared by more than it has bytes still brings everyone something.
-                transfer.rate = least.max(1);
-                for &other in distinct(through) {
-                    left[other] = left[other].saturating_sub(transfer.rate);
+                flow.transfer.rate = least.max(1);
+                for other in flow.links() {
+                    left[other] = left[other].saturating_sub(flow.transfer.rate);
                     count[other] -= 1;
                 }
             }
@@ -175,25 +171,34 @@ impl<K: Ord + Copy> Fluid<K> {
     }
 }
 
-/// The links of a transfer; one without a cap has its second twice.
-fn distinct(through: &[usize; 3]) -> &[usize] {
-    if through[1] == through[2] { &through[..2] } else { through }
+/// A transfer that is not cut off.
+struct Flow<'a> {
+    transfer: &'a mut Transfer,
+    /// The link that caps it, if one of its ends does not do so before.
+    cap: Option<usize>,
 }
 
-/// Which transfers go through each link, all in one list, by where each link's begin.
+impl Flow<'_> {
+    /// The links that it goes through.
+    fn links(&self) -> impl Iterator<Item = usize> + use<> {
+        [2 * self.transfer.from, 2 * self.transfer.to + 1].into_iter().chain(self.cap)
+    }
+}
+
+/// Which flows go through each link, all in one list, by where each link's begin.
 struct Members {
     all: Vec<usize>,
     begins: Vec<usize>,
 }
 
 impl Members {
-    fn new<'a>(links: usize, transfers: impl Iterator<Item = &'a [usize]> + Clone) -> Self {
+    fn new(links: usize, flows: &[Flow<'_>]) -> Self {
         let mut begins = vec![0; links + 1];
-        transfers.clone().flatten().for_each(|link| begins[link + 1] += 1);
+        flows.iter().flat_map(Flow::links).for_each(|link| begins[link + 1] += 1);
         (0..links).for_each(|link| begins[link + 1] += begins[link]);
         let (mut all, mut free) = (vec![0; begins[links]], begins.clone());
-        for (at, through) in transfers.enumerate() {
-            for &link in through {
+        for (at, flow) in flows.iter().enumerate() {
+            for link in flow.links() {
                 all[free[link]] = at;
                 free[link] += 1;
             }

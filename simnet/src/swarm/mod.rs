@@ -4,7 +4,8 @@
 //! gives each node a store, a view of what it shares and the production machine, and lets bytes flow between them as a
 //! fluid that the links of both ends share fairly. A fetching node gives what it has verified so far.
 //!
-//! Deliberately absent: packets, but that what is no longer than one does not wait for the rest. What a congestion control does within a round trip is not the machine's concern.
+//! Deliberately absent: packets, but that what is no longer than one does not wait for the rest. What a congestion control
+//! does within a round trip is not the machine's concern.
 
 mod bound;
 mod carry;

@@ -148,13 +148,19 @@ impl Fetch {
         if self.done {
             return;
         }
+        // What comes of one peer is about that one; all else may give anybody something to do.
+        if !matches!(
+            input,
+            Input::Found { .. } | Input::Answered { .. } | Input::Failed(_) | Input::Received { .. }
+        ) {
+            self.look_at_all();
+        }
         match input {
             Input::Found { key, peer } => {
                 self.peers.found(peer, key);
                 self.touched.insert(peer);
             }
             Input::FindEnded(key) => {
-                self.look_at_all();
                 if let Some(find) = self.finds.get_mut(&key) {
                     (find.is_over, find.again_at) = (true, now.after(find.gap));
                     find.gap = Micros((find.gap.0 * 2).min(FIND_AGAIN_MAX.0));
@@ -181,13 +187,11 @@ impl Fetch {
             }
             Input::Recalled { closure, known } => self.recalled(now, closure, known),
             Input::Reading(digest) => {
-                self.look_at_all();
                 if let Some(tree) = &mut self.tree {
                     tree.read(&digest);
                 }
             }
             Input::Missing(blobs) => {
-                self.look_at_all();
                 if let Some(tree) = &mut self.tree {
                     self.outputs.extend(tree.begin_blobs(blobs, now).into_iter().map(Output::Keep));
                 }
@@ -421,7 +425,6 @@ impl Fetch {
 
     /// What is here of the Directories need not be asked for.
     fn recalled(&mut self, now: Micros, closure: Option<Arc<Closure>>, known: Known) {
-        self.look_at_all();
         let Some(tree) = &mut self.tree else { return };
         match tree.recalled(now, closure, known) {
             Ok(Some(closure)) => self.outputs.push_back(Output::Look(closure)),
@@ -442,10 +445,10 @@ impl Fetch {
         while self.in_flight.len() < self.limits.in_flight_max
             && self.bytes_in_flight < self.limits.bytes_in_flight_max
         {
-            let order = tree.order();
-            let ready =
-                self.peers.ready_for(&key, now, among, |peer| order(peer).filter(|_| !idle.contains(peer)));
-            drop(order);
+            let ready = {
+                let order = tree.order();
+                self.peers.ready_for(&key, now, among, |peer| order(peer).filter(|_| !idle.contains(peer)))
+            };
             let next = ready.into_iter().find_map(|peer| {
                 let question = tree.next_question(&peer, &self.peers, now);
                 if question.is_none() {

@@ -151,7 +151,7 @@ impl Tree {
         self.candidate.claimed_by(peer, admitted);
     }
 
-    pub(super) fn is_fellow(&self, peer: &PeerId) -> bool {
+    fn is_fellow(&self, peer: &PeerId) -> bool {
         self.holders.extent(peer) == Extent::Partial
     }
 
@@ -174,13 +174,14 @@ impl Tree {
     /// Who may have something to do, and who comes first: what fellows have is taken from them, so that who has all can give
     /// what nobody else has. Strangers may be fellows; they have nothing to do where there are enough of these.
     pub(super) fn order(&self) -> impl Fn(&PeerId) -> Option<u8> {
-        let has_closure = self.closure.is_some();
-        let welcomes_strangers = !has_closure || self.holders.welcomes_strangers();
+        let stranger = match &self.closure {
+            None => Some(1),
+            Some(_) => self.holders.welcomes_strangers().then_some(0),
+        };
         move |peer| match self.holders.extent(peer) {
-            Extent::Unknown if !welcomes_strangers => None,
-            Extent::Unknown if has_closure => Some(0),
+            Extent::Unknown => stranger,
             Extent::Partial => Some(0),
-            Extent::Unknown | Extent::Whole | Extent::Nothing => Some(1),
+            Extent::Whole | Extent::Nothing => Some(1),
         }
     }
 
@@ -252,7 +253,8 @@ impl Tree {
         let may = |blob: &BlobRef, span| holders.part_of(peer, blob, span);
         let partners = match holders.extent(peer) {
             Extent::Whole => holders.partners(|partner| peers.is_usable(partner, now)),
-            Extent::Partial | Extent::Unknown | Extent::Nothing => Vec::new(),
+            Extent::Partial => Vec::new(),
+            Extent::Unknown | Extent::Nothing => return None,
         };
         if partners.is_empty() {
             let edition = queue.edition();
