@@ -9,9 +9,11 @@ use iroh::{
     Endpoint, NetReportConfig, RelayMode, RelayUrl,
     endpoint::{QuicTransportConfig, VarInt, presets},
 };
-use noq_proto::congestion::CubicConfig;
 
-use crate::{error::NetError, identity::Identity, limits::RateLimits, link::STREAMS_MAX, transfer::ALPN};
+use crate::{
+    congestion::CubicOrReno, error::NetError, identity::Identity, limits::RateLimits, link::STREAMS_MAX,
+    transfer::ALPN,
+};
 
 /// Bytes of one stream under way. At 4 MB and more the connection dies on fast paths.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
@@ -38,15 +40,13 @@ pub(crate) async fn bind(
     limits: &RateLimits,
 ) -> Result<Endpoint, NetError> {
     let stream_window = stream_window_bytes(limits);
-    let mut congestion = CubicConfig::default();
-    congestion.initial_window(INITIAL_WINDOW_BYTES);
     let transport = QuicTransportConfig::builder()
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX as u32))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(stream_window))
         .receive_window(VarInt::from_u32(stream_window * CONNECTION_WINDOWS))
         .send_window(SEND_WINDOW_BYTES)
-        .congestion_controller_factory(Arc::new(congestion))
+        .congestion_controller_factory(Arc::new(CubicOrReno::new(INITIAL_WINDOW_BYTES)))
         .datagram_receive_buffer_size(None)
         .build();
     let relay_mode = match relays {

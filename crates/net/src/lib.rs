@@ -19,6 +19,7 @@
 mod address;
 mod announce;
 mod config;
+mod congestion;
 mod dial;
 mod discovery;
 mod driver;

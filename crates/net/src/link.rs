@@ -100,7 +100,9 @@ impl Link {
             source: error.into(),
             retry: true,
         };
-        let encoded = request.encode(takes_zstd(compress, self.gauge.rate(), || self.is_near()));
+        // Directories shrink by a quarter or more, and come when nothing else has told how fast the link is.
+        let at_first = || matches!(request, Request::Closure { .. }) || !self.is_near();
+        let encoded = request.encode(takes_zstd(compress, self.gauge.rate(), at_first));
         let (mut send, mut receive) = self.progress(self.connection.open_bi()).await?.map_err(lost)?;
         for start in (0..encoded.len()).step_by(WRITE_BYTES) {
             let part = encoded.slice(start..encoded.len().min(start + WRITE_BYTES));
@@ -204,12 +206,12 @@ impl Link {
     }
 }
 
-/// Whether a reply may come compressed, by how many bytes a second have come, if any have.
-fn takes_zstd(compress: Compress, rate: Option<u64>, is_near: impl FnOnce() -> bool) -> bool {
+/// Whether a reply may come compressed, by how many bytes a second have come; where none have, `at_first` says it.
+fn takes_zstd(compress: Compress, rate: Option<u64>, at_first: impl FnOnce() -> bool) -> bool {
     match compress {
         Compress::Always => true,
         Compress::Never => false,
-        Compress::Auto => rate.map_or_else(|| !is_near(), |rate| rate < FAST),
+        Compress::Auto => rate.map_or_else(at_first, |rate| rate < FAST),
     }
 }
 
@@ -219,12 +221,12 @@ mod tests {
 
     #[test]
     fn what_comes_slowly_may_come_compressed() {
-        let takes = |rate, is_near| takes_zstd(Compress::Auto, rate, || is_near);
-        assert!(takes(Some(FAST - 1), true) && !takes(Some(FAST), false));
-        assert!(takes(None, false) && !takes(None, true), "before anything has come");
-        for (rate, is_near) in [(Some(1), true), (Some(u64::MAX), false), (None, true)] {
-            assert!(takes_zstd(Compress::Always, rate, || is_near));
-            assert!(!takes_zstd(Compress::Never, rate, || is_near));
+        let takes = |rate, at_first| takes_zstd(Compress::Auto, rate, || at_first);
+        assert!(takes(Some(FAST - 1), false) && !takes(Some(FAST), true));
+        assert!(takes(None, true) && !takes(None, false), "before anything has come");
+        for (rate, at_first) in [(Some(1), false), (Some(u64::MAX), true), (None, false)] {
+            assert!(takes_zstd(Compress::Always, rate, || at_first));
+            assert!(!takes_zstd(Compress::Never, rate, || at_first));
         }
     }
 }

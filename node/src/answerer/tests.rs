@@ -84,6 +84,7 @@ async fn a_slow_connection_is_given_less_to_carry() {
     let plain = length(Some(1 << 30), "8.8.8.8:1");
     assert!(plain > text.len());
     assert!(length(Some(1 << 20), "10.0.0.1:1") < plain / 2);
-    assert!(length(None, "8.8.8.8:1") < plain / 2);
-    assert_eq!(length(None, "10.0.0.1:1"), plain, "it is supposed to be fast");
+    for address in ["8.8.8.8:1", "10.0.0.1:1"] {
+        assert!(length(None, address) < plain / 2, "nothing is known of {address}");
+    }
 }

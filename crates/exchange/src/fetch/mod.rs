@@ -11,10 +11,12 @@
 
 mod candidates;
 mod holders;
+mod lookups;
 mod pace;
 mod peers;
 mod pieces;
 mod queue;
+mod replies;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -29,11 +31,11 @@ use firn_trust::{Admitted, TrustedPath};
 
 pub use self::candidates::Candidate;
 use self::candidates::Candidates;
+use self::lookups::Find;
 use self::pace::Mark;
 use self::peers::Peers;
-use self::tree::{Fault, Question, Task, Tree};
+use self::tree::{Question, Task, Tree};
 pub use self::types::{AskId, Goal, Input, Limits, Micros, Outcome, Output, Rejection};
-use crate::check::{Lie, Verified};
 use crate::{Key, Known, PeerId, Request};
 
 /// How long a request may go unanswered while nothing comes.
@@ -42,11 +44,6 @@ const ASK_TIMEOUT: Micros = Micros::from_millis(20_000);
 const CLAIMS_TIMEOUT: Micros = Micros::from_millis(10_000);
 /// Whoever sends contents more slowly than this, in bytes a second, is given up.
 const RATE_MIN: u64 = 8 << 10;
-/// How long after a look-up that brought nobody the next one begins; it doubles each time.
-const FIND_AGAIN: Micros = Micros::from_millis(1_000);
-/// The longest time between two look-ups.
-const FIND_AGAIN_MAX: Micros = Micros::from_millis(30_000);
-
 /// Not everybody is looked at for each answer: in between only those of whom something has come.
 const LOOK: Micros = Micros::from_millis(20);
 
@@ -67,14 +64,6 @@ struct InFlight {
     /// How many bytes of the reply have come.
     received: u64,
     mark: Mark,
-}
-
-/// A look-up.
-struct Find {
-    is_over: bool,
-    /// When it ended, or will be worth repeating.
-    again_at: Micros,
-    gap: Micros,
 }
 
 /// Fetches one [`Goal`] from many peers, none of which is believed.
@@ -160,12 +149,7 @@ impl Fetch {
                 self.peers.found(peer, key);
                 self.touched.insert(peer);
             }
-            Input::FindEnded(key) => {
-                if let Some(find) = self.finds.get_mut(&key) {
-                    (find.is_over, find.again_at) = (true, now.after(find.gap));
-                    find.gap = Micros((find.gap.0 * 2).min(FIND_AGAIN_MAX.0));
-                }
-            }
+            Input::FindEnded(key) => self.find_ended(now, &key),
             Input::Answered { id, result } => {
                 // What comes after it was cancelled is dropped.
                 if let Some(ask) = self.settle(id) {
@@ -286,61 +270,6 @@ impl Fetch {
             if let Some(ask) = self.settle(id) {
                 self.failed(now, ask);
             }
-        }
-    }
-
-    fn find(&mut self, key: Key) {
-        if !self.finds.contains_key(&key) {
-            let find = Find { is_over: false, again_at: Micros(0), gap: FIND_AGAIN };
-            self.finds.insert(key.clone(), find);
-            self.outputs.push_back(Output::Find(key));
-        }
-    }
-
-    fn is_over(&self, key: &Key) -> bool {
-        self.finds.get(key).is_some_and(|find| find.is_over)
-    }
-
-    /// Whether there is nobody left to be asked, so that it may be worth looking for others, or for the same once more.
-    fn lacks_peers(&self) -> Option<Key> {
-        let Some(tree) = &self.tree else {
-            let may_find = |key: &Key| self.is_over(key) && self.may_find_claims(key, self.stepped_at);
-            return self.claims_key().filter(may_find);
-        };
-        if !tree.wants_peers() || !tree.may_go_on() {
-            return None;
-        }
-        let key = Key::Root(tree.root().clone());
-        let now = self.stepped_at;
-        let is_served =
-            self.peers.any_left(&key, |peer| tree.can_serve(peer) && self.peers.is_usable(peer, now));
-        (!is_served && self.is_over(&key)).then_some(key)
-    }
-
-    /// Whether somebody who may vouch for the path has not answered: perhaps it does by now, or somebody else has come.
-    fn may_find_claims(&self, key: &Key, now: Micros) -> bool {
-        let is_patient = self.is_asking_claims() || now < self.claims_at.after(self.limits.patience);
-        matches!(self.goal, Goal::Path(_)) && is_patient && self.peers.any_failed(key)
-    }
-
-    /// When it is given up where there is nobody left to be asked.
-    fn patience_ends(&self) -> Option<Micros> {
-        self.lacking.as_ref()?;
-        let since = self.tree.as_ref().map_or(self.claims_at, Tree::progress_at);
-        Some(since.after(self.limits.patience))
-    }
-
-    fn next_find(&self) -> Option<Micros> {
-        self.finds.get(self.lacking.as_ref()?).map(|find| find.again_at)
-    }
-
-    fn find_again(&mut self, now: Micros) {
-        if let Some(key) = &self.lacking
-            && let Some(find) = self.finds.get_mut(key).filter(|find| find.again_at <= now)
-        {
-            find.is_over = false;
-            self.outputs.push_back(Output::Find(key.clone()));
-            self.lacking = None;
         }
     }
 
@@ -554,99 +483,6 @@ impl Fetch {
             self.claims_at = self.stepped_at;
         }
         Some(ask)
-    }
-
-    fn failed(&mut self, now: Micros, ask: InFlight) {
-        self.peers.failed(&ask.peer, ask.since, now);
-        self.give_back(now, &ask);
-    }
-
-    /// What was asked must be asked again.
-    fn give_back(&mut self, now: Micros, ask: &InFlight) {
-        self.look_at_all();
-        match (&mut self.tree, &ask.task) {
-            (_, Task::Claims) => self.candidates.ask_again(ask.peer),
-            (Some(tree), task) => tree.give_back(ask.peer, task, now),
-            (None, _) => {}
-        }
-    }
-
-    fn blame(&mut self, now: Micros, ask: &InFlight, lie: Lie) {
-        let peer = ask.peer;
-        self.give_back(now, ask);
-        for other in self.cancel(|other| other.peer == peer) {
-            self.give_back(now, &other);
-        }
-        self.peers.drop_liar(&peer);
-        self.outputs.push_back(Output::Blame { peer, lie });
-    }
-
-    fn answered(&mut self, now: Micros, ask: InFlight, result: Result<Verified, Lie>) {
-        let verified = match result {
-            Ok(verified) => verified,
-            Err(lie) => return self.blame(now, &ask, lie),
-        };
-        match verified {
-            Verified::Busy { after } => {
-                self.peers.rest(&ask.peer, after, now);
-                self.give_back(now, &ask);
-            }
-            Verified::Refused => self.failed(now, ask),
-            verified => {
-                let bytes = verified.contents_bytes();
-                if bytes == 0 && !matches!(verified, Verified::Have { .. }) {
-                    self.look_at_all();
-                }
-                self.peers.succeeded(&ask.peer, ask.mark, bytes, now);
-                self.succeeded(now, ask, verified);
-            }
-        }
-    }
-
-    fn succeeded(&mut self, now: Micros, ask: InFlight, verified: Verified) {
-        match verified {
-            Verified::Claims(claims) => {
-                claims.into_iter().for_each(|claim| self.claimed(now, ask.peer, claim));
-            }
-            Verified::Untrusted => self.heard_untrusted = true,
-            Verified::Missing if matches!(ask.task, Task::Claims) => {}
-            verified => self.answered_of_tree(now, ask, verified),
-        }
-    }
-
-    /// Whoever says that a path has this root can be asked for its tree, at whatever time the claim comes.
-    fn claimed(&mut self, now: Micros, peer: PeerId, claim: Admitted) {
-        let root = claim.facts().root.clone();
-        self.peers.found(peer, Key::Root(root.clone()));
-        match &mut self.tree {
-            Some(tree) if *tree.root() == root => tree.claimed_by(now, peer, claim),
-            _ => self.candidates.add(now, peer, claim),
-        }
-    }
-
-    fn answered_of_tree(&mut self, now: Micros, ask: InFlight, verified: Verified) {
-        let Some(tree) = &mut self.tree else { return };
-        match tree.take(now, ask.peer, &ask.task, verified) {
-            Ok(taken) => {
-                if taken.is_busy {
-                    self.peers.rest(&ask.peer, None, now);
-                }
-                if let Some(question) = taken.follow_up {
-                    self.ask(now, ask.peer, question);
-                }
-                if let Some(closure) = taken.closure {
-                    self.outputs.push_back(Output::KeepClosure(closure.clone()));
-                    self.outputs.push_back(Output::Look(closure));
-                    self.cancel(|other| matches!(other.task, Task::Closure));
-                }
-                if let Some(done) = taken.done {
-                    self.cancel(|other| other.task.piece() == Some(done));
-                }
-                self.outputs.extend(taken.spans.into_iter().map(Output::Keep));
-            }
-            Err(Fault::OfRoot(rejection)) => self.reject(rejection),
-            Err(Fault::OfPeer(lie)) => self.blame(now, &ask, lie),
-        }
     }
 
     fn finish(&mut self, outcome: Outcome) {

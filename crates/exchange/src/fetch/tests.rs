@@ -7,7 +7,7 @@ use firn_store::MissingBlob;
 use firn_trust::{Attestation, Claim, PathFacts, Policy};
 
 use super::*;
-use crate::RootFault;
+use crate::{Lie, RootFault, Verified};
 
 const SECOND: Micros = Micros::from_millis(1_000);
 

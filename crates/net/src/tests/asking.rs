@@ -3,7 +3,7 @@
 use std::net::UdpSocket;
 
 use firn_engine::{Find, Found, Via};
-use firn_exchange::Compress;
+use firn_exchange::{Compress, Known};
 use futures::{StreamExt, future::join_all};
 
 use super::*;
@@ -34,6 +34,18 @@ async fn a_reply_may_come_compressed_if_the_user_wants_it_so() {
     let asker = start(config, Manner::Echo).await;
     let reply = ask(&asker, giver.status().peer, request()).await.unwrap();
     assert!(reply.starts_with(&request().encode(true)));
+    shut_down([asker, giver]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_near_stranger_directories_may_come_compressed_and_nothing_else() {
+    let (giver, asker, id) = pair(Manner::Echo).await;
+    let node = firn_castore::Node::Symlink { target: b"to".as_slice().try_into().unwrap() };
+    let closure = Request::Closure { root: node.into(), known: Known::default() };
+    for (request, takes_zstd) in [(closure, true), (request(), false)] {
+        let reply = ask(&asker, id, request.clone()).await.unwrap();
+        assert!(reply.starts_with(&request.encode(takes_zstd)), "{request:?}");
+    }
     shut_down([asker, giver]).await;
 }
 
