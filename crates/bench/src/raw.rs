@@ -1,4 +1,4 @@
-//! One bare stream of iroh, set up as `firn-net` sets up its own: what moving bytes costs when nothing is done with them.
+//! One bare stream of iroh, with the windows of `firn-net`: what moving bytes costs when nothing is done with them.
 //!
 //! The sender reads a file that is in the page cache, in pieces of 1 MiB. The receiver reads and drops: no hash, no
 //! proof, no store.

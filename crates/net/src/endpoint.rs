@@ -3,11 +3,12 @@
 use std::{
     net::{SocketAddr, UdpSocket},
     sync::Arc,
+    time::Duration,
 };
 
 use iroh::{
     Endpoint, NetReportConfig, RelayMode, RelayUrl,
-    endpoint::{QuicTransportConfig, VarInt, presets},
+    endpoint::{AckFrequencyConfig, QuicTransportConfig, VarInt, presets},
 };
 
 use crate::{
@@ -32,6 +33,9 @@ const SEND_WINDOW_BYTES: u64 = 3 << 19;
 /// tree or the first files each come in one round trip.
 const INITIAL_WINDOW_BYTES: u64 = 32 * 1200;
 
+/// How long a peer may wait before it acknowledges a packet that came alone.
+const ACK_DELAY: Duration = Duration::from_millis(2);
+
 /// Binds iroh: no relays but our own, no DNS, no pkarr servers, no address look-up of iroh's own.
 pub(crate) async fn bind(
     identity: &Identity,
@@ -46,6 +50,7 @@ pub(crate) async fn bind(
         .stream_receive_window(VarInt::from_u32(stream_window))
         .receive_window(VarInt::from_u32(stream_window * CONNECTION_WINDOWS))
         .send_window(SEND_WINDOW_BYTES)
+        .ack_frequency_config(Some(acks()))
         .congestion_controller_factory(Arc::new(CubicOrReno::new(INITIAL_WINDOW_BYTES)))
         .datagram_receive_buffer_size(None)
         .build();
@@ -66,6 +71,14 @@ pub(crate) async fn bind(
         builder = builder.bind_addr(*address).map_err(|_| NetError::BindTwice { address: *address })?;
     }
     Ok(builder.bind().await?)
+}
+
+/// What iroh cannot send at once it drops, and on a busy receiver that is much: what it asks for is then sent again once the
+/// other side has been silent for as long as it may be. By default that is 25 ms, many times what a reply takes on a LAN.
+fn acks() -> AckFrequencyConfig {
+    let mut acks = AckFrequencyConfig::default();
+    acks.max_ack_delay(Some(ACK_DELAY)).reordering_threshold(VarInt::from_u32(1));
+    acks
 }
 
 /// What is under way when the download is held up is what comes in about a second.
