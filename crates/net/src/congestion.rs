@@ -31,7 +31,7 @@ impl CubicOrReno {
 impl ControllerFactory for CubicOrReno {
     fn build(self: Arc<Self>, now: Instant, mtu: u16) -> Box<dyn Controller> {
         let cubic = self.0.clone().build(now, mtu);
-        Box::new(Congestion { cubic, mtu, reno: None, before_loss: None, lost_at: None })
+        Box::new(Congestion { cubic, mtu, reno: None, reno_before_loss: None, lost_at: None })
     }
 }
 
@@ -42,7 +42,7 @@ struct Congestion {
     /// Nothing before the first loss, and while all has to begin anew.
     reno: Option<Reno>,
     /// What it was, should the last loss turn out to be none.
-    before_loss: Option<Reno>,
+    reno_before_loss: Option<Reno>,
     /// What was sent before that has its loss behind it already.
     lost_at: Option<Instant>,
 }
@@ -89,15 +89,13 @@ impl Controller for Congestion {
             return;
         }
         self.lost_at = Some(now);
-        self.before_loss = if is_ecn { None } else { self.reno };
+        self.reno_before_loss = self.reno.filter(|_| !is_ecn);
         self.reno = (!is_persistent).then(|| Reno::after_loss(window));
     }
 
     fn on_spurious_congestion_event(&mut self) {
         self.cubic.on_spurious_congestion_event();
-        if let Some(reno) = self.before_loss.take() {
-            self.reno = Some(reno);
-        }
+        self.reno = self.reno_before_loss.take().or(self.reno);
     }
 
     fn on_mtu_update(&mut self, mtu: u16) {
@@ -142,10 +140,10 @@ impl Reno {
         Self { window: before_loss * BETA, before_loss }
     }
 
-    /// So many bytes of a window of `in_flight_max` bytes have arrived.
+    /// So many bytes have arrived of those that `in_flight_max`, which is not 0, lets be under way.
     fn acknowledged(&mut self, bytes: u64, in_flight_max: u64, mtu: u16) {
         let alpha = if self.window < self.before_loss { ALPHA } else { 1.0 };
-        self.window += alpha * f64::from(mtu) * bytes as f64 / in_flight_max.max(1) as f64;
+        self.window += alpha * f64::from(mtu) * bytes as f64 / in_flight_max as f64;
     }
 }
 

@@ -100,7 +100,7 @@ impl Link {
             source: error.into(),
             retry: true,
         };
-        // Directories shrink by a quarter or more, and come when nothing else has told how fast the link is.
+        // Directories shrink by a fifth or more, and come when nothing else has told how fast the link is.
         let at_first = || matches!(request, Request::Closure { .. }) || !self.is_near();
         let encoded = request.encode(takes_zstd(compress, self.gauge.rate(), at_first));
         let (mut send, mut receive) = self.progress(self.connection.open_bi()).await?.map_err(lost)?;

@@ -68,7 +68,7 @@ impl Fetch {
         Some(since.after(self.limits.patience))
     }
 
-    /// When that is worth it.
+    /// When it is worth looking once more.
     pub(super) fn next_find(&self) -> Option<Micros> {
         self.finds.get(self.lacking.as_ref()?).map(|find| find.again_at)
     }

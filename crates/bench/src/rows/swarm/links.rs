@@ -38,7 +38,7 @@ pub(super) fn small(bench: &Bench) -> Result<Row, BenchError> {
     Ok(Row::limit(cost, cost.seconds, limit, "s", "the link").noted(seed.speed(&cost)))
 }
 
-/// All over one connection; TCP has the congestion control that iroh has by default. What is lost differs from run to
+/// All over one connection; TCP has cubic, as we do. What is lost differs from run to
 /// run and decides much, so there are more runs than usual.
 pub(super) fn lossy(bench: &Bench) -> Result<Row, BenchError> {
     let place = &bench.places.memory;
