@@ -204,18 +204,34 @@ impl Inner {
         let store = self.crew.store.clone();
         match self.crew.pool.run(move || whole_tree(&*store, &root)).await? {
             Ok(closure) => Ok(Some(closure)),
-            Err(StoreError::Missing(_) | StoreError::Damaged { .. }) => Ok(None),
+            Err(error) if error.lost().is_some() => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// The tree of a path that is in view. Where it is not whole any longer the path is withdrawn.
+    /// The tree of a path that is in view, if all of it is here. Else the path is withdrawn.
     pub(crate) async fn whole(
         self: &Arc<Self>,
         facts: &PathFacts,
     ) -> Result<Option<Arc<Closure>>, EngineError> {
+        self.tree_of(facts, whole_tree).await
+    }
+
+    /// As [`Inner::whole`], but its blobs are not looked for.
+    pub(crate) async fn directories(
+        self: &Arc<Self>,
+        facts: &PathFacts,
+    ) -> Result<Option<Arc<Closure>>, EngineError> {
+        self.tree_of(facts, |store, root| directories(store, root).map(Arc::new)).await
+    }
+
+    async fn tree_of(
+        self: &Arc<Self>,
+        facts: &PathFacts,
+        read: fn(&dyn Store, &Root) -> Result<Arc<Closure>, StoreError>,
+    ) -> Result<Option<Arc<Closure>>, EngineError> {
         let (store, root) = (self.crew.store.clone(), facts.root.clone());
-        match self.crew.pool.run(move || whole_tree(&*store, &root)).await? {
+        match self.crew.pool.run(move || read(&*store, &root)).await? {
             Ok(closure) => Ok(Some(closure)),
             Err(error) => match self.lost(facts, error).await {
                 EngineError::Gone { .. } => Ok(None),
@@ -227,11 +243,9 @@ impl Inner {
     /// What reading a path comes to because of this: where something of it is not here, or not what it was, the path is
     /// withdrawn, with all else that has lost the same.
     pub(crate) async fn lost(self: &Arc<Self>, facts: &PathFacts, error: StoreError) -> EngineError {
-        let (StoreError::Missing(item) | StoreError::Damaged { item, .. }) = &error else {
-            return error.into();
-        };
+        let Some(item) = error.lost().cloned() else { return error.into() };
         tracing::warn!(path = %facts.path, %error, "a path is not whole any longer");
-        match self.withdraw(Some(item.clone())).await {
+        match self.withdraw(Some(item)).await {
             Ok(_) => EngineError::Gone { path: Box::new(facts.path.clone()), source: Arc::new(error) },
             Err(error) => error,
         }
@@ -240,15 +254,20 @@ impl Inner {
 
 /// The tree, all of which must be here.
 fn whole_tree(store: &dyn Store, root: &Root) -> Result<Arc<Closure>, StoreError> {
+    let closure = directories(store, root)?;
+    match missing_blobs(store, &closure)?.first() {
+        Some(blob) => Err(StoreError::Missing(Item::Blob(blob.digest))),
+        None => Ok(Arc::new(closure)),
+    }
+}
+
+/// The tree, of which all Directories must be here.
+fn directories(store: &dyn Store, root: &Root) -> Result<Closure, StoreError> {
     let no_tree = |source| StoreError::Tree { root: root.clone(), source };
     let mut builder = ClosureBuilder::new(root.clone()).map_err(no_tree)?;
     while let Some(digest) = builder.next_missing() {
         let directory = store.directory(&digest)?.ok_or(StoreError::Missing(Item::Directory(digest)))?;
         builder.insert(directory).map_err(no_tree)?;
     }
-    let closure = builder.finish().map_err(no_tree)?;
-    match missing_blobs(store, &closure)?.first() {
-        Some(blob) => Err(StoreError::Missing(Item::Blob(blob.digest))),
-        None => Ok(Arc::new(closure)),
-    }
+    builder.finish().map_err(no_tree)
 }

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use firn_castore::Closure;
 use firn_exchange::Rejection;
 use firn_nix::NarLayout;
-use firn_store::{Hold, NarChunks};
-use firn_trust::{Ground, NarMismatch};
+use firn_store::Hold;
+use firn_trust::{Admitted, Ground, NarMismatch, TrustedPath};
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 
 use crate::flights::{Landed, Seat};
-use crate::reader::{Boarded, Reader};
+use crate::reader::Reader;
 use crate::{Engine, EngineError, Resolved};
 
 /// A NAR that can be had.
@@ -36,7 +36,7 @@ pub struct OpenNar {
     resolved: Resolved,
     /// What is here stays as long as it is read.
     hold: Hold,
-    /// The flight that brings the blobs; `None` where all are here.
+    /// The flight that brings the blobs; `None` where all should be here.
     seat: Option<Seat>,
 }
 
@@ -59,30 +59,15 @@ impl Nar {
     /// NAR match if it is not.
     pub async fn open(self) -> Result<OpenNar, EngineError> {
         let Contents { engine, resolved } = self.contents;
-        let hold = engine.store().hold();
         let facts = resolved.facts();
+        let hold = engine.store().hold_tree(&facts.root);
         let here = match engine.0.index.path(facts.path.hash()).is_some() {
-            true => engine.0.whole(facts).await?,
+            true => engine.0.directories(facts).await?,
             false => None,
         };
-        let (closure, seat) = match (here, &resolved) {
-            (Some(closure), _) => (closure, None),
-            (None, Resolved::Signed(_)) => (engine.board(&resolved).closure_of_landed().await?, None),
-            // Nobody but this user has said what it is: it would come back as what others say.
-            (None, Resolved::Proven(path)) if path.ground() == Ground::AddedHere => {
-                return Err(EngineError::NotFound);
-            }
-            (None, Resolved::Proven(path)) => {
-                let seat = engine.board(&resolved);
-                let closure = seat.clone().closure().await;
-                match closure.ok().filter(|closure| *closure.root() == path.facts().root) {
-                    Some(closure) => (closure, Some(seat)),
-                    None => {
-                        let seat = engine.board_tree(path);
-                        (seat.clone().closure().await?, Some(seat))
-                    }
-                }
-            }
+        let (closure, seat) = match here {
+            Some(closure) => (closure, None),
+            None => engine.bring(&resolved).await?,
         };
         let layout = NarLayout::new(closure)?;
         let actual = layout.nar_size();
@@ -102,20 +87,50 @@ impl OpenNar {
 
     /// These bytes of it. What has not come yet is waited for; an error ends the stream.
     ///
+    /// Where something of a path is lost, here or while it is read, it comes from peers, unless the user has added it
+    /// and no trusted key has signed it: then [`EngineError::Gone`] says what.
+    ///
     /// The last bytes of a NAR that is on its way come once it has been committed: whoever has it all stops reading, and
     /// with the last reader the flight ends.
     pub fn read(self, range: Range<u64>) -> BoxStream<'static, Result<Bytes, EngineError>> {
-        let size = self.layout.nar_size();
-        let left = range.end.min(size).saturating_sub(range.start);
-        let must_land = range.end >= size;
-        let chunks = NarChunks::new(self.layout.segments(range));
-        let reader = Reader::new(self.engine, self.resolved, self.hold, chunks);
-        let seat = self.seat.map(|seat| Boarded { seat, left, must_land });
-        futures::stream::try_unfold((reader, seat), |(mut reader, mut seat)| async move {
-            let bytes = reader.next(&mut seat).await?;
-            Ok(bytes.map(|bytes| (bytes, (reader, seat))))
+        let Self { layout, engine, resolved, hold, seat } = self;
+        let reader = Reader::new(engine, resolved, hold, layout, range, seat);
+        futures::stream::try_unfold(reader, |mut reader| async move {
+            let bytes = reader.next().await?;
+            Ok(bytes.map(|bytes| (bytes, reader)))
         })
         .boxed()
+    }
+}
+
+impl Engine {
+    /// The tree of a path that is not here, and the flight that brings its blobs unless that has landed.
+    pub(crate) async fn bring(
+        &self,
+        resolved: &Resolved,
+    ) -> Result<(Arc<Closure>, Option<Seat>), EngineError> {
+        let path = match resolved {
+            Resolved::Signed(_) => return Ok((self.board(resolved).closure_of_landed().await?, None)),
+            Resolved::Proven(path) => self.said_by_others(path)?,
+        };
+        let seat = self.board(&Resolved::Proven(path.clone()));
+        let closure = seat.clone().closure().await;
+        if let Some(closure) = closure.ok().filter(|closure| *closure.root() == path.facts().root) {
+            return Ok((closure, Some(seat)));
+        }
+        let seat = self.board_tree(&path);
+        Ok((seat.clone().closure().await?, Some(seat)))
+    }
+
+    /// The path as others may give it: what only this user has said of it would come back as what they say.
+    fn said_by_others(&self, path: &Arc<TrustedPath>) -> Result<Arc<TrustedPath>, EngineError> {
+        if path.ground() != Ground::AddedHere {
+            return Ok(path.clone());
+        }
+        match self.0.crew.policy.admit(path.claim().clone()) {
+            Ok(Admitted::Attested(path)) => Ok(Arc::new(path)),
+            Ok(Admitted::Signed(_)) | Err(_) => Err(EngineError::NotFound),
+        }
     }
 }
 

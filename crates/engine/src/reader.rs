@@ -1,8 +1,10 @@
 //! Reads a NAR, chunk by chunk, ahead of whoever takes it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
 
 use bytes::Bytes;
+use firn_nix::NarLayout;
 use firn_store::{Hold, Item, NarChunk, NarChunks, StoreError};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -17,20 +19,18 @@ const CUT_CHUNKS: usize = 8;
 /// What was read of a chunk, and what is left of it.
 type Read = (NarChunk, Result<Vec<Bytes>, StoreError>);
 
-/// The flight that brings what is read.
-pub(crate) struct Boarded {
-    pub(crate) seat: Seat,
-    /// How many bytes are still to be handed on.
-    pub(crate) left: u64,
-    /// Whether the last of them wait for the flight's end.
-    pub(crate) must_land: bool,
-}
-
 /// Reads a NAR in order.
 pub(crate) struct Reader {
     engine: Engine,
     resolved: Resolved,
     _hold: Hold,
+    layout: NarLayout,
+    /// The bytes that are still to be read.
+    left: Range<u64>,
+    /// The flight that brings what is read; `None` where all should be here.
+    seat: Option<Seat>,
+    /// What was lost while it was read, and came anew.
+    mended: BTreeSet<Item>,
     /// What is not cut yet, if anything is.
     chunks: Option<NarChunks>,
     /// Cut, and not read.
@@ -42,27 +42,30 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(crate) fn new(engine: Engine, resolved: Resolved, hold: Hold, chunks: NarChunks) -> Self {
+    pub(crate) fn new(
+        engine: Engine,
+        resolved: Resolved,
+        hold: Hold,
+        layout: NarLayout,
+        range: Range<u64>,
+        seat: Option<Seat>,
+    ) -> Self {
+        let end = range.end.min(layout.nar_size());
+        let left = range.start.min(end)..end;
+        let chunks = Some(NarChunks::new(layout.segments(left.clone())));
         let (cut, reading, ready) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-        Self { engine, resolved, _hold: hold, chunks: Some(chunks), cut, reading, ready }
+        let (_hold, mended) = (hold, BTreeSet::new());
+        Self { engine, resolved, _hold, layout, left, seat, mended, chunks, cut, reading, ready }
     }
 
     /// The next bytes; `None` at the end.
-    pub(crate) async fn next(&mut self, boarded: &mut Option<Boarded>) -> Result<Option<Bytes>, EngineError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, EngineError> {
         loop {
             if let Some(bytes) = self.ready.pop_front() {
                 return Ok(Some(bytes));
             }
-            let is_more = match boarded {
-                Some(flight) => {
-                    // Once the flight has ended well all is here.
-                    let landed = flight.seat.look();
-                    let is_more = self.read_what_came(flight, landed).await?;
-                    if landed {
-                        *boarded = None;
-                    }
-                    is_more
-                }
+            let is_more = match self.seat.take() {
+                Some(seat) => self.read_what_came(seat).await?,
                 None => self.read_ahead().await?,
             };
             if !is_more {
@@ -71,22 +74,45 @@ impl Reader {
         }
     }
 
+    /// What was read is to be handed on.
+    fn took(&mut self, pieces: Vec<Bytes>) {
+        self.left.start += pieces.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
+        self.ready = pieces.into();
+    }
+
     /// Reads the next chunk, and has those that follow it read meanwhile. False at the end.
     async fn read_ahead(&mut self) -> Result<bool, EngineError> {
         self.fill().await?;
         let Some(first) = self.reading.pop_front() else { return Ok(false) };
         let (rest, pieces) = first.await.map_err(|_| EngineError::Ending)??;
         let missing = rest.wants().map(|blob| StoreError::Missing(Item::Blob(blob.digest)));
-        let pieces = match (pieces, missing) {
-            (Ok(pieces), None) => pieces,
+        match (pieces, missing) {
+            (Ok(pieces), None) => self.took(pieces),
             (Err(error), _) | (Ok(_), Some(error)) => {
-                self.reading.clear();
-                return Err(self.engine.0.lost(self.resolved.facts(), error).await);
+                self.mend(error).await?;
+                return Ok(true);
             }
-        };
-        self.ready = pieces.into();
+        }
         self.fill().await?;
         Ok(true)
+    }
+
+    /// Has what was lost brought by peers, and goes on with what was not read yet. What is lost twice is an error.
+    async fn mend(&mut self, error: StoreError) -> Result<(), EngineError> {
+        self.reading.clear();
+        self.cut.clear();
+        let error = self.engine.0.lost(self.resolved.facts(), error).await;
+        let EngineError::Gone { source, .. } = &error else { return Err(error) };
+        let is_new = source.lost().is_some_and(|item| self.mended.insert(item.clone()));
+        if !is_new { 
+            return Err(error);
+        }
+        match self.engine.bring(&self.resolved).await {
+            Ok((closure, seat)) if closure.root() == self.layout.closure().root() => self.seat = seat,
+            _ => return Err(error),
+        }
+        self.chunks = Some(NarChunks::new(self.layout.segments(self.left.clone())));
+        Ok(())
     }
 
     async fn fill(&mut self) -> Result<(), EngineError> {
@@ -100,31 +126,35 @@ impl Reader {
     }
 
     /// Reads as much of the next chunk as has come, or waits for more to come. False at the end.
-    ///
-    /// `landed` was looked at before: whatever comes later is waited for.
-    async fn read_what_came(&mut self, flight: &mut Boarded, landed: bool) -> Result<bool, EngineError> {
+    async fn read_what_came(&mut self, mut seat: Seat) -> Result<bool, EngineError> {
+        // Once the flight has ended well all is here; whatever comes later than this look is waited for.
+        let landed = seat.look();
         let Some(chunk) = self.next_chunk().await? else { return Ok(false) };
         let (rest, pieces) = read(self.engine.clone(), chunk).await?;
         let pieces = match pieces {
             Ok(pieces) => pieces,
-            Err(error) => return Err(self.engine.0.lost(self.resolved.facts(), error).await),
+            Err(error) => {
+                // The flight has taken what is lost for here.
+                let _ = seat.landing.await;
+                self.mend(error).await?;
+                return Ok(true);
+            }
         };
         let wanted = rest.wants();
-        let is_read = wanted.is_none();
-        if !is_read {
+        if wanted.is_some() {
             self.cut.push_front(rest);
         }
-        flight.left = flight.left.saturating_sub(pieces.iter().map(|bytes| bytes.len() as u64).sum());
-        if flight.left == 0 && flight.must_land {
-            flight.seat.landing.clone().await?;
+        self.took(pieces);
+        if self.left.start == self.layout.nar_size() {
+            seat.landing.clone().await?;
         } else if let Some(blob) = wanted
-            && pieces.is_empty()
+            && self.ready.is_empty()
             && !landed
         {
-            flight.seat.read(blob.digest);
-            flight.seat.wait().await?;
+            seat.read(blob.digest);
+            seat.wait().await?;
         }
-        self.ready = pieces.into();
+        self.seat = Some(seat).filter(|_| !landed);
         Ok(true)
     }
 

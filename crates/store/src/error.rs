@@ -133,6 +133,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What is not here any longer, or not what it was, where the error says so.
+    pub fn lost(&self) -> Option<&Item> {
+        match self {
+            Self::Missing(item) | Self::Damaged { item, .. } => Some(item),
+            _ => None,
+        }
+    }
+
     /// Puts the file's name to an error.
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();

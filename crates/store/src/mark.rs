@@ -148,6 +148,13 @@ impl Holds {
         Hold(token)
     }
 
+    /// Takes a hold that protects a tree from the beginning.
+    pub(crate) fn take_tree(&mut self, root: &Root) -> Hold {
+        let hold = self.take();
+        self.touch(Item::Root(root.clone()));
+        hold
+    }
+
     /// Something was kept, or found to be here. A root stands for all beneath it.
     pub(crate) fn touch(&mut self, item: Item) {
         if self.oldest().is_some() {

@@ -229,6 +229,10 @@ impl Room for MemoryStore {
         self.lock().holds.take()
     }
 
+    fn hold_tree(&self, root: &Root) -> Hold {
+        self.lock().holds.take_tree(root)
+    }
+
     fn collect(&self, dry_run: bool) -> Result<Collected, StoreError> {
         self.lock().collect(dry_run)
     }

@@ -96,6 +96,9 @@ pub trait Room: Send + Sync {
     /// While it lives, nothing is collected that is kept, or found to be here, from now on.
     fn hold(&self) -> Hold;
 
+    /// As [`Room::hold`], for all that is here of a tree too.
+    fn hold_tree(&self, root: &Root) -> Hold;
+
     /// Deletes what is not reachable from anything visible, while others read and write. `dry_run`: only counts it.
     ///
     /// It refuses with [`StoreError::NotCollected`] while a record is damaged.

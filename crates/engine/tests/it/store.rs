@@ -163,6 +163,10 @@ impl Room for WatchedStore {
         self.inner.hold()
     }
 
+    fn hold_tree(&self, root: &Root) -> Hold {
+        self.inner.hold_tree(root)
+    }
+
     fn collect(&self, dry_run: bool) -> Result<Collected, StoreError> {
         self.inner.collect(dry_run)
     }

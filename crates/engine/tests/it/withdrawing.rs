@@ -15,8 +15,6 @@ use crate::fakes::net::{Net, honest, is_for_contents};
 use crate::fakes::tree::{Tree, noise, tree, varied};
 use crate::fakes::{DEADLINE, Signed, facts, node, open, peer, publish, signed};
 
-const BUDGET: Duration = Duration::from_secs(5);
-
 async fn open_nar(engine: &Engine, tree: &Tree) -> OpenNar {
     let name = NarName::Root(tree.root());
     engine.nar(name, None, Duration::ZERO).await.unwrap().unwrap().open().await.unwrap()
@@ -48,33 +46,48 @@ fn is_out_of_view(engine: &Engine, hash: StorePathHash) -> bool {
 }
 
 #[tokio::test]
-async fn damage_ends_a_stream_and_the_path_comes_back_from_a_peer() {
+async fn what_is_lost_of_a_nar_while_it_is_read_comes_from_a_peer() {
     let net = Net::default();
     let (_, seeder) = peer(&net, 1, honest()).await;
     let store = Arc::new(MemoryStore::new());
     let engine = open(&net, store.clone()).await;
     let contents = noise(1, 3 << 20);
-    let blob = BlobRef::of(&contents);
-    let tree = tree(&[("a", noise(2, 100)), ("b", contents)]);
+    let blobs = [noise(3, 60_000), contents.clone()].map(|contents| BlobRef::of(&contents));
+    let tree = tree(&[("a", noise(2, 100)), ("b", noise(3, 60_000)), ("c", contents), ("d", noise(4, 9))]);
     let hash = publish(&seeder, "path", &tree, Signed::Attested).await;
     publish(&engine, "path", &tree, Signed::Attested).await;
     let reason: Reason = "wanted".parse().unwrap();
     engine.pin(&Visible::Path(hash), &reason).await.unwrap();
+
+    let size = tree.nar.len() as u64;
+    for range in [0..size, 100..size - 1, 1_000_000..1_000_001, 90_000..size] {
+        let nar = open_nar(&engine, &tree).await;
+        assert!(blobs.iter().all(|blob| store.damage_blob(&blob.digest)));
+        let read = nar.read(range.clone()).try_collect::<Vec<_>>();
+        let read = tokio::time::timeout(DEADLINE, read).await.unwrap().unwrap().concat();
+        assert!(read == tree.nar[range.start as usize..range.end as usize], "{range:?}");
+        engine.get_path(hash, &|_| {}).await.unwrap();
+        assert!(tree.is_in(&*store) && engine.path(&hash).is_some());
+        assert_eq!(engine.pins().await.unwrap(), [(Visible::Path(hash), reason.clone())].into());
+    }
+    assert!(net.count(is_for_contents) > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_lost_and_nobody_has_ends_the_stream() {
+    let store = Arc::new(MemoryStore::new());
+    let engine = open(&Net::default(), store.clone()).await;
+    let contents = noise(1, 3 << 20);
+    let blob = BlobRef::of(&contents);
+    let tree = tree(&[("a", noise(2, 100)), ("b", contents)]);
+    let hash = publish(&engine, "path", &tree, Signed::Attested).await;
     let mut changes = engine.changes();
     changes.mark_unchanged();
-
     let nar = open_nar(&engine, &tree).await;
     assert!(store.damage_blob(&blob.digest));
-    let (got, error) = read_to_error(nar, &tree).await;
+    let (got, _) = read_to_error(nar, &tree).await;
     assert!(tree.nar.starts_with(&got) && got.len() < tree.nar.len());
-    assert!(matches!(&error, EngineError::Gone { path, .. } if path.hash() == &hash), "{error}");
-    assert!(error.to_string().contains("-path is no longer whole here"), "{error}");
     assert!(is_out_of_view(&engine, hash) && changes.has_changed().unwrap());
-    assert_eq!(engine.pins().await.unwrap(), [(Visible::Path(hash), reason)].into());
-
-    assert!(engine.resolve(hash, BUDGET).await.unwrap().is_some());
-    engine.get_path(hash, &|_| {}).await.unwrap();
-    assert!(tree.is_in(&*store) && engine.path(&hash).is_some());
 }
 
 #[tokio::test]
@@ -176,21 +189,11 @@ async fn an_adopted_file_that_is_cut_off_while_it_is_read() {
         let mut stream = open_nar(&engine, &tree).await.read(0..tree.nar.len() as u64);
         let mut got = stream.next().await.unwrap().unwrap().to_vec();
         std::fs::File::options().write(true).open(&file).unwrap().set_len(1 << 20).unwrap();
-        let error = loop {
-            match tokio::time::timeout(DEADLINE, stream.next()).await.unwrap().unwrap() {
-                Ok(bytes) => got.extend_from_slice(&bytes),
-                Err(error) => break error,
-            }
-        };
-        assert!(stream.next().await.is_none());
-        assert!(tree.nar.starts_with(&got) && got.len() < tree.nar.len());
-        assert!(matches!(error, EngineError::Gone { .. }), "{error}");
-        assert!(is_out_of_view(&engine, hash));
+        let rest = tokio::time::timeout(DEADLINE, stream.try_collect::<Vec<_>>()).await.unwrap().unwrap();
+        got.extend(rest.concat());
+        assert!(got == tree.nar);
+        assert!(tree.is_in(&*store) && engine.path(&hash).is_some());
         assert!(engine.pins().await.unwrap().is_empty(), "what is adopted is pinned by its files alone");
-
-        engine.get_path(hash, &|_| {}).await.unwrap();
-        assert!(tree.is_in(&*store));
-        assert!(read_whole(&engine, &tree).await == tree.nar);
     }
 }
 
@@ -206,9 +209,9 @@ async fn what_the_user_has_added_does_not_come_back_as_what_others_say() {
     seeder.commit_root(tree.root(), true, None).await.unwrap();
     let hash = publish(&engine, "mine", &tree, Signed::Not).await;
     store.damage_blob(&BlobRef::of(&contents).digest);
-    let name = NarName::Root(tree.root());
-    let nar = engine.nar(name, None, Duration::ZERO).await.unwrap().unwrap();
-    assert!(matches!(nar.open().await, Err(EngineError::NotFound)));
+    let (_, error) = read_to_error(open_nar(&engine, &tree).await, &tree).await;
+    assert!(matches!(&error, EngineError::Gone { path, .. } if path.hash() == &hash), "{error}");
+    assert!(error.to_string().contains("-mine is no longer whole here"), "{error}");
     assert!(is_out_of_view(&engine, hash));
     assert!(node(&net).await.get_path(hash, &|_| {}).await.is_err());
 }

@@ -17,6 +17,7 @@ pub(super) const CASES: &[Case] = &[
     nothing_is_collected_beside_a_missing_directory,
     what_is_kept_under_a_hold_stays,
     what_is_found_under_a_hold_stays,
+    a_tree_stays_under_its_hold,
     a_known_tree_stays_under_a_hold_and_else_is_forgotten,
     what_is_quarantined_is_kept_anew,
 ];
@@ -184,6 +185,16 @@ fn what_is_found_under_a_hold_stays(store: &dyn Store) {
     drop(hold);
     assert_eq!(collect(store), (4, 1, 1));
     assert_sound(store);
+}
+
+fn a_tree_stays_under_its_hold(store: &dyn Store) {
+    let root = keep_sample(store, 0);
+    store.commit_root(&root, true, None).unwrap();
+    let hold = store.hold_tree(&root);
+    assert!(store.remove(&Visible::Root(root)).unwrap());
+    assert_eq!(collect(store), (0, 0, 0));
+    drop(hold);
+    assert_eq!(collect(store), (3, 2, 0));
 }
 
 fn a_known_tree_stays_under_a_hold_and_else_is_forgotten(store: &dyn Store) {

@@ -203,6 +203,10 @@ impl Room for DiskStore {
         lock(&self.holds).take()
     }
 
+    fn hold_tree(&self, root: &Root) -> Hold {
+        lock(&self.holds).take_tree(root)
+    }
+
     fn collect(&self, dry_run: bool) -> Result<Collected, StoreError> {
         self.collect_garbage(dry_run)
     }
