@@ -104,7 +104,7 @@ impl Reader {
         let error = self.engine.0.lost(self.resolved.facts(), error).await;
         let EngineError::Gone { source, .. } = &error else { return Err(error) };
         let is_new = source.lost().is_some_and(|item| self.mended.insert(item.clone()));
-        if !is_new { 
+        if !is_new {
             return Err(error);
         }
         match self.engine.bring(&self.resolved).await {

@@ -5,7 +5,6 @@ use std::{
     sync::PoisonError,
 };
 
-use bytes::BytesMut;
 use firn_castore::{BlobDigest, DirectoryDigest};
 use redb::{Error, ReadableTable, WriteTransaction};
 
@@ -104,9 +103,8 @@ impl DiskStore {
         else {
             return Ok(None);
         };
-        let mut record = BytesMut::zeroed(bytes);
-        match self.packs.read(from, 0, &mut record) {
-            Ok(()) => self.packs.append(&[&record]).map(Some),
+        match self.packs.read(from, 0, bytes) {
+            Ok(record) => self.packs.append(&[&record]).map(Some),
             Err(_) => Ok(None),
         }
     }

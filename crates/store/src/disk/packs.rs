@@ -15,6 +15,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use bytes::Bytes;
+
 pub(super) use self::{gather::Gathered, recover::Recovered};
 use super::{
     layout::check_room,
@@ -229,8 +231,8 @@ impl Packs {
     }
 
     /// Reads from a record, `skip` bytes after its beginning. It fails with `UnexpectedEof` where the pack ends before.
-    pub(super) fn read(&self, position: Position, skip: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.file(position.pack)?.read_exact_at(buffer, u64::from(position.offset).saturating_add(skip))
+    pub(super) fn read(&self, position: Position, skip: u64, bytes: usize) -> io::Result<Bytes> {
+        self.file(position.pack)?.read_bytes_at(bytes, u64::from(position.offset).saturating_add(skip))
     }
 
     /// As [`Packs::read`], but for less where the pack ends before; tells how much.

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use firn_bao::{Span, VerifiedSpan};
 use firn_castore::{BlobDigest, BlobRef, Directory, DirectoryDigest};
 use rustix::io::Errno;
@@ -141,30 +141,26 @@ impl DiskStore {
     fn read_packed(&self, size: u64, span: Span, position: Position) -> io::Result<(Bytes, Bytes)> {
         let head = contents_head(size).len() as u64;
         let range = span.bytes(size);
-        let mut bytes = BytesMut::zeroed((range.end - range.start) as usize);
-        self.packs.read(position, head + range.start, &mut bytes)?;
-        let parents = read_parents(size, span, |buffer, offset| {
-            self.packs.read(position, head + size + offset, buffer)
-        })?;
-        Ok((bytes.freeze(), parents))
+        let bytes = self.packs.read(position, head + range.start, (range.end - range.start) as usize)?;
+        let parents =
+            read_parents(size, span, |bytes, offset| self.packs.read(position, head + size + offset, bytes))?;
+        Ok((bytes, parents))
     }
 
     fn read_adopted(&self, blob: &BlobRef, span: Span, position: Position) -> Result<VerifiedSpan, Fault> {
         let (file, head) = self.adopted_file(blob.size, position)?;
         let parents =
-            read_parents(blob.size, span, |buffer, offset| self.packs.read(position, head + offset, buffer));
+            read_parents(blob.size, span, |bytes, offset| self.packs.read(position, head + offset, bytes));
         let parents = parents.map_err(Fault::of(self.packs.path(position.pack)))?;
         let range = span.bytes(blob.size);
-        let mut bytes = BytesMut::zeroed((range.end - range.start) as usize);
         let read = self.layout.disk.open(&file, Access::Read);
-        let read = read.and_then(|file| file.read_exact_at(&mut bytes, range.start));
-        read.map_err(|error| match is_passing(&error) {
+        let read = read.and_then(|file| file.read_bytes_at((range.end - range.start) as usize, range.start));
+        let bytes = read.map_err(|error| match is_passing(&error) {
             true => Fault::Io(file.clone(), error),
             // Whatever else keeps a file that is not ours from being read makes the blob absent.
             false => Fault::Damage(file.clone(), Damage::Gone),
         })?;
-        VerifiedSpan::check(*blob, span, parents, bytes.freeze())
-            .map_err(|error| Fault::Damage(file, error.into()))
+        VerifiedSpan::check(*blob, span, parents, bytes).map_err(|error| Fault::Damage(file, error.into()))
     }
 
     /// Whether there still is a file of this length where an adopted blob is.
@@ -220,13 +216,12 @@ impl DiskStore {
         if u64::from(place.bytes) > RECORD_BYTES_MAX {
             return Err(StoreError::damaged(item, pack, Damage::Record));
         }
-        let mut encoded = BytesMut::zeroed(place.bytes as usize);
         let head = directory_head(place.bytes).len() as u64;
-        match self.packs.read(place.position, head, &mut encoded).map_err(Fault::of(pack.clone())) {
-            Ok(()) => {}
-            Err(Fault::Damage(path, damage)) => return Err(StoreError::damaged(item, path, damage)),
-            Err(Fault::Io(path, source)) => return Err(StoreError::Io { path, source }),
-        }
-        Directory::decode(encoded.freeze(), digest).map_err(|error| StoreError::damaged(item, pack, error))
+        let read = self.packs.read(place.position, head, place.bytes as usize);
+        let encoded = read.map_err(Fault::of(pack.clone())).map_err(|fault| match fault {
+            Fault::Damage(path, damage) => StoreError::damaged(item.clone(), path, damage),
+            Fault::Io(path, source) => StoreError::Io { path, source },
+        })?;
+        Directory::decode(encoded, digest).map_err(|error| StoreError::damaged(item, pack, error))
     }
 }

@@ -12,7 +12,12 @@ use std::{
     sync::Arc,
 };
 
-use rustix::fs::{OFlags, fstatvfs, syncfs};
+use bytes::{Bytes, BytesMut};
+use rustix::{
+    buffer::spare_capacity,
+    fs::{OFlags, fstatvfs, syncfs},
+    io::{Errno, pread},
+};
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +92,13 @@ pub trait DiskFile: Send + Sync {
             }
         }
         Ok(())
+    }
+
+    /// So many bytes of it, or [`io::ErrorKind::UnexpectedEof`].
+    fn read_bytes_at(&self, bytes: usize, offset: u64) -> io::Result<Bytes> {
+        let mut buffer = BytesMut::zeroed(bytes);
+        self.read_exact_at(&mut buffer, offset)?;
+        Ok(buffer.freeze())
     }
 }
 
@@ -165,6 +177,21 @@ impl DiskFile for RealFile {
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.0.write_all_at(bytes, offset)
+    }
+
+    // To make it all zeros first costs a third of what it costs to read it.
+    fn read_bytes_at(&self, bytes: usize, offset: u64) -> io::Result<Bytes> {
+        let mut buffer = Vec::with_capacity(bytes);
+        while buffer.len() < bytes {
+            let offset = offset + buffer.len() as u64;
+            match pread(&self.0, spare_capacity(&mut buffer), offset) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        buffer.truncate(bytes);
+        Ok(buffer.into())
     }
 
     fn set_size(&self, size: u64) -> io::Result<()> {

@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use firn_bao::{HashedBlob, Outboard, PIECE_BYTES};
 use firn_castore::{BlobDigest, DIRECTORY_BYTES_MAX, Directory, DirectoryDigest};
 
@@ -175,11 +175,12 @@ impl Recovered {
             return Ok(None);
         };
         let is_sound = match head {
-            RecordHead::Directory { bytes } => {
-                self.take_directory(read_exact(file, body, body_bytes)?, DirectoryPlace { position, bytes })
-            }
+            RecordHead::Directory { bytes } => self.take_directory(
+                file.read_bytes_at(body_bytes as usize, body)?,
+                DirectoryPlace { position, bytes },
+            ),
             RecordHead::Contents { size } => {
-                self.take_contents(&read_exact(file, body, body_bytes)?, size, position)
+                self.take_contents(&file.read_bytes_at(body_bytes as usize, body)?, size, position)
             }
             // Which directory its place is, has only the index, and has it not: the file is adopted again.
             RecordHead::Adopted { .. } => true,
@@ -206,10 +207,4 @@ impl Recovered {
         }
         is_sound
     }
-}
-
-fn read_exact(file: &dyn DiskFile, offset: u64, bytes: u64) -> io::Result<Bytes> {
-    let mut buffer = BytesMut::zeroed(bytes as usize);
-    file.read_exact_at(&mut buffer, offset)?;
-    Ok(buffer.freeze())
 }

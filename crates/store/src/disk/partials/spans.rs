@@ -12,26 +12,21 @@ const PARENT_BYTES: u64 = 64;
 /// Reads a span's bytes and its parents out of a file that has the contents and then the outboard.
 pub(in super::super) fn read_span(file: &dyn DiskFile, size: u64, span: Span) -> io::Result<(Bytes, Bytes)> {
     let range = span.bytes(size);
-    let mut bytes = BytesMut::zeroed((range.end - range.start) as usize);
-    file.read_exact_at(&mut bytes, range.start)?;
-    let parents = read_parents(size, span, |buffer, offset| file.read_exact_at(buffer, size + offset))?;
-    Ok((bytes.freeze(), parents))
+    let bytes = file.read_bytes_at((range.end - range.start) as usize, range.start)?;
+    let parents = read_parents(size, span, |bytes, offset| file.read_bytes_at(bytes, size + offset))?;
+    Ok((bytes, parents))
 }
 
-/// Reads the parents of a span; `read` reads from the outboard.
+/// Reads the parents of a span; `read` reads so many bytes from an offset of the outboard.
 pub(in super::super) fn read_parents(
     size: u64,
     span: Span,
-    mut read: impl FnMut(&mut [u8], u64) -> io::Result<()>,
+    mut read: impl FnMut(usize, u64) -> io::Result<Bytes>,
 ) -> io::Result<Bytes> {
-    let runs = span.parents(size);
-    let count: u64 = runs.iter().map(|run| run.end - run.start).sum();
-    let mut parents = BytesMut::zeroed((count * PARENT_BYTES) as usize);
-    let mut rest = &mut parents[..];
-    for run in runs {
-        let (part, after) = rest.split_at_mut(((run.end - run.start) * PARENT_BYTES) as usize);
-        read(part, run.start * PARENT_BYTES)?;
-        rest = after;
+    let mut parents = BytesMut::new();
+    for run in span.parents(size) {
+        let bytes = ((run.end - run.start) * PARENT_BYTES) as usize;
+        parents.extend_from_slice(&read(bytes, run.start * PARENT_BYTES)?);
     }
     Ok(parents.freeze())
 }
