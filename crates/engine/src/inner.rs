@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use firn_castore::{Closure, ClosureBuilder, Root};
 use firn_exchange::{Goal, Outcome};
-use firn_store::{Item, Reason, Store, StoreError, Visible, missing_blobs};
+use firn_store::{Item, Reason, Record, Store, StoreError, Visible, missing_blobs};
 use firn_trust::{PathFacts, TrustedPath};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -172,7 +172,8 @@ impl Inner {
         // All in one: whoever waits for it may stop waiting at any time.
         let commit = move || {
             let _gate = inner.commits();
-            inner.store().commit(path.to_stored(shared), pin.as_ref())?;
+            let record = Record::Path(Box::new(path.to_stored(shared)));
+            inner.store().commit_record(record, known.clone(), pin.as_ref())?;
             inner.index.add(inner.store(), path, shared, known.as_deref())?;
             inner.changed();
             Ok::<_, StoreError>(())
@@ -191,7 +192,8 @@ impl Inner {
         let commit = move || {
             let _gate = inner.commits();
             let shared = shared || inner.index.tree_is_shared(&root);
-            inner.store().commit_root(&root, shared, pin.as_ref())?;
+            let record = Record::Tree { root: root.clone(), shared };
+            inner.store().commit_record(record, known.clone(), pin.as_ref())?;
             inner.index.add_tree(inner.store(), root, shared, known.as_deref())?;
             inner.changed();
             Ok::<_, StoreError>(())

@@ -41,7 +41,7 @@ pub use room::{
     Usage, Visible,
 };
 pub use stats::{Stats, stats};
-pub use traits::{Blobs, Directories, Incoming, Intake, Paths, Store};
+pub use traits::{Blobs, Directories, Incoming, Intake, Paths, Record, Store};
 pub use tree::{MissingBlob, closure, missing_blobs, missing_spans};
 pub use verify::{Finding, Holder, Verified, verify_all, verify_some};
 pub use write::{WriteError, write_tree};

@@ -6,12 +6,12 @@ mod incoming;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use bytes::Bytes;
 use firn_bao::{HashedBlob, Span, VerifiedSpan};
-use firn_castore::{BlobDigest, BlobRef, Directory, DirectoryDigest, Root};
+use firn_castore::{BlobDigest, BlobRef, Closure, Directory, DirectoryDigest, Root};
 use firn_nix::StorePathHash;
 use firn_trust::StoredPath;
 
@@ -21,7 +21,7 @@ use self::{
 };
 use crate::{
     Blobs, Collected, Directories, Hold, Incoming, Intake, Item, KnownTree, Listing, Paths, Pins, Reason,
-    Room, StoreError, UnixSeconds, Usage, Visible, lock,
+    Record, Room, StoreError, UnixSeconds, Usage, Visible, lock,
 };
 
 /// A store in memory, for tests and simulations. Only adopted blobs are read from files.
@@ -144,25 +144,25 @@ impl Directories for MemoryStore {
 }
 
 impl Paths for MemoryStore {
-    fn commit(&self, path: StoredPath, pin: Option<&Reason>) -> Result<(), StoreError> {
+    fn commit_record(
+        &self,
+        record: Record,
+        _: Option<Arc<Closure>>,
+        pin: Option<&Reason>,
+    ) -> Result<(), StoreError> {
         let mut contents = self.lock();
-        contents.check(path.root())?;
+        contents.check(record.root())?;
+        let what = record.what();
+        contents.damaged.remove(&what);
         if let Some(reason) = pin {
-            contents.pins.insert(Visible::Path(path.path_hash()), reason.clone());
+            contents.pins.insert(what, reason.clone());
         }
-        contents.damaged.remove(&Visible::Path(path.path_hash()));
-        contents.paths.insert(path.path_hash(), path);
-        Ok(())
-    }
-
-    fn commit_root(&self, root: &Root, shared: bool, pin: Option<&Reason>) -> Result<(), StoreError> {
-        let mut contents = self.lock();
-        contents.check(root)?;
-        if let Some(reason) = pin {
-            contents.pins.insert(Visible::Root(root.clone()), reason.clone());
+        match record {
+            Record::Path(path) => drop(contents.paths.insert(path.path_hash(), *path)),
+            Record::Tree { root, shared } => {
+                contents.roots.insert(root.to_bytes(), (root, shared));
+            }
         }
-        contents.damaged.remove(&Visible::Root(root.clone()));
-        contents.roots.insert(root.to_bytes(), (root.clone(), shared));
         Ok(())
     }
 

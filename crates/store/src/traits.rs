@@ -1,13 +1,13 @@
 //! What a store can do.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use firn_bao::{HashedBlob, HashedPiece, Span, VerifiedSpan};
-use firn_castore::{BlobDigest, BlobRef, Directory, DirectoryDigest, Root};
+use firn_castore::{BlobDigest, BlobRef, Closure, Directory, DirectoryDigest, Root};
 use firn_nix::StorePathHash;
 use firn_trust::StoredPath;
 
-use crate::{KnownTree, Listing, Pins, Reason, Room, StoreError};
+use crate::{KnownTree, Listing, Pins, Reason, Room, StoreError, Visible};
 
 /// Contents of files.
 pub trait Blobs: Send + Sync {
@@ -67,16 +67,62 @@ pub trait Directories: Send + Sync {
     fn keep_directories(&self, directories: &[Directory]) -> Result<(), StoreError>;
 }
 
+/// What is made visible.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// A path.
+    Path(Box<StoredPath>),
+    /// A tree that has no path.
+    Tree {
+        /// Which one.
+        root: Root,
+        /// Whether peers may have it.
+        shared: bool,
+    },
+}
+
+impl Record {
+    /// What is visible by it.
+    pub fn what(&self) -> Visible {
+        match self {
+            Record::Path(path) => Visible::Path(path.path_hash()),
+            Record::Tree { root, .. } => Visible::Root(root.clone()),
+        }
+    }
+
+    /// The tree that it is about.
+    pub fn root(&self) -> &Root {
+        match self {
+            Record::Path(path) => path.root(),
+            Record::Tree { root, .. } => root,
+        }
+    }
+}
+
 /// What is visible: whole trees, with the store paths that they are believed to be.
 pub trait Paths: Send + Sync {
-    /// Makes a path visible, in place of an earlier record of it, and pins it if there is a reason.
+    /// Makes something visible, in place of an earlier record of it, and pins it if there is a reason.
     ///
     /// This comes last: what is beneath the root must be here already, else [`StoreError::Missing`] names something
-    /// that is not. When it returns, the path and all beneath it are durable. Commits of several threads share a sync.
-    fn commit(&self, path: StoredPath, pin: Option<&Reason>) -> Result<(), StoreError>;
+    /// that is not. When it returns, the record and all beneath it are durable. Commits of several threads share a sync.
+    ///
+    /// Where the caller has the tree in memory, its Directories are looked for, as its blobs are, instead of read.
+    fn commit_record(
+        &self,
+        record: Record,
+        known: Option<Arc<Closure>>,
+        pin: Option<&Reason>,
+    ) -> Result<(), StoreError>;
 
-    /// Makes a tree visible that has no path; else as [`Paths::commit`].
-    fn commit_root(&self, root: &Root, shared: bool, pin: Option<&Reason>) -> Result<(), StoreError>;
+    /// Makes a path visible; see [`Paths::commit_record`].
+    fn commit(&self, path: StoredPath, pin: Option<&Reason>) -> Result<(), StoreError> {
+        self.commit_record(Record::Path(Box::new(path)), None, pin)
+    }
+
+    /// Makes a tree visible that has no path; see [`Paths::commit_record`].
+    fn commit_root(&self, root: &Root, shared: bool, pin: Option<&Reason>) -> Result<(), StoreError> {
+        self.commit_record(Record::Tree { root: root.clone(), shared }, None, pin)
+    }
 
     /// The record of a path.
     fn path(&self, hash: &StorePathHash) -> Result<Option<StoredPath>, StoreError>;

@@ -114,14 +114,16 @@ impl Story<'_> {
         record: Record,
         pin: Option<&Reason>,
     ) -> Result<(), Violation> {
-        let root = self.trees[record.tree].root.clone();
-        let result = match what {
+        let (root, shared) = (self.trees[record.tree].root.clone(), record.shared);
+        let known = self.dice.percent(50).then(|| self.trees[record.tree].closure());
+        let shown = match what {
             Visible::Path(hash) => {
-                let path = stored_path(u64::from(hash.as_bytes()[0]), &root, record.shared);
-                self.store().commit(path, pin)
+                let path = stored_path(u64::from(hash.as_bytes()[0]), &root, shared);
+                firn_store::Record::Path(Box::new(path))
             }
-            Visible::Root(_) => self.store().commit_root(&root, record.shared, pin),
+            Visible::Root(_) => firn_store::Record::Tree { root, shared },
         };
+        let result = self.store().commit_record(shown, known, pin);
         self.gather_faults();
         let tree = &self.trees[record.tree];
         match result {

@@ -2,7 +2,7 @@
 
 use firn_bao::{HashedPiece, PIECE_BYTES, Span, VerifiedSpan};
 use firn_castore::{BlobRef, Directory};
-use firn_store::{Blobs, Directories, Intake, StoreError};
+use firn_store::{Blobs, Directories, Intake, Item, StoreError};
 
 use super::story::{Breach, Story, Violation};
 
@@ -34,6 +34,9 @@ impl Story<'_> {
         let kept = self.store().keep_directories(&directories);
         if self.excuse("keep_directories", kept)?.is_some() {
             directories.iter().for_each(|directory| self.model.kept_directory(directory.digest()));
+        } else {
+            let items = directories.iter().map(|directory| Item::Directory(directory.digest()));
+            items.for_each(|item| self.model.may_be_back(&item));
         }
         Ok(())
     }
@@ -50,6 +53,8 @@ impl Story<'_> {
         let kept = self.store().keep_spans(&spans);
         if self.excuse("keep_spans", kept)?.is_some() {
             spans.iter().for_each(|span| self.model.kept_span(span.blob(), span.span()));
+        } else {
+            spans.iter().for_each(|span| self.model.may_be_back(&Item::Blob(span.blob().digest)));
         }
         Ok(())
     }
@@ -79,8 +84,9 @@ impl Story<'_> {
         self.note(format!("adopts {}", file.display()));
         self.model.is_to_adopt(blob);
         let adopted = self.store().adopt_blob(&file, &pool.samples()[number].hashed);
-        if self.excuse("adopt_blob", adopted)?.is_some() {
-            self.model.has_adopted(*blob);
+        match self.excuse("adopt_blob", adopted)? {
+            Some(()) => self.model.has_adopted(*blob),
+            None => self.model.may_be_back(&Item::Blob(blob.digest)),
         }
         Ok(())
     }
@@ -113,7 +119,11 @@ impl Story<'_> {
                 self.model.kept_span(*blob, Span::whole(blob.size));
                 Ok(())
             }
-            Some(None) | None => Ok(()),
+            Some(None) => Ok(()),
+            None => {
+                self.model.may_be_back(&Item::Blob(blob.digest));
+                Ok(())
+            }
         }
     }
 
@@ -130,6 +140,7 @@ impl Story<'_> {
                 spans.iter().map(|span| self.pool.sample(blob).span(*span)).collect();
             let kept = self.store().keep_spans(&verified);
             if self.excuse("keep_spans", kept)?.is_none() {
+                self.model.may_be_back(&Item::Blob(blob.digest));
                 return Ok(());
             }
             spans.iter().for_each(|span| self.model.kept_span(*blob, *span));

@@ -198,6 +198,11 @@ impl Model {
         }
     }
 
+    /// Something was to be kept, and that has failed: perhaps after it was done.
+    pub(super) fn may_be_back(&mut self, item: &Item) {
+        self.gone.remove(item);
+    }
+
     pub(super) fn kept_directory(&mut self, digest: DirectoryDigest) {
         for here in [&mut self.here, &mut self.outlasting].into_iter().chain(&mut self.held) {
             here.directories.insert(digest);

@@ -1,10 +1,15 @@
 //! What is put into the store: blobs of all sizes that matter, and trees that share them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use firn_bao::{GROUP_BYTES, HashedBlob, PIECE_BYTES, Span, VerifiedSpan};
-use firn_castore::{BlobRef, Directory, DirectoryDigest, Node, PathComponent, Root, SymlinkTarget};
+use firn_castore::{
+    BlobRef, Closure, ClosureBuilder, Directory, DirectoryDigest, Node, PathComponent, Root, SymlinkTarget,
+};
 
 use crate::dice::Dice;
 
@@ -101,6 +106,16 @@ pub(super) struct Tree {
     pub(super) root: Root,
     pub(super) directories: BTreeMap<DirectoryDigest, Directory>,
     pub(super) blobs: BTreeSet<BlobRef>,
+}
+
+impl Tree {
+    pub(super) fn closure(&self) -> Arc<Closure> {
+        let mut builder = ClosureBuilder::new(self.root.clone()).expect(EXPECT_LEGAL);
+        while let Some(digest) = builder.next_missing() {
+            builder.insert(self.directories[&digest].clone()).expect(EXPECT_LEGAL);
+        }
+        Arc::new(builder.finish().expect(EXPECT_LEGAL))
+    }
 }
 
 /// Makes trees out of few blobs, so that they share them, and Directories too.

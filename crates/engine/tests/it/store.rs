@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use firn_bao::{HashedBlob, Span, VerifiedSpan};
-use firn_castore::{BlobDigest, BlobRef, Directory, DirectoryDigest, Root};
+use firn_castore::{BlobDigest, BlobRef, Closure, Directory, DirectoryDigest, Root};
 use firn_nix::StorePathHash;
 use firn_store::{
     Blobs, Collected, Directories, Hold, Incoming, Intake, Item, KnownTree, Listing, MemoryStore, Paths,
-    Pins, Reason, Room, StoreError, UnixSeconds, Usage, Visible,
+    Pins, Reason, Record, Room, StoreError, UnixSeconds, Usage, Visible,
 };
 use firn_trust::StoredPath;
 
@@ -104,14 +104,14 @@ impl Directories for WatchedStore {
 }
 
 impl Paths for WatchedStore {
-    fn commit(&self, path: StoredPath, pin: Option<&Reason>) -> Result<(), StoreError> {
+    fn commit_record(
+        &self,
+        record: Record,
+        known: Option<Arc<Closure>>,
+        pin: Option<&Reason>,
+    ) -> Result<(), StoreError> {
         self.room()?;
-        self.inner.commit(path, pin)
-    }
-
-    fn commit_root(&self, root: &Root, shared: bool, pin: Option<&Reason>) -> Result<(), StoreError> {
-        self.room()?;
-        self.inner.commit_root(root, shared, pin)
+        self.inner.commit_record(record, known, pin)
     }
 
     fn path(&self, hash: &StorePathHash) -> Result<Option<StoredPath>, StoreError> {

@@ -2,22 +2,24 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     thread,
 };
 
 use firn_bao::Span;
-use firn_castore::{BlobDigest, BlobRef, DirectoryDigest, Node, Root};
+use firn_castore::{BlobDigest, BlobRef, Closure, ClosureBuilder, Directory, DirectoryDigest, Node, Root};
 use firn_nix::StorePathHash;
 use firn_trust::StoredPath;
 
 use super::{Case, add, contents, keep_sample, read, sample, span_of, stored_path};
-use crate::{Item, Store, StoreError, closure, missing_blobs};
+use crate::{Item, Record, Store, StoreError, closure, missing_blobs};
 
 pub(super) const CASES: &[Case] = &[
     an_empty_store_has_nothing,
     directories_come_back,
     a_commit_needs_every_directory,
     a_commit_needs_every_blob,
+    a_tree_in_memory_is_taken_for_no_other,
     a_commit_needs_true_lengths,
     records_come_back_and_are_replaced,
     many_threads_agree,
@@ -56,9 +58,11 @@ fn a_commit_needs_every_directory(store: &dyn Store) {
     for bytes in &blobs {
         add(store, bytes);
     }
+    let known = in_memory(&root, &directories);
     for directory in &directories {
         let path = stored_path("a", &root, true);
-        for refused in [store.commit_root(&root, true, None), store.commit(path, None)] {
+        let knowing = store.commit_record(Record::Path(Box::new(path.clone())), Some(known.clone()), None);
+        for refused in [store.commit_root(&root, true, None), store.commit(path, None), knowing] {
             let named =
                 matches!(refused, Err(StoreError::Missing(Item::Directory(d))) if d == directory.digest());
             assert!(named);
@@ -72,11 +76,15 @@ fn a_commit_needs_every_directory(store: &dyn Store) {
 fn a_commit_needs_every_blob(store: &dyn Store) {
     let (root, directories, blobs) = sample(0);
     store.keep_directories(&directories).unwrap();
+    let known = in_memory(&root, &directories);
     let mut missing: BTreeMap<_, _> = blobs.iter().map(|bytes| (BlobRef::of(bytes).digest, bytes)).collect();
     while !missing.is_empty() {
-        for refused in
-            [store.commit_root(&root, true, None), store.commit(stored_path("a", &root, true), None)]
-        {
+        let record = Record::Tree { root: root.clone(), shared: true };
+        for refused in [
+            store.commit_root(&root, true, None),
+            store.commit(stored_path("a", &root, true), None),
+            store.commit_record(record, Some(known.clone()), None),
+        ] {
             let Err(StoreError::Missing(Item::Blob(digest))) = refused else { panic!("{refused:?}") };
             assert!(missing.contains_key(&digest), "{digest} is here");
         }
@@ -84,6 +92,23 @@ fn a_commit_needs_every_blob(store: &dyn Store) {
     }
     store.commit(stored_path("a", &root, true), None).unwrap();
     assert_eq!(store.paths().unwrap(), [stored_path("a", &root, true)]);
+}
+
+fn a_tree_in_memory_is_taken_for_no_other(store: &dyn Store) {
+    let root = keep_sample(store, 0);
+    let (other_root, directories, _) = sample(1);
+    let record = |root: &Root| Record::Tree { root: root.clone(), shared: false };
+    let (here, other) = (in_memory(&root, &sample(0).1), in_memory(&other_root, &directories));
+    store.commit_record(record(&root), Some(other), None).unwrap();
+    assert!(store.commit_record(record(&other_root), Some(here.clone()), None).is_err());
+    store.commit_record(record(&root), Some(here), None).unwrap();
+    assert_eq!(store.roots().unwrap(), [(root, false)]);
+}
+
+fn in_memory(root: &Root, directories: &[Directory]) -> Arc<Closure> {
+    let mut builder = ClosureBuilder::new(root.clone()).unwrap();
+    directories.iter().for_each(|directory| builder.insert(directory.clone()).unwrap());
+    Arc::new(builder.finish().unwrap())
 }
 
 fn a_commit_needs_true_lengths(store: &dyn Store) {

@@ -1,6 +1,6 @@
 //! Whether a tree may become visible.
 
-use std::sync::atomic::Ordering;
+use std::{borrow::Cow, sync::atomic::Ordering};
 
 use firn_castore::{BlobRef, Closure, Directory, DirectoryDigest, Node, Root};
 use redb::{Error, ReadableTable, WriteTransaction};
@@ -14,22 +14,29 @@ use super::{
 use crate::{Item, StoreError, lock, tree::collect};
 
 impl DiskStore {
-    /// Whether all beneath a root is in the index, and not known to be damaged. `inserted`: what has come to it in this
-    /// transaction, and is there still.
+    /// Whether all beneath a root is in the index, and not known to be damaged. `known`: its tree, if that is in memory.
+    /// `inserted`: what has come to the index in this transaction, and is there still.
     pub(super) fn check(
         &self,
         transaction: &WriteTransaction,
         root: &Root,
+        known: Option<&Closure>,
         inserted: Option<&Waiting>,
     ) -> Result<Result<(), StoreError>, Error> {
-        match self.check_directories(transaction, root)? {
-            Ok(closure) => self.check_blobs(transaction, &blobs(&closure), inserted),
+        let directories = match known.filter(|known| known.root() == root) {
+            Some(known) => {
+                self.look_for_directories(transaction, known, inserted)?.map(|()| Cow::Borrowed(known))
+            }
+            None => self.read_directories(transaction, root)?.map(Cow::Owned),
+        };
+        match directories {
+            Ok(closure) => self.look_for_blobs(transaction, &blobs(&closure), inserted),
             Err(refusal) => Ok(Err(refusal)),
         }
     }
 
     /// Reads all Directories beneath a root.
-    fn check_directories(
+    fn read_directories(
         &self,
         transaction: &WriteTransaction,
         root: &Root,
@@ -68,22 +75,38 @@ impl DiskStore {
         }
     }
 
+    /// Looks for the Directories of a tree.
+    fn look_for_directories(
+        &self,
+        transaction: &WriteTransaction,
+        closure: &Closure,
+        inserted: Option<&Waiting>,
+    ) -> Result<Result<(), StoreError>, Error> {
+        let digests: Vec<DirectoryDigest> = closure.directories().map(Directory::digest).collect();
+        if let Some(item) = self.first_gone(digests.iter().map(|digest| Item::Directory(*digest))) {
+            return Ok(Err(StoreError::Missing(item)));
+        }
+        let table = transaction.open_table(tables::DIRECTORIES)?;
+        for digest in digests {
+            let is_new = inserted.is_some_and(|inserted| inserted.directories.contains_key(&digest));
+            if !is_new && table.get(digest.as_bytes())?.is_none() {
+                return Ok(Err(StoreError::Missing(Item::Directory(digest))));
+            }
+        }
+        Ok(Ok(()))
+    }
+
     /// Looks for these blobs, which are in the order of the table.
-    fn check_blobs(
+    fn look_for_blobs(
         &self,
         transaction: &WriteTransaction,
         blobs: &[BlobRef],
         inserted: Option<&Waiting>,
     ) -> Result<Result<(), StoreError>, Error> {
-        let table = transaction.open_table(tables::BLOBS)?;
-        self.spare(blobs.iter().map(|blob| Item::Blob(blob.digest)));
-        let gone = {
-            let state = self.state();
-            blobs.iter().map(|blob| Item::Blob(blob.digest)).find(|item| state.is_gone(item))
-        };
-        if let Some(item) = gone {
+        if let Some(item) = self.first_gone(blobs.iter().map(|blob| Item::Blob(blob.digest))) {
             return Ok(Err(StoreError::Missing(item)));
         }
+        let table = transaction.open_table(tables::BLOBS)?;
         for blob in blobs {
             // Mostly it has just been kept, and then the table need not be searched.
             let place = match inserted.and_then(|inserted| inserted.blobs.get(&blob.digest)) {
@@ -97,6 +120,13 @@ impl DiskStore {
             }
         }
         Ok(Ok(()))
+    }
+
+    /// The first that is known to be damaged, or is being collected; what is not being collected yet is spared.
+    fn first_gone(&self, items: impl Iterator<Item = Item> + Clone) -> Option<Item> {
+        self.spare(items.clone());
+        let (mut items, state) = (items, self.state());
+        items.find(|item| state.is_gone(item))
     }
 
     /// Keeps things from being collected from here on. Whoever looks after that at what is condemned knows what is here.

@@ -69,10 +69,13 @@ impl DiskStore {
         let mut collected = Collected::default();
         for blob in self.partials.all() {
             let bytes = self.partials.allocated_bytes(&blob);
+            // A file that has lost its end in a crash was taken for one of a shorter blob.
+            let is_false = self.blob_place(&blob.digest)?.is_some_and(|place| place.size != blob.size);
             let taken = {
                 // Whoever finds something touches it first and then looks: either it is spared, or it is not found.
                 let holds = lock(&self.holds);
-                if live.blobs.contains(&blob.digest) || holds.protects(&Item::Blob(blob.digest)) {
+                let is_wanted = live.blobs.contains(&blob.digest) || holds.protects(&Item::Blob(blob.digest));
+                if is_wanted && !is_false {
                     continue;
                 }
                 if dry_run { None } else { self.partials.take(&blob) }

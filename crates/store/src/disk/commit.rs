@@ -5,8 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
 };
 
-use firn_castore::Root;
-use firn_trust::StoredPath;
+use firn_castore::Closure;
 use redb::{Error, ReadableTable, WriteTransaction};
 
 use super::{
@@ -16,14 +15,13 @@ use super::{
     state::Waiting,
     tables::{self, seal, seal_tree, visible_key},
 };
-use crate::{Item, Reason, StoreError, Visible, lock};
+use crate::{Item, Reason, Record, StoreError, Visible, lock};
 
 /// What is to be changed.
 pub(super) enum Change {
     /// Only makes durable what waits.
     Flush,
-    Path(Box<StoredPath>, Option<Reason>),
-    Root(Root, bool, Option<Reason>),
+    Show(Record, Option<Arc<Closure>>, Option<Reason>),
     Pin(Visible, Reason),
     Unpin(Visible),
     Remove(Visible),
@@ -192,13 +190,8 @@ impl DiskStore {
     ) -> Result<Result<bool, StoreError>, Error> {
         match change {
             Change::Flush => {}
-            Change::Path(path, pin) => {
-                let what = Visible::Path(path.path_hash());
-                return self.show(transaction, path.root(), &what, &path.to_bytes(), pin.as_ref(), inserted);
-            }
-            Change::Root(root, shared, pin) => {
-                let what = Visible::Root(root.clone());
-                return self.show(transaction, root, &what, &[u8::from(*shared)], pin.as_ref(), inserted);
+            Change::Show(record, known, pin) => {
+                return self.show(transaction, record, known.as_deref(), pin.as_ref(), inserted);
             }
             Change::Pin(what, reason) => put_pin(transaction, what, Some(reason))?,
             Change::Unpin(what) => {
@@ -215,19 +208,19 @@ impl DiskStore {
     fn show(
         &self,
         transaction: &WriteTransaction,
-        root: &Root,
-        what: &Visible,
-        record: &[u8],
+        record: &Record,
+        known: Option<&Closure>,
         pin: Option<&Reason>,
         inserted: Option<&Waiting>,
     ) -> Result<Result<bool, StoreError>, Error> {
-        if let Err(refusal) = self.check(transaction, root, inserted)? {
+        if let Err(refusal) = self.check(transaction, record.root(), known, inserted)? {
             return Ok(Err(refusal));
         }
-        let (table, key) = tables::record_key(what);
-        transaction.open_table(table)?.insert(&key[..], &seal(&key, record)[..])?;
-        transaction.open_table(tables::WHOLE)?.insert(&visible_key(what)[..], ())?;
-        put_pin(transaction, what, pin)?;
+        let what = record.what();
+        let (table, key) = tables::record_key(&what);
+        transaction.open_table(table)?.insert(&key[..], &seal(&key, &tables::record_bytes(record))[..])?;
+        transaction.open_table(tables::WHOLE)?.insert(&visible_key(&what)[..], ())?;
+        put_pin(transaction, &what, pin)?;
         Ok(Ok(true))
     }
 }

@@ -1,11 +1,12 @@
 //! The tables of the index, and what is in them.
 
+use bytes::Bytes;
 use firn_castore::Root;
 use firn_nix::{NarHash, StorePathHash};
 use redb::{Error, ReadTransaction, TableDefinition, WriteTransaction};
 
 use super::place::{BLOB_PLACE_BYTES, DIRECTORY_PLACE_BYTES};
-use crate::{Damage, KnownTree, Listing, Visible};
+use crate::{Damage, KnownTree, Listing, Record, Visible};
 
 /// By digest, a [`BlobPlace`](super::place::BlobPlace).
 pub(super) const BLOBS: TableDefinition<&[u8; 32], &[u8; BLOB_PLACE_BYTES]> = TableDefinition::new("blobs");
@@ -73,6 +74,14 @@ pub(super) fn record_key(
     match what {
         Visible::Path(hash) => (PATHS, hash.as_bytes().to_vec()),
         Visible::Root(root) => (ROOTS, root.to_bytes()),
+    }
+}
+
+/// What a record's table has of it, unsealed.
+pub(super) fn record_bytes(record: &Record) -> Bytes {
+    match record {
+        Record::Path(path) => path.to_bytes(),
+        Record::Tree { shared, .. } => vec![u8::from(*shared)].into(),
     }
 }
 

@@ -1,8 +1,11 @@
 //! What is visible, why it stays, and when it was used.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use firn_castore::{BlobDigest, Root};
+use firn_castore::{BlobDigest, Closure, Root};
 use firn_nix::StorePathHash;
 use firn_trust::StoredPath;
 use redb::{Error, ReadableTable};
@@ -14,7 +17,7 @@ use super::{
     tables::{self, unseal},
 };
 use crate::{
-    Collected, Hold, Item, Paths, Pins, Reason, Room, StoreError, UnixSeconds, Usage, Visible, lock,
+    Collected, Hold, Item, Paths, Pins, Reason, Record, Room, StoreError, UnixSeconds, Usage, Visible, lock,
 };
 
 /// A record as it stands in the index.
@@ -108,19 +111,16 @@ impl DiskStore {
 }
 
 impl Paths for DiskStore {
-    fn commit(&self, path: StoredPath, pin: Option<&Reason>) -> Result<(), StoreError> {
-        let what = Visible::Path(path.path_hash());
-        if self.is_committed(&what, &path.to_bytes(), pin)? {
+    fn commit_record(
+        &self,
+        record: Record,
+        known: Option<Arc<Closure>>,
+        pin: Option<&Reason>,
+    ) -> Result<(), StoreError> {
+        if self.is_committed(&record.what(), &tables::record_bytes(&record), pin)? {
             return self.flush();
         }
-        self.change(Change::Path(Box::new(path), pin.cloned())).map(|_| ())
-    }
-
-    fn commit_root(&self, root: &Root, shared: bool, pin: Option<&Reason>) -> Result<(), StoreError> {
-        if self.is_committed(&Visible::Root(root.clone()), &[u8::from(shared)], pin)? {
-            return self.flush();
-        }
-        self.change(Change::Root(root.clone(), shared, pin.cloned())).map(|_| ())
+        self.change(Change::Show(record, known, pin.cloned())).map(|_| ())
     }
 
     fn path(&self, hash: &StorePathHash) -> Result<Option<StoredPath>, StoreError> {
