@@ -1,6 +1,9 @@
 //! Every Directory beneath a root, proven complete.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt,
+};
 
 use crate::{BlobDigest, BlobRef, Directory, DirectoryDigest, Node, Root, Walk};
 
@@ -52,24 +55,17 @@ pub enum ClosureError {
 #[derive(Debug)]
 pub struct ClosureBuilder {
     root: Root,
-    directories: BTreeMap<DirectoryDigest, Directory>,
-    /// In the order of their coming: parents before children.
-    order: Vec<DirectoryDigest>,
+    here: Directories,
     /// Named, but not here, with the size that the first parent claims.
     missing: BTreeMap<DirectoryDigest, u64>,
-    blobs: BTreeMap<BlobDigest, u64>,
+    blobs: HashMap<BlobDigest, u64>,
 }
 
 impl ClosureBuilder {
     /// Begins with nothing but the root; refused where its claim is over [`ENTRIES_MAX`] already.
     pub fn new(root: Root) -> Result<Self, ClosureError> {
-        let mut builder = Self {
-            root,
-            directories: BTreeMap::new(),
-            order: Vec::new(),
-            missing: BTreeMap::new(),
-            blobs: BTreeMap::new(),
-        };
+        let mut builder =
+            Self { root, here: Directories::default(), missing: BTreeMap::new(), blobs: HashMap::new() };
         let node = builder.root.node().clone();
         match node.entries() {
             Some(entries) if entries <= ENTRIES_MAX => builder.want(&node)?,
@@ -97,9 +93,9 @@ impl ClosureBuilder {
     pub fn insert(&mut self, directory: Directory) -> Result<(), ClosureError> {
         let digest = directory.digest();
         let Some(claimed) = self.missing.get(&digest).copied() else {
-            return match self.directories.contains_key(&digest) {
-                true => Ok(()),
-                false => Err(ClosureError::NotConnected(digest)),
+            return match self.here.get(&digest) {
+                Some(_) => Ok(()),
+                None => Err(ClosureError::NotConnected(digest)),
             };
         };
         let actual = directory.size();
@@ -110,8 +106,7 @@ impl ClosureBuilder {
             self.want(node)?;
         }
         self.missing.remove(&digest);
-        self.order.push(digest);
-        self.directories.insert(digest, directory);
+        self.here.push(directory);
         Ok(())
     }
 
@@ -126,7 +121,7 @@ impl ClosureBuilder {
                 }
             }
             Node::Directory { digest, size } => {
-                let actual = match self.directories.get(digest) {
+                let actual = match self.here.get(digest) {
                     Some(directory) => directory.size(),
                     None => *self.missing.entry(*digest).or_insert(*size),
                 };
@@ -143,9 +138,53 @@ impl ClosureBuilder {
         if !self.missing.is_empty() {
             return Err(ClosureError::Incomplete(self.missing.len()));
         }
-        let closure = Closure { root: self.root, directories: self.directories, order: self.order };
-        closure.check_depth()?;
-        Ok(closure)
+        self.here.check_depth()?;
+        Ok(Closure { root: self.root, directories: self.here })
+    }
+}
+
+/// Each of them once, parents before children.
+#[derive(Clone, PartialEq, Eq, Default)]
+struct Directories {
+    in_order: Vec<Directory>,
+    /// Where each of them is.
+    places: HashMap<DirectoryDigest, usize>,
+}
+
+impl fmt::Debug for Directories {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.in_order).finish()
+    }
+}
+
+impl Directories {
+    fn push(&mut self, directory: Directory) {
+        self.places.insert(directory.digest(), self.in_order.len());
+        self.in_order.push(directory);
+    }
+
+    fn get(&self, digest: &DirectoryDigest) -> Option<&Directory> {
+        self.places.get(digest).map(|place| &self.in_order[*place])
+    }
+
+    fn check_depth(&self) -> Result<(), ClosureError> {
+        // Children stand behind their parents only in the sense of "was named before it came", so a child may have
+        // come before one of its other parents. Sizes give a true order: a parent's is always larger.
+        let mut by_size: Vec<usize> = (0..self.in_order.len()).collect();
+        by_size.sort_by_key(|place| self.in_order[*place].size());
+        let mut heights = vec![0; self.in_order.len()];
+        for place in by_size {
+            let below = self.in_order[place].iter().filter_map(|(_, node)| match node {
+                Node::Directory { digest, .. } => self.places.get(digest).map(|place| heights[*place]),
+                Node::File { .. } | Node::Symlink { .. } => None,
+            });
+            let height: u32 = below.max().unwrap_or(0) + 1;
+            if height > DEPTH_MAX {
+                return Err(ClosureError::TooDeep);
+            }
+            heights[place] = height;
+        }
+        Ok(())
     }
 }
 
@@ -153,8 +192,7 @@ impl ClosureBuilder {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closure {
     root: Root,
-    directories: BTreeMap<DirectoryDigest, Directory>,
-    order: Vec<DirectoryDigest>,
+    directories: Directories,
 }
 
 impl Closure {
@@ -175,13 +213,19 @@ impl Closure {
 
     /// Each Directory once, parents before children.
     pub fn directories(&self) -> impl DoubleEndedIterator<Item = &Directory> {
-        self.order.iter().map(|digest| &self.directories[digest])
+        self.directories.in_order.iter()
+    }
+
+    /// The root's node and those of all entries, each once for each Directory that has it.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        let entries = self.directories().flat_map(|directory| directory.iter().map(|(_, node)| node));
+        std::iter::once(self.root.node()).chain(entries)
     }
 
     /// Each blob once, in the order in which a NAR of the tree first needs it.
     pub fn blobs(&self) -> Vec<BlobRef> {
-        let mut seen = BTreeSet::new();
-        let mut opened = BTreeSet::new();
+        let mut seen = HashSet::new();
+        let mut opened = HashSet::new();
         let mut blobs = Vec::new();
         let mut stack = vec![self.root.node()];
         while let Some(node) = stack.pop() {
@@ -209,27 +253,7 @@ impl Closure {
 
     /// The Directory of an entry of this tree.
     pub(crate) fn child(&self, digest: &DirectoryDigest) -> &Directory {
-        &self.directories[digest]
-    }
-
-    fn check_depth(&self) -> Result<(), ClosureError> {
-        // Children stand behind their parents only in the sense of "was named before it came", so a child may have
-        // come before one of its other parents. Sizes give a true order: a parent's is always larger.
-        let mut by_size: Vec<&Directory> = self.directories.values().collect();
-        by_size.sort_by_key(|directory| directory.size());
-        let mut heights: BTreeMap<DirectoryDigest, u32> = BTreeMap::new();
-        for directory in by_size {
-            let below = directory.iter().filter_map(|(_, node)| match node {
-                Node::Directory { digest, .. } => heights.get(digest).copied(),
-                Node::File { .. } | Node::Symlink { .. } => None,
-            });
-            let height = below.max().unwrap_or(0) + 1;
-            if height > DEPTH_MAX {
-                return Err(ClosureError::TooDeep);
-            }
-            heights.insert(directory.digest(), height);
-        }
-        Ok(())
+        self.get(digest).expect("ClosureBuilder::finish has found all that are named")
     }
 }
 

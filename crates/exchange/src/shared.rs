@@ -1,6 +1,6 @@
 //! What of the store peers may see.
 
-use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use firn_castore::{BlobDigest, BlobRef, Closure, Root};
@@ -19,7 +19,7 @@ struct Reachable {
     claims: BTreeMap<StorePathHash, Claim>,
     roots: BTreeMap<Root, SharedRoot>,
     /// Each with its length, and how many of the roots have it.
-    blobs: BTreeMap<BlobDigest, (u64, u32)>,
+    blobs: HashMap<BlobDigest, (u64, u32)>,
 }
 
 #[derive(Debug)]
@@ -161,7 +161,7 @@ impl Reachable {
         }
         self.roots.remove(closure.root());
         for blob in closure.blobs() {
-            if let btree_map::Entry::Occupied(mut entry) = self.blobs.entry(blob.digest) {
+            if let hash_map::Entry::Occupied(mut entry) = self.blobs.entry(blob.digest) {
                 match &mut entry.get_mut().1 {
                     1 => drop(entry.remove()),
                     count => *count -= 1,

@@ -8,7 +8,7 @@ use firn_nix::StorePathHash;
 use firn_trust::StoredPathError;
 
 /// Something that a store holds.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Item {
     /// The contents of a file.
     Blob(BlobDigest),

@@ -1,7 +1,7 @@
 //! What must stay when the rest is collected.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Weak,
         atomic::{AtomicUsize, Ordering},
@@ -100,7 +100,7 @@ impl Live {
 pub(crate) struct Holds {
     taken: u64,
     living: BTreeMap<u64, Weak<Token>>,
-    touched: BTreeMap<Item, u64>,
+    touched: HashMap<Item, u64>,
     count: Living,
 }
 

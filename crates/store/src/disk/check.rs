@@ -140,8 +140,7 @@ impl DiskStore {
 
 /// Each blob of a tree once, in order.
 fn blobs(closure: &Closure) -> Vec<BlobRef> {
-    let beneath = closure.directories().flat_map(|directory| directory.iter().map(|(_, node)| node));
-    let files = beneath.chain([closure.root().node()]).filter_map(|node| match node {
+    let files = closure.nodes().filter_map(|node| match node {
         Node::File { blob, .. } => Some(*blob),
         Node::Directory { .. } | Node::Symlink { .. } => None,
     });
