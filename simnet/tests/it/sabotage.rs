@@ -79,7 +79,7 @@ fn a_consumer_that_trusts_a_key_of_nobodys() {
 
 #[test]
 fn more_requests_than_there_may_be() {
-    let few = Limits { in_flight_max: 2, in_flight_peer_max: 1, ..Limits::default() };
+    let few = Limits { in_flight_max: 1, in_flight_peer_max: 1, ..Limits::default() };
     let scenario = Scenario { limits: few, tree: TreePlan::Large, ..quiet(Role::Holder, Vouching::Attested) };
     let found = violations(Sabotage::AsksForTooMuch, scenario);
     assert_noticed(&found, |violation| matches!(violation, Violation::TooManyInFlight(_)));

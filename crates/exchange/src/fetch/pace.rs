@@ -2,8 +2,8 @@
 
 use super::Micros;
 
-/// What a peer is asked for that has given nothing yet. With its proofs it is as much as one lie may cost: 64 KiB.
-const PROBE_BYTES: u64 = 48 << 10;
+/// What a peer is asked for that has given nothing yet. With proofs and headers it is less than one lie may cost: 64 KiB.
+const PROBE_BYTES: u64 = 32 << 10;
 /// The least that one request asks for: what a connection that has just begun brings in one round trip.
 const PIECE_BYTES_MIN: u64 = 16 << 10;
 /// The most that one request asks for.
