@@ -16,8 +16,11 @@ use super::queue::{Edition, is_small};
 use crate::PeerId;
 use crate::check::Presence;
 
-/// How long until a fellow that had something new is asked again.
+/// How long until a fellow that had something new is asked again, at most and at least.
 pub(super) const POLL: Micros = Micros::from_millis(300);
+const POLL_MIN: Micros = Micros::from_millis(150);
+/// The time for each fellow between two questions to one of them: few are asked more often, as few questions cost little.
+const POLL_EACH: Micros = Micros::from_millis(40);
 /// How long until one that has all is asked who else is fetching the tree.
 const POLL_WHOLE: Micros = Micros::from_millis(1_000);
 /// The longest time between two questions to a fellow that has nothing new, or to somebody who has nothing or all.
@@ -130,6 +133,7 @@ impl Holders {
         blobs: Vec<(BlobRef, Presence)>,
         now: Micros,
     ) {
+        let poll = self.poll_of_fellows();
         let holder = self.holder(peer);
         match tree {
             Presence::Whole => holder.is_whole(now),
@@ -141,13 +145,18 @@ impl Holders {
                 let is_new = holder.extent != Extent::Partial;
                 holder.extent = Extent::Partial;
                 if holder.takes(blobs) || is_new {
-                    holder.poll_gap = POLL;
-                    holder.poll_at = Some(if is_new { now } else { now.after(POLL) });
+                    holder.poll_gap = poll;
+                    holder.poll_at = Some(if is_new { now } else { now.after(poll) });
                 } else {
                     holder.put_off(now);
                 }
             }
         }
+    }
+
+    fn poll_of_fellows(&self) -> Micros {
+        let fellows = self.holders.values().filter(|holder| holder.extent == Extent::Partial).count() as u64;
+        Micros((fellows * POLL_EACH.0).clamp(POLL_MIN.0, POLL.0))
     }
 
     /// What of this run this peer can be asked for, whoever else has it.
@@ -354,7 +363,7 @@ mod tests {
         let whole = Span::whole(large.size);
         assert_eq!(holders.part_of(&fellow, &large, whole), Span::from_groups(5..9));
         assert_eq!(holders.part_of(&fellow, &small, Span::whole(small.size)), None, "small ones go whole");
-        assert!(!holders.is_due(&fellow, Micros(0)) && holders.is_due(&fellow, POLL));
+        assert!(!holders.is_due(&fellow, Micros(0)) && holders.is_due(&fellow, POLL_MIN));
         holders.lacks(fellow, large.digest, Micros(0));
         assert_eq!(holders.part_of(&fellow, &large, whole), None);
         holders.told(fellow, &Presence::Whole, Vec::new(), Micros(0));
