@@ -13,6 +13,7 @@ use tokio::{net::TcpListener, runtime::Runtime};
 use crate::{
     input::input_ended,
     peers::{Party, Spot},
+    work::key,
 };
 
 /// How long Nix waits for what no peer has; every peer here has all.
@@ -23,7 +24,8 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 async fn open(store: &Path) -> Outcome<Engine> {
     let store = Arc::new(DiskStore::open(store)?);
     let config = EngineConfig { limits: Limits::default(), seed: 0, me: [0; 32].into() };
-    Ok(Engine::open(store, Policy::new(Vec::new()), Arc::new(Nobody), Arc::new(Nobody), config).await?)
+    Ok(Engine::open(store, Policy::new(vec![key().public()]), Arc::new(Nobody), Arc::new(Nobody), config)
+        .await?)
 }
 
 /// Writes the NAR of the store's only path to standard output.

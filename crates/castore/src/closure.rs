@@ -1,9 +1,8 @@
 //! Every Directory beneath a root, proven complete.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    fmt,
-};
+use std::collections::BTreeMap;
+
+use indexmap::{IndexMap, IndexSet};
 
 use crate::{BlobDigest, BlobRef, Directory, DirectoryDigest, Node, Root, Walk};
 
@@ -55,17 +54,18 @@ pub enum ClosureError {
 #[derive(Debug)]
 pub struct ClosureBuilder {
     root: Root,
-    here: Directories,
+    /// In the order of their coming: parents before children.
+    directories: IndexMap<DirectoryDigest, Directory>,
     /// Named, but not here, with the size that the first parent claims.
     missing: BTreeMap<DirectoryDigest, u64>,
-    blobs: HashMap<BlobDigest, u64>,
+    blobs: IndexMap<BlobDigest, u64>,
 }
 
 impl ClosureBuilder {
     /// Begins with nothing but the root; refused where its claim is over [`ENTRIES_MAX`] already.
     pub fn new(root: Root) -> Result<Self, ClosureError> {
         let mut builder =
-            Self { root, here: Directories::default(), missing: BTreeMap::new(), blobs: HashMap::new() };
+            Self { root, directories: IndexMap::new(), missing: BTreeMap::new(), blobs: IndexMap::new() };
         let node = builder.root.node().clone();
         match node.entries() {
             Some(entries) if entries <= ENTRIES_MAX => builder.want(&node)?,
@@ -93,9 +93,9 @@ impl ClosureBuilder {
     pub fn insert(&mut self, directory: Directory) -> Result<(), ClosureError> {
         let digest = directory.digest();
         let Some(claimed) = self.missing.get(&digest).copied() else {
-            return match self.here.get(&digest) {
-                Some(_) => Ok(()),
-                None => Err(ClosureError::NotConnected(digest)),
+            return match self.directories.contains_key(&digest) {
+                true => Ok(()),
+                false => Err(ClosureError::NotConnected(digest)),
             };
         };
         let actual = directory.size();
@@ -106,7 +106,7 @@ impl ClosureBuilder {
             self.want(node)?;
         }
         self.missing.remove(&digest);
-        self.here.push(directory);
+        self.directories.insert(digest, directory);
         Ok(())
     }
 
@@ -121,7 +121,7 @@ impl ClosureBuilder {
                 }
             }
             Node::Directory { digest, size } => {
-                let actual = match self.here.get(digest) {
+                let actual = match self.directories.get(digest) {
                     Some(directory) => directory.size(),
                     None => *self.missing.entry(*digest).or_insert(*size),
                 };
@@ -138,53 +138,9 @@ impl ClosureBuilder {
         if !self.missing.is_empty() {
             return Err(ClosureError::Incomplete(self.missing.len()));
         }
-        self.here.check_depth()?;
-        Ok(Closure { root: self.root, directories: self.here })
-    }
-}
-
-/// Each of them once, parents before children.
-#[derive(Clone, PartialEq, Eq, Default)]
-struct Directories {
-    in_order: Vec<Directory>,
-    /// Where each of them is.
-    places: HashMap<DirectoryDigest, usize>,
-}
-
-impl fmt::Debug for Directories {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(&self.in_order).finish()
-    }
-}
-
-impl Directories {
-    fn push(&mut self, directory: Directory) {
-        self.places.insert(directory.digest(), self.in_order.len());
-        self.in_order.push(directory);
-    }
-
-    fn get(&self, digest: &DirectoryDigest) -> Option<&Directory> {
-        self.places.get(digest).map(|place| &self.in_order[*place])
-    }
-
-    fn check_depth(&self) -> Result<(), ClosureError> {
-        // Children stand behind their parents only in the sense of "was named before it came", so a child may have
-        // come before one of its other parents. Sizes give a true order: a parent's is always larger.
-        let mut by_size: Vec<usize> = (0..self.in_order.len()).collect();
-        by_size.sort_by_key(|place| self.in_order[*place].size());
-        let mut heights = vec![0; self.in_order.len()];
-        for place in by_size {
-            let below = self.in_order[place].iter().filter_map(|(_, node)| match node {
-                Node::Directory { digest, .. } => self.places.get(digest).map(|place| heights[*place]),
-                Node::File { .. } | Node::Symlink { .. } => None,
-            });
-            let height: u32 = below.max().unwrap_or(0) + 1;
-            if height > DEPTH_MAX {
-                return Err(ClosureError::TooDeep);
-            }
-            heights[place] = height;
-        }
-        Ok(())
+        let closure = Closure { root: self.root, directories: self.directories };
+        closure.check_depth()?;
+        Ok(closure)
     }
 }
 
@@ -192,7 +148,7 @@ impl Directories {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closure {
     root: Root,
-    directories: Directories,
+    directories: IndexMap<DirectoryDigest, Directory>,
 }
 
 impl Closure {
@@ -213,7 +169,7 @@ impl Closure {
 
     /// Each Directory once, parents before children.
     pub fn directories(&self) -> impl DoubleEndedIterator<Item = &Directory> {
-        self.directories.in_order.iter()
+        self.directories.values()
     }
 
     /// The root's node and those of all entries, each once for each Directory that has it.
@@ -224,8 +180,8 @@ impl Closure {
 
     /// Each blob once, in the order in which a NAR of the tree first needs it.
     pub fn blobs(&self) -> Vec<BlobRef> {
-        let mut seen = HashSet::new();
-        let mut opened = HashSet::new();
+        let mut seen = IndexSet::new();
+        let mut opened = IndexSet::new();
         let mut blobs = Vec::new();
         let mut stack = vec![self.root.node()];
         while let Some(node) = stack.pop() {
@@ -253,7 +209,29 @@ impl Closure {
 
     /// The Directory of an entry of this tree.
     pub(crate) fn child(&self, digest: &DirectoryDigest) -> &Directory {
-        self.get(digest).expect("ClosureBuilder::finish has found all that are named")
+        &self.directories[digest]
+    }
+
+    fn check_depth(&self) -> Result<(), ClosureError> {
+        // Children stand behind their parents only in the sense of "was named before it came", so a child may have
+        // come before one of its other parents. Sizes give a true order: a parent's is always larger.
+        let mut by_size: Vec<usize> = (0..self.directories.len()).collect();
+        by_size.sort_by_key(|place| self.directories[*place].size());
+        let mut heights = vec![0; self.directories.len()];
+        for place in by_size {
+            let below = self.directories[place].iter().filter_map(|(_, node)| match node {
+                Node::Directory { digest, .. } => {
+                    self.directories.get_index_of(digest).map(|place| heights[place])
+                }
+                Node::File { .. } | Node::Symlink { .. } => None,
+            });
+            let height: u32 = below.max().unwrap_or(0) + 1;
+            if height > DEPTH_MAX {
+                return Err(ClosureError::TooDeep);
+            }
+            heights[place] = height;
+        }
+        Ok(())
     }
 }
 

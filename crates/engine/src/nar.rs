@@ -61,9 +61,11 @@ impl Nar {
         let Contents { engine, resolved } = self.contents;
         let facts = resolved.facts();
         let hold = engine.store().hold_tree(&facts.root);
-        let here = match engine.0.index.path(facts.path.hash()).is_some() {
-            true => engine.0.directories(facts).await?,
-            false => None,
+        let here = match engine.0.index.path(facts.path.hash()) {
+            None => None,
+            // What turns out to be lost is brought then.
+            Some(_) if engine.can_bring(&resolved) => engine.0.directories(facts).await?,
+            Some(_) => engine.0.whole(facts).await?,
         };
         let (closure, seat) = match here {
             Some(closure) => (closure, None),
@@ -120,6 +122,14 @@ impl Engine {
         }
         let seat = self.board_tree(&path);
         Ok((seat.clone().closure().await?, Some(seat)))
+    }
+
+    /// Whether others may give it.
+    fn can_bring(&self, resolved: &Resolved) -> bool {
+        match resolved {
+            Resolved::Proven(path) => self.said_by_others(path).is_ok(),
+            Resolved::Signed(_) => true,
+        }
     }
 
     /// The path as others may give it: what only this user has said of it would come back as what they say.

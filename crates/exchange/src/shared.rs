@@ -1,12 +1,13 @@
 //! What of the store peers may see.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use firn_castore::{BlobDigest, BlobRef, Closure, Root};
 use firn_nix::StorePathHash;
 use firn_store::Visible;
 use firn_trust::{Claim, TrustedPath};
+use indexmap::{IndexMap, map::Entry};
 
 use crate::{Key, frame};
 
@@ -19,7 +20,7 @@ struct Reachable {
     claims: BTreeMap<StorePathHash, Claim>,
     roots: BTreeMap<Root, SharedRoot>,
     /// Each with its length, and how many of the roots have it.
-    blobs: HashMap<BlobDigest, (u64, u32)>,
+    blobs: IndexMap<BlobDigest, (u64, u32)>,
 }
 
 #[derive(Debug)]
@@ -161,9 +162,9 @@ impl Reachable {
         }
         self.roots.remove(closure.root());
         for blob in closure.blobs() {
-            if let hash_map::Entry::Occupied(mut entry) = self.blobs.entry(blob.digest) {
+            if let Entry::Occupied(mut entry) = self.blobs.entry(blob.digest) {
                 match &mut entry.get_mut().1 {
-                    1 => drop(entry.remove()),
+                    1 => drop(entry.swap_remove()),
                     count => *count -= 1,
                 }
             }

@@ -1,7 +1,7 @@
 //! What must stay when the rest is collected.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Weak,
         atomic::{AtomicUsize, Ordering},
@@ -9,6 +9,7 @@ use std::{
 };
 
 use firn_castore::{BlobDigest, Directory, DirectoryDigest, Node, Root};
+use indexmap::IndexMap;
 
 use crate::{Hold, Item, Store, StoreError, Visible};
 
@@ -100,7 +101,7 @@ impl Live {
 pub(crate) struct Holds {
     taken: u64,
     living: BTreeMap<u64, Weak<Token>>,
-    touched: HashMap<Item, u64>,
+    touched: IndexMap<Item, u64>,
     count: Living,
 }
 

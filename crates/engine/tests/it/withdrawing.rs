@@ -209,7 +209,17 @@ async fn what_the_user_has_added_does_not_come_back_as_what_others_say() {
     seeder.commit_root(tree.root(), true, None).await.unwrap();
     let hash = publish(&engine, "mine", &tree, Signed::Not).await;
     store.damage_blob(&BlobRef::of(&contents).digest);
-    let (_, error) = read_to_error(open_nar(&engine, &tree).await, &tree).await;
+    let name = NarName::Root(tree.root());
+    let nar = engine.nar(name, None, Duration::ZERO).await.unwrap().unwrap();
+    assert!(matches!(nar.open().await, Err(EngineError::NotFound)));
+    assert!(is_out_of_view(&engine, hash));
+
+    let contents = noise(2, 3 << 20);
+    let large = self::tree(&[("file", contents.clone())]);
+    let hash = publish(&engine, "mine", &large, Signed::Not).await;
+    let nar = open_nar(&engine, &large).await;
+    store.damage_blob(&BlobRef::of(&contents).digest);
+    let (_, error) = read_to_error(nar, &large).await;
     assert!(matches!(&error, EngineError::Gone { path, .. } if path.hash() == &hash), "{error}");
     assert!(error.to_string().contains("-mine is no longer whole here"), "{error}");
     assert!(is_out_of_view(&engine, hash));
