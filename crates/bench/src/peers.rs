@@ -15,12 +15,11 @@ use firn_engine::{Engine, EngineConfig, Progress};
 use firn_exchange::{Asked, Compress, Limits, Micros, Question, Reply, answer};
 use firn_net::{Answerer, BrokenOff, Identity, Net, NetConfig, Peer, ReplyBody, SharedCodec, StaticPeer};
 use firn_store::{DiskStore, Store};
-use firn_trust::Policy;
 use tokio::runtime::Runtime;
 
 use crate::{
     input::{input_ended, told_to_go},
-    work::{Said, key},
+    work::{Said, policy},
 };
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -124,10 +123,9 @@ impl Party {
         let net = Arc::new(Net::start(config, Arc::new(answerer)).await?);
         let limits = Limits { deadline: Some(FETCH_DEADLINE), ..Limits::default() };
         let seed = u64::from(process::id());
-        let policy = Policy::new(vec![key().public()]);
         let engine = Engine::open(
             store,
-            policy,
+            policy(),
             net.clone(),
             net.clone(),
             EngineConfig { limits, seed, me: net.status().peer },

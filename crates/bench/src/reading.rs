@@ -7,13 +7,12 @@ use firn_exchange::Limits;
 use firn_gateway::{Gateway, GatewayConfig, PRIORITY, WRITE_TIMEOUT};
 use firn_net::StaticPeer;
 use firn_store::{DiskStore, Paths, write_nar_to};
-use firn_trust::Policy;
 use tokio::{net::TcpListener, runtime::Runtime};
 
 use crate::{
     input::input_ended,
     peers::{Party, Spot},
-    work::key,
+    work::policy,
 };
 
 /// How long Nix waits for what no peer has; every peer here has all.
@@ -24,8 +23,7 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 async fn open(store: &Path) -> Outcome<Engine> {
     let store = Arc::new(DiskStore::open(store)?);
     let config = EngineConfig { limits: Limits::default(), seed: 0, me: [0; 32].into() };
-    Ok(Engine::open(store, Policy::new(vec![key().public()]), Arc::new(Nobody), Arc::new(Nobody), config)
-        .await?)
+    Ok(Engine::open(store, policy(), Arc::new(Nobody), Arc::new(Nobody), config).await?)
 }
 
 /// Writes the NAR of the store's only path to standard output.

@@ -19,7 +19,7 @@ use firn_castore::Root;
 use firn_net::StaticPeer;
 use firn_nix::{ContentAddress, ContentHash, NarFacts, SigningKey, StorePathHash, source_store_path};
 use firn_store::{AddOptions, DiskStore, Paths, Reason, Room, UnixSeconds, add_tree};
-use firn_trust::{PathFacts, TrustedPath};
+use firn_trust::{PathFacts, Policy, TrustedPath};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -215,9 +215,14 @@ impl Work {
     }
 }
 
-/// What signs all that is added, and what all of ours trust.
-pub(crate) fn key() -> SigningKey {
+/// What signs all that is added.
+fn key() -> SigningKey {
     SigningKey::generate("firn-bench-1".parse().expect("it is a key's name"), [7; 32])
+}
+
+/// All of ours trust that.
+pub(crate) fn policy() -> Policy {
+    Policy::new(vec![key().public()])
 }
 
 /// As `firn add --share --sign` does it; the path and its tree.

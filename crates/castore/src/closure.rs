@@ -172,10 +172,14 @@ impl Closure {
         self.directories.values()
     }
 
-    /// The root's node and those of all entries, each once for each Directory that has it.
-    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+    /// The blob of each file of each Directory, and of a root that is a file, in no order that means anything; one that
+    /// is named twice comes twice.
+    pub fn files(&self) -> impl Iterator<Item = &BlobRef> {
         let entries = self.directories().flat_map(|directory| directory.iter().map(|(_, node)| node));
-        std::iter::once(self.root.node()).chain(entries)
+        std::iter::once(self.root.node()).chain(entries).filter_map(|node| match node {
+            Node::File { blob, .. } => Some(blob),
+            Node::Directory { .. } | Node::Symlink { .. } => None,
+        })
     }
 
     /// Each blob once, in the order in which a NAR of the tree first needs it.

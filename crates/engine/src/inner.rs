@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use firn_castore::{Closure, ClosureBuilder, Root};
+use firn_castore::{Closure, Root};
 use firn_exchange::{Goal, Outcome};
-use firn_store::{Item, Reason, Record, Store, StoreError, Visible, missing_blobs};
+use firn_store::{Item, Reason, Record, Store, StoreError, Visible, closure_or_refuse, missing_blobs};
 use firn_trust::{PathFacts, TrustedPath};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -224,7 +224,7 @@ impl Inner {
         self: &Arc<Self>,
         facts: &PathFacts,
     ) -> Result<Option<Arc<Closure>>, EngineError> {
-        self.tree_of(facts, |store, root| directories(store, root).map(Arc::new)).await
+        self.tree_of(facts, |store, root| closure_or_refuse(store, root).map(Arc::new)).await
     }
 
     async fn tree_of(
@@ -256,20 +256,9 @@ impl Inner {
 
 /// The tree, all of which must be here.
 fn whole_tree(store: &dyn Store, root: &Root) -> Result<Arc<Closure>, StoreError> {
-    let closure = directories(store, root)?;
+    let closure = closure_or_refuse(store, root)?;
     match missing_blobs(store, &closure)?.first() {
         Some(blob) => Err(StoreError::Missing(Item::Blob(blob.digest))),
         None => Ok(Arc::new(closure)),
     }
-}
-
-/// The tree, of which all Directories must be here.
-fn directories(store: &dyn Store, root: &Root) -> Result<Closure, StoreError> {
-    let no_tree = |source| StoreError::Tree { root: root.clone(), source };
-    let mut builder = ClosureBuilder::new(root.clone()).map_err(no_tree)?;
-    while let Some(digest) = builder.next_missing() {
-        let directory = store.directory(&digest)?.ok_or(StoreError::Missing(Item::Directory(digest)))?;
-        builder.insert(directory).map_err(no_tree)?;
-    }
-    builder.finish().map_err(no_tree)
 }

@@ -34,8 +34,7 @@ pub(crate) fn collect<E>(
         Ok(builder) => builder,
         Err(error) => return Ok(Collected::NoTree(error)),
     };
-    loop {
-        let Some(digest) = builder.missing().next() else { break };
+    while let Some(digest) = builder.next_missing() {
         let Some(directory) = fetch(&digest)? else { return Ok(Collected::Missing(digest)) };
         if let Err(error) = builder.insert(directory) {
             return Ok(Collected::NoTree(error));
@@ -53,6 +52,11 @@ pub fn closure(store: &dyn Directories, root: &Root) -> Result<Option<Closure>, 
         Collected::Missing(_) => Ok(None),
         collected => collected.or_refuse(root).map(Some),
     }
+}
+
+/// As [`closure`], but one that is missing is [`StoreError::Missing`], with its name.
+pub fn closure_or_refuse(store: &dyn Directories, root: &Root) -> Result<Closure, StoreError> {
+    collect(root, |digest| store.directory(digest))?.or_refuse(root)
 }
 
 /// The blobs of a tree that are not here as a whole, or not of the length that the tree says, in the order of

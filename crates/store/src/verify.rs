@@ -93,7 +93,7 @@ pub fn verify_some(
         findings: (errors.len() + bad.len()) as u64,
     };
     for error in errors {
-        let item = item(&error);
+        let item = error.lost().cloned();
         on_damage(Finding { error, item, holders: Vec::new() });
     }
     let mut concerned = concerned(store, &holders, &bad);
@@ -121,13 +121,6 @@ fn or_note<T: Default>(found: Result<T, StoreError>, errors: &mut Vec<StoreError
         errors.push(error);
         T::default()
     })
-}
-
-fn item(error: &StoreError) -> Option<Item> {
-    match error {
-        StoreError::Damaged { item, .. } | StoreError::Missing(item) => Some(item.clone()),
-        _ => None,
-    }
 }
 
 /// What stands beneath a root.

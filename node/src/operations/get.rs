@@ -131,7 +131,7 @@ async fn write_out(ops: &Ops, fetched: &Fetched, out: PathBuf, watch: &Watch<'_>
         ops.engine.run_blocking(move || write_tree(&*store, &closure, &out)).await
     };
     match write().await? {
-        Err(WriteError::Store(damage @ (StoreError::Damaged { .. } | StoreError::Missing(_)))) => {
+        Err(WriteError::Store(damage)) if damage.lost().is_some() => {
             tracing::warn!(%damage, "what is damaged is looked for elsewhere");
             let hash = hash_of(fetched);
             let root = || Visible::Root(fetched.closure.root().clone());

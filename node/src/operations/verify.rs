@@ -138,7 +138,7 @@ fn withdrawn(store: &dyn Store, subjects: &[Subject]) -> Result<Vec<Damaged>, St
 pub(super) fn put_aside_damage(store: &dyn Store, root: &Root) -> Result<bool, StoreError> {
     let mut items = Vec::new();
     verify_some(store, |_, other| other == root, &mut |finding| {
-        let is_damage = matches!(finding.error, StoreError::Damaged { .. } | StoreError::Missing(_));
+        let is_damage = finding.error.lost().is_some();
         // What nothing visible has is the record of something else.
         if is_damage && !finding.holders.is_empty() {
             items.extend(finding.item);

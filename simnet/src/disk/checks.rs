@@ -296,7 +296,7 @@ impl Story<'_> {
         let collected = self.store().collect(dry_run);
         // What is beneath a Directory that is not there must not be taken for garbage.
         if let Err(StoreError::NotCollected { source }) = &collected
-            && let StoreError::Missing(item) | StoreError::Damaged { item, .. } = &**source
+            && let Some(item) = source.lost()
             && (self.has_flips || self.model.absent.contains(item))
         {
             self.note(format!("   {source}"));

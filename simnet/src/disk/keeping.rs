@@ -32,11 +32,9 @@ impl Story<'_> {
         directories.retain(|directory| !self.model.here.has_directory(&directory.digest()));
         directories.retain(|_| self.dice.percent(often));
         let kept = self.store().keep_directories(&directories);
-        if self.excuse("keep_directories", kept)?.is_some() {
+        let items = directories.iter().map(|directory| Item::Directory(directory.digest()));
+        if self.excuse_keeping("keep_directories", kept, items)?.is_some() {
             directories.iter().for_each(|directory| self.model.kept_directory(directory.digest()));
-        } else {
-            let items = directories.iter().map(|directory| Item::Directory(directory.digest()));
-            items.for_each(|item| self.model.may_be_back(&item));
         }
         Ok(())
     }
@@ -51,10 +49,9 @@ impl Story<'_> {
         }
         self.note(format!("keeps {} blobs together", spans.len()));
         let kept = self.store().keep_spans(&spans);
-        if self.excuse("keep_spans", kept)?.is_some() {
+        let items = spans.iter().map(|span| Item::Blob(span.blob().digest));
+        if self.excuse_keeping("keep_spans", kept, items)?.is_some() {
             spans.iter().for_each(|span| self.model.kept_span(span.blob(), span.span()));
-        } else {
-            spans.iter().for_each(|span| self.model.may_be_back(&Item::Blob(span.blob().digest)));
         }
         Ok(())
     }
@@ -84,9 +81,8 @@ impl Story<'_> {
         self.note(format!("adopts {}", file.display()));
         self.model.is_to_adopt(blob);
         let adopted = self.store().adopt_blob(&file, &pool.samples()[number].hashed);
-        match self.excuse("adopt_blob", adopted)? {
-            Some(()) => self.model.has_adopted(*blob),
-            None => self.model.may_be_back(&Item::Blob(blob.digest)),
+        if self.excuse_keeping("adopt_blob", adopted, [Item::Blob(blob.digest)])?.is_some() {
+            self.model.has_adopted(*blob);
         }
         Ok(())
     }
@@ -111,7 +107,7 @@ impl Story<'_> {
         if !all && matches!(copied, Err(StoreError::Incomplete { .. })) {
             return Ok(());
         }
-        match self.excuse("copying in", copied)? {
+        match self.excuse_keeping("copying in", copied, [Item::Blob(blob.digest)])? {
             Some(Some(found)) if found != *blob || !all => {
                 Err(Breach::FalseBytes.of(format!("what was copied in became {found:?}")))
             }
@@ -119,11 +115,7 @@ impl Story<'_> {
                 self.model.kept_span(*blob, Span::whole(blob.size));
                 Ok(())
             }
-            Some(None) => Ok(()),
-            None => {
-                self.model.may_be_back(&Item::Blob(blob.digest));
-                Ok(())
-            }
+            Some(None) | None => Ok(()),
         }
     }
 
@@ -139,12 +131,25 @@ impl Story<'_> {
             let verified: Vec<VerifiedSpan> =
                 spans.iter().map(|span| self.pool.sample(blob).span(*span)).collect();
             let kept = self.store().keep_spans(&verified);
-            if self.excuse("keep_spans", kept)?.is_none() {
-                self.model.may_be_back(&Item::Blob(blob.digest));
+            if self.excuse_keeping("keep_spans", kept, [Item::Blob(blob.digest)])?.is_none() {
                 return Ok(());
             }
             spans.iter().for_each(|span| self.model.kept_span(*blob, *span));
         }
         Ok(())
+    }
+
+    /// As [`Story::excuse`]; what was to be kept may be here although that has failed.
+    fn excuse_keeping<T>(
+        &mut self,
+        what: &str,
+        kept: Result<T, StoreError>,
+        items: impl IntoIterator<Item = Item>,
+    ) -> Result<Option<T>, Violation> {
+        let kept = self.excuse(what, kept)?;
+        if kept.is_none() {
+            items.into_iter().for_each(|item| self.model.may_be_back(&item));
+        }
+        Ok(kept)
     }
 }

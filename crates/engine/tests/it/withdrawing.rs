@@ -7,6 +7,7 @@ use std::time::Duration;
 use firn_bao::{HashedBlob, Span};
 use firn_castore::BlobRef;
 use firn_engine::{Engine, EngineError, NarName, OpenNar};
+use firn_exchange::Rejection;
 use firn_nix::StorePathHash;
 use firn_store::{Blobs, DiskStore, Item, MemoryStore, Reason, Store, Visible};
 use futures::{StreamExt, TryStreamExt};
@@ -81,13 +82,17 @@ async fn what_is_lost_and_nobody_has_ends_the_stream() {
     let blob = BlobRef::of(&contents);
     let tree = tree(&[("a", noise(2, 100)), ("b", contents)]);
     let hash = publish(&engine, "path", &tree, Signed::Attested).await;
+    let reason: Reason = "wanted".parse().unwrap();
+    engine.pin(&Visible::Path(hash), &reason).await.unwrap();
     let mut changes = engine.changes();
     changes.mark_unchanged();
     let nar = open_nar(&engine, &tree).await;
     assert!(store.damage_blob(&blob.digest));
-    let (got, _) = read_to_error(nar, &tree).await;
+    let (got, error) = read_to_error(nar, &tree).await;
+    assert!(matches!(error, EngineError::Rejected(Rejection::Undeliverable)), "{error}");
     assert!(tree.nar.starts_with(&got) && got.len() < tree.nar.len());
     assert!(is_out_of_view(&engine, hash) && changes.has_changed().unwrap());
+    assert_eq!(engine.pins().await.unwrap(), [(Visible::Path(hash), reason)].into());
 }
 
 #[tokio::test]

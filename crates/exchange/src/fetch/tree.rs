@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use firn_bao::{BLOB_BYTES_MAX, Span, VerifiedSpan};
-use firn_castore::{BlobDigest, BlobRef, Closure, Node, Root};
+use firn_castore::{BlobDigest, BlobRef, Closure, Root};
 use firn_store::MissingBlob;
 use firn_trust::{Admitted, NarHasher};
 
@@ -477,12 +477,8 @@ impl Tree {
     }
 
     fn begin_closure(&mut self, closure: &Arc<Closure>) -> Result<(), Rejection> {
-        let too_long = closure.nodes().find_map(|node| match node {
-            Node::File { blob, .. } if blob.size > BLOB_BYTES_MAX => Some(*blob),
-            Node::File { .. } | Node::Directory { .. } | Node::Symlink { .. } => None,
-        });
-        if let Some(blob) = too_long {
-            return Err(RootFault::BlobTooLong(blob).into());
+        if let Some(blob) = closure.files().find(|blob| blob.size > BLOB_BYTES_MAX) {
+            return Err(RootFault::BlobTooLong(*blob).into());
         }
         if let Some(Admitted::Signed(signed)) = self.candidate.admitted() {
             // Only for its first check, the NAR's length: before a blob is asked for.

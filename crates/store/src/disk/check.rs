@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::atomic::Ordering};
 
-use firn_castore::{BlobRef, Closure, Directory, DirectoryDigest, Node, Root};
+use firn_castore::{BlobRef, Closure, Directory, DirectoryDigest, Root};
 use redb::{Error, ReadableTable, WriteTransaction};
 
 use super::{
@@ -140,11 +140,7 @@ impl DiskStore {
 
 /// Each blob of a tree once, in order.
 fn blobs(closure: &Closure) -> Vec<BlobRef> {
-    let files = closure.nodes().filter_map(|node| match node {
-        Node::File { blob, .. } => Some(*blob),
-        Node::Directory { .. } | Node::Symlink { .. } => None,
-    });
-    let mut blobs: Vec<BlobRef> = files.collect();
+    let mut blobs: Vec<BlobRef> = closure.files().copied().collect();
     blobs.sort_unstable();
     blobs.dedup();
     blobs

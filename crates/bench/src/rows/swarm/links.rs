@@ -38,8 +38,8 @@ pub(super) fn small(bench: &Bench) -> Result<Row, BenchError> {
     Ok(Row::limit(cost, cost.seconds, limit, "s", "the link").noted(seed.speed(&cost)))
 }
 
-/// All over one connection; TCP has cubic, as we do. What is lost differs from run to
-/// run and decides much, so there are more runs than usual.
+/// All over one connection; TCP has cubic, as we do. What is lost differs from run to run and decides much, so there are
+/// more runs than usual.
 pub(super) fn lossy(bench: &Bench) -> Result<Row, BenchError> {
     let place = &bench.places.memory;
     let seed = Seed::make(bench, "seed", &bench.places.trees.small_part(PART_FILES)?)?;

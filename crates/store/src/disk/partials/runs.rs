@@ -4,6 +4,7 @@
 
 use std::{io, ops::Range, path::PathBuf};
 
+use bytes::Bytes;
 use firn_bao::Groups;
 use firn_bao::Span;
 use firn_castore::BlobRef;
@@ -45,15 +46,13 @@ impl Partials {
     /// The runs that the file has, and where the next one goes.
     pub(super) fn read_runs(&self, blob: &BlobRef) -> Result<(Groups, u64), StoreError> {
         let path = self.groups_path(blob);
-        let read = || -> io::Result<Vec<u8>> {
+        let read = || -> io::Result<Bytes> {
             let file = self.disk.open(&path, Access::Read)?;
-            let mut bytes = vec![0; file.size()?.min(RUNS_BYTES_MAX) as usize];
-            file.read_exact_at(&mut bytes, 0)?;
-            Ok(bytes)
+            file.read_bytes_at(file.size()?.min(RUNS_BYTES_MAX) as usize, 0)
         };
         let bytes = match read() {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Bytes::new(),
             Err(error) => return Err(StoreError::io(path)(error)),
         };
         let mut groups = Groups::default();
