@@ -244,12 +244,16 @@ impl Reply {
         }
     }
 
-    /// Joins what follows to what comes first, if that is short.
+    /// Joins what follows to what comes first, if both are short.
     fn gather(&mut self, first: Bytes) -> Result<Bytes, ReplyError> {
         if first.len() >= PIECE_BYTES {
             return Ok(first);
         }
         let Some(second) = self.next_item()? else { return Ok(first) };
+        if second.len() >= PIECE_BYTES {
+            self.seen.push_front(second);
+            return Ok(first);
+        }
         let mut piece = BytesMut::with_capacity(PIECE_BYTES.max(first.len() + second.len()) + (8 << 10));
         piece.extend_from_slice(&first);
         piece.extend_from_slice(&second);

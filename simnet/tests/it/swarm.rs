@@ -92,6 +92,20 @@ fn five_consumers_of_small_files_are_about_as_fast_as_one_alone() {
 }
 
 #[test]
+fn ten_get_a_small_tree_over_a_fast_network_as_soon_as_one() {
+    let near = |node: NodePlan| NodePlan { latency: Micros(200), ..link(node, 100) };
+    let swarm = |consumers: Number| {
+        let leechers = (1..=consumers).map(NodePlan::leecher);
+        let nodes = [NodePlan::seeder(0)].into_iter().chain(leechers).map(near);
+        SwarmPlan::quiet(TreePlan::Mebibytes(1), nodes.collect())
+    };
+    let (one, ten) = (well("one on a fast network", &swarm(1)), well("ten", &swarm(10)));
+    let last = (1..=10).map(|node| takes(&ten, node)).fold(0.0, f64::max);
+    println!("the last of ten is done after {last:.3} s, one alone after {:.3} s", takes(&one, 1));
+    assert!(last < takes(&one, 1) * 1.5);
+}
+
+#[test]
 fn one_of_three_vanishes_half_way() {
     let mut nodes: Vec<NodePlan> = (0..3).map(|number| link(NodePlan::seeder(number), 2)).collect();
     nodes.push(link(NodePlan::leecher(3), 10));

@@ -51,7 +51,7 @@ fn a_tree_that_does_not_come_though_it_could() {
 fn more_requests_and_more_bytes_than_there_may_be() {
     let mut plan = SwarmPlan { trees: plan().trees, ..plan() };
     plan.trees[0].tree = TreePlan::Mebibytes(12);
-    plan.limits.in_flight_max = 8;
+    plan.limits.in_flight_max = 6;
     plan.limits.in_flight_peer_max = 4;
     plan.limits.bytes_in_flight_max = 1 << 20;
     assert_noticed(plan.clone(), SwarmSabotage::AsksForTooMuch, |violation| {

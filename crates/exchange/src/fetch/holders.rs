@@ -249,7 +249,7 @@ impl Holders {
     }
 
     /// How many of its partners own this run rather than this node.
-    fn rank(&self, partners: &[PeerId], blob: &BlobRef, group: u64) -> usize {
+    pub(super) fn rank(&self, partners: &[PeerId], blob: &BlobRef, group: u64) -> usize {
         let mine = (weight(&self.me, blob, group), self.me);
         partners.iter().filter(|partner| (weight(partner, blob, group), **partner) > mine).count()
     }

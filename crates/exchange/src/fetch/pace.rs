@@ -14,7 +14,9 @@ const PIECES_A_SECOND: u64 = 10;
 const PIECES_AHEAD: u64 = 6;
 /// Where they come so slowly that they are shorter than they may be, a tenth of a second each, so many do: what is under way
 /// nobody else knows of, and may be asked for twice.
-const SLOW_PIECES_AHEAD: u64 = 3;
+const SLOW_PIECES_AHEAD: u64 = 2;
+/// The least that a peer may be asked for at once that has given as much: its rate is known badly in the beginning.
+const WINDOW_BYTES_MIN: u64 = 96 << 10;
 /// The most that one peer is asked for at once.
 const WINDOW_BYTES_MAX: u64 = 16 << 20;
 /// Of an estimate of the rate, what one lower sample leaves.
@@ -102,6 +104,11 @@ impl Pace {
         Some(Micros(round_trip.0.saturating_add(bytes.saturating_mul(1_000_000) / rate)))
     }
 
+    /// How much it gives in this time, the way there and back not counted; of a stranger, what it may be asked for.
+    pub(super) fn gives_in(&self, time: Micros) -> u64 {
+        self.rate.map_or(PROBE_BYTES, |rate| rate.saturating_mul(time.0) / 1_000_000)
+    }
+
     /// How long all that may be asked for at once takes; `None` if nothing is known of that.
     pub(super) fn time_for_window(&self) -> Option<Micros> {
         self.time_for(self.window)
@@ -120,7 +127,7 @@ impl Pace {
         let on_the_way = self.rate.unwrap_or(0).saturating_mul(round_trip.0) / 1_000_000;
         let piece = self.piece_bytes();
         let ahead = if piece < PIECE_BYTES_MAX { SLOW_PIECES_AHEAD } else { PIECES_AHEAD };
-        (2 * on_the_way).max(ahead * piece).min(WINDOW_BYTES_MAX)
+        (2 * on_the_way).max(ahead * piece).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX)
     }
 }
 

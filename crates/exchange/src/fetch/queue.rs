@@ -57,6 +57,8 @@ pub(super) enum End {
 /// Runs of groups of blobs, in the order in which a reader of the NAR needs them.
 pub(super) struct Queue {
     runs: VecDeque<(BlobRef, Span)>,
+    /// A tree may claim more than fits into 64 bits.
+    bytes: u128,
     additions: u64,
 }
 
@@ -66,22 +68,32 @@ pub(super) struct Edition(u64);
 
 impl Queue {
     pub(super) fn new(missing: impl Iterator<Item = MissingBlob>) -> Self {
-        let mut queue = VecDeque::new();
+        let mut queue = Self { runs: VecDeque::new(), bytes: 0, additions: 0 };
         for MissingBlob { blob, mut spans } in missing {
             let last = Span::last(blob.size);
             if last.groups().end > TAIL_GROUPS
                 && let Some(span) = spans.pop_if(|span| span.groups().end == last.groups().end)
             {
-                queue.push_back((blob, last));
+                queue.push(End::Back, (blob, last));
                 spans.extend(Span::from_groups(span.groups().start..last.groups().start));
             }
-            queue.extend(spans.into_iter().map(|span| (blob, span)));
+            spans.into_iter().for_each(|span| queue.push(End::Back, (blob, span)));
         }
-        Self { runs: queue, additions: 0 }
+        queue
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.runs.is_empty()
+    }
+
+    /// How many runs there are.
+    pub(super) fn len(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// How many bytes of contents are in it.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.try_into().unwrap_or(u64::MAX)
     }
 
     /// `None` while it is longer than one looks into it.
@@ -93,7 +105,7 @@ impl Queue {
     pub(super) fn put_back(&mut self, work: &Work) {
         self.additions += 1;
         for part in work.parts().into_iter().rev() {
-            self.runs.push_front(part);
+            self.push(End::Front, part);
         }
     }
 
@@ -104,9 +116,18 @@ impl Queue {
         }
     }
 
-    /// Different blobs at the front, so many at most.
-    pub(super) fn first_blobs(&self, count_max: usize) -> Vec<BlobRef> {
-        let mut blobs: Vec<BlobRef> = self.runs.iter().take(count_max).map(|(blob, _)| *blob).collect();
+    /// Different blobs at this end that are wanted, so many at most.
+    pub(super) fn first_blobs(
+        &self,
+        end: End,
+        count_max: usize,
+        wants: impl Fn(&BlobRef, Span) -> bool,
+    ) -> Vec<BlobRef> {
+        let len = self.runs.len();
+        let place = |at| if end == End::Front { at } else { len - 1 - at };
+        let runs = (0..len.min(LOOK_AHEAD)).filter_map(|at| self.runs.get(place(at)));
+        let wanted = runs.filter(|(blob, span)| wants(blob, *span)).take(count_max);
+        let mut blobs: Vec<BlobRef> = wanted.map(|(blob, _)| *blob).collect();
         blobs.dedup();
         blobs
     }
@@ -161,13 +182,16 @@ impl Queue {
     }
 
     fn pop(&mut self, end: End) -> Option<(BlobRef, Span)> {
-        match end {
+        let item = match end {
             End::Front => self.runs.pop_front(),
             End::Back => self.runs.pop_back(),
-        }
+        };
+        self.bytes -= item.map_or(0, |(blob, span)| length(&blob, span).into());
+        item
     }
 
     fn push(&mut self, end: End, item: (BlobRef, Span)) {
+        self.bytes += u128::from(length(&item.0, item.1));
         match end {
             End::Front => self.runs.push_front(item),
             End::Back => self.runs.push_back(item),
@@ -267,9 +291,27 @@ mod tests {
         let edition = queue.edition();
         queue.put_back(&first);
         assert_ne!(queue.edition(), edition);
-        assert_eq!(queue.first_blobs(2), blobs[..2]);
+        assert_eq!(queue.first_blobs(End::Front, 2, |_, _| true), blobs[..2]);
         queue.bring_forward(&blobs[2].digest);
-        assert_eq!(queue.first_blobs(9), [blobs[2], blobs[3], blobs[0], blobs[1]]);
+        assert_eq!(queue.first_blobs(End::Front, 9, |_, _| true), [blobs[2], blobs[3], blobs[0], blobs[1]]);
+        let all_but_one = |blob: &BlobRef, _| *blob != blobs[0];
+        assert_eq!(queue.first_blobs(End::Back, 2, all_but_one), [blobs[1], blobs[3]]);
+    }
+
+    #[test]
+    fn it_knows_its_length_however_long_it_is() {
+        let mut queue = queue_of([blob(1, 10), blob(2, MIB)]);
+        let middle = |blob: &BlobRef, run: Span| {
+            (blob.size == MIB).then(|| if run == span(0, 64) { span(8, 9) } else { run })
+        };
+        let part = queue.take(End::Back, MIB, middle).unwrap();
+        assert_eq!(queue.bytes() + firn_bao::GROUP_BYTES, 10 + MIB);
+        queue.put_back(&part);
+        assert_eq!(queue.bytes(), 10 + MIB);
+        assert_eq!(all(&mut queue).iter().map(Work::bytes).sum::<u64>(), 10 + MIB);
+        assert_eq!(queue.bytes(), 0);
+        let longest = (0..1 << 17).map(|_| blob(1, firn_bao::BLOB_BYTES_MAX));
+        assert_eq!(queue_of(longest).bytes(), u64::MAX);
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! What the machine must do when peers fail, come late or are slow. Whole worlds are in `simnet`.
 
-use firn_bao::Span;
+use firn_bao::{Groups, Span};
 use firn_castore::{BlobRef, ClosureBuilder, Directory, Node, PathComponent};
 use firn_nix::{NarFacts, NarHash, SigningKey, StorePath};
 use firn_store::MissingBlob;
 use firn_trust::{Attestation, Claim, PathFacts, Policy};
 
 use super::*;
-use crate::{Lie, RootFault, Verified};
+use crate::{Lie, Presence, RootFault, Verified};
 
 const SECOND: Micros = Micros::from_millis(1_000);
 
@@ -20,12 +20,16 @@ const BLOB_BYTES: u64 = (64 << 10) + 1;
 
 /// A tree of blobs of several spans of work.
 fn tree(first: u8, blobs: u8) -> Arc<Closure> {
-    let file = |i: u8| {
-        let blob = BlobRef { digest: [first + i; 32].into(), size: BLOB_BYTES };
-        let name = PathComponent::try_from(format!("{i:03}").as_str()).unwrap();
+    tree_of((0..blobs).map(|i| BlobRef { digest: [first + i; 32].into(), size: BLOB_BYTES }))
+}
+
+/// A tree of these blobs, in their order.
+fn tree_of(blobs: impl Iterator<Item = BlobRef>) -> Arc<Closure> {
+    let file = |(i, blob): (usize, BlobRef)| {
+        let name = PathComponent::try_from(format!("{i:05}").as_str()).unwrap();
         (name, Node::File { blob, executable: false })
     };
-    let directory = Directory::build((0..blobs).map(file)).unwrap();
+    let directory = Directory::build(blobs.enumerate().map(file)).unwrap();
     let mut builder = ClosureBuilder::new(directory.node().into()).unwrap();
     builder.insert(directory).unwrap();
     Arc::new(builder.finish().unwrap())
@@ -289,4 +293,25 @@ fn a_path_that_only_strangers_vouch_for_is_untrusted_and_not_absent() {
         assert_eq!(matches!(outcome, Outcome::Untrusted), is_untrusted, "{outcome:?}");
         assert_eq!(matches!(outcome, Outcome::NotFound), !is_untrusted, "{outcome:?}");
     }
+}
+
+#[test]
+fn a_fellow_is_asked_for_what_a_reader_needs_next_and_for_what_another_one_would_be_asked_for_next() {
+    let closure = tree_of((0..4_000_u64).map(|i| BlobRef::of(&i.to_le_bytes())));
+    let mut bench = Bench::at_blobs(&closure, Limits::default());
+    let fellow = peer(2);
+    bench.tell(Input::Found { key: Key::Root(closure.root().clone()), peer: fellow });
+    bench.poll();
+    let tree = Some(Presence::Partial(Groups::default()));
+    bench.answer(bench.only(fellow), Verified::Have { tree, blobs: Vec::new() });
+    bench.poll();
+    let Request::Have { blobs: asked, .. } = &bench.asks[&bench.only(fellow)].1 else { panic!() };
+    let place = |blob: &BlobRef| closure.blobs().iter().position(|other| other == blob).unwrap();
+    let mut places: Vec<usize> = asked.iter().map(place).collect();
+    places.sort_unstable();
+    let (next, own) = places.split_at(256);
+    assert!(next.windows(2).all(|two| two[1] == two[0] + 1), "{next:?}");
+    let holders = holders::Holders::new(peer(0));
+    let is_own = |place: &usize| holders.rank(&[fellow], &closure.blobs()[*place], 0) == 0;
+    assert!(own.len() > 64 && own.iter().all(is_own), "{own:?}");
 }

@@ -23,6 +23,8 @@ const HEDGE: Micros = Micros::from_millis(1_000);
 const PATIENCE: Micros = Micros::from_millis(10_000);
 /// How many blobs a fellow is asked about at once.
 const POLL_BLOBS: usize = 512;
+/// What comes sooner than this is not left to others: by the time that they say that they have it, it is here.
+const SHORT: Micros = Micros::from_millis(100);
 /// While a reader waits, so much of what it needs next is asked for in its order, whoever owns it.
 const URGENT_BYTES: u64 = 4 << 20;
 
@@ -190,7 +192,7 @@ impl Tree {
         let known = self.known.clone()?;
         let is_stranger = self.holders.extent(peer) == Extent::Unknown;
         if self.wants_peers() && self.holders.is_due(peer, now) && !(is_stranger && self.closure.is_none()) {
-            return Some(self.poll(*peer));
+            return Some(self.poll(*peer, peers, now));
         }
         if self.closure.is_none() {
             let allowed = 1 + now.0.saturating_sub(self.begun.0) / HEDGE.0;
@@ -211,12 +213,24 @@ impl Tree {
         Some(Question { request, task: Task::Piece(piece), bytes })
     }
 
-    /// A question of what it has.
-    fn poll(&mut self, peer: PeerId) -> Question {
-        let blobs = match (&self.queue, self.is_fellow(&peer)) {
-            (Some(queue), true) => queue.first_blobs(POLL_BLOBS),
-            _ => Vec::new(),
-        };
+    /// A question of what it has. A fellow is asked for what a reader needs next, and for what this node would ask somebody
+    /// else for next, for that it may have by now.
+    fn poll(&mut self, peer: PeerId, peers: &Peers, now: Micros) -> Question {
+        let mut blobs = Vec::new();
+        if let (Some(queue), true) = (&self.queue, self.is_fellow(&peer)) {
+            let partners = self.holders.partners(|partner| peers.is_usable(partner, now));
+            let (end, rank) = match &self.help {
+                None => (End::Front, 0),
+                Some(help) => (End::Back, help.rank.max(1)),
+            };
+            let holders = &self.holders;
+            let is_next =
+                |blob: &BlobRef, run: Span| holders.rank(&partners, blob, run.groups().start) <= rank;
+            blobs = queue.first_blobs(End::Front, POLL_BLOBS / 2, |_, _| true);
+            blobs.extend(queue.first_blobs(end, POLL_BLOBS / 2, is_next));
+            blobs.sort_unstable_by_key(|blob| blob.digest);
+            blobs.dedup();
+        }
         self.holders.polling(peer);
         let request = Request::Have { root: Some(self.root().clone()), blobs };
         Question { request, task: Task::Have, bytes: 0 }
@@ -284,8 +298,11 @@ impl Tree {
             self.help = None;
             return own;
         }
-        // What the others have asked for by then will have come, though they be somewhat slower, and they will have said so.
         let pace = peers.pace(peer);
+        if queue.bytes() <= pace.gives_in(SHORT) {
+            return queue.take(End::Front, bytes_max, may);
+        }
+        // What the others have asked for by then will have come, though they be somewhat slower, and they will have said so.
         let takes = pace.time_for_window().unwrap_or_default();
         let wait = takes.after(takes).after(POLL).min(STALL);
         let help = self.help.get_or_insert(Help { rank: 0, more_at: now.after(wait) });
@@ -297,8 +314,15 @@ impl Tree {
         }
         // First what would be one's own if its owner were not there, then if the next one were not there either, so that those
         // who are done early help different ones, and in a large swarm not all ask for the same at once; from the end at which
-        // its owner comes last. What a fellow has it gives, unless it is slower than who has all and nothing else is left.
-        let others = (1..=help.rank).find_map(|rank| queue.take(End::Back, bytes_max, up_to_rank(rank)));
+        // its owner comes last, and not what its owner may be asking for now. What a fellow has it gives, unless it is slower
+        // than who has all and nothing else is left.
+        let others = (1..=help.rank).find_map(|rank| {
+            let (wants, mut far) = (up_to_rank(rank), queue.len().div_ceil(2));
+            queue.take(End::Back, bytes_max, |blob, span| {
+                far = far.checked_sub(1)?;
+                wants(blob, span)
+            })
+        });
         if others.is_some() || help.rank < partners.len() {
             return others;
         }
