@@ -12,9 +12,10 @@ const PIECE_BYTES_MAX: u64 = 1 << 20;
 const PIECES_A_SECOND: u64 = 10;
 /// So many pieces are asked for at once, however short the way is: one is read, one sent, one checked, one kept.
 const PIECES_AHEAD: u64 = 6;
-/// Where they come so slowly that they are shorter than they may be, a tenth of a second each, so many do: what is under way
-/// nobody else knows of, and may be asked for twice.
-const SLOW_PIECES_AHEAD: u64 = 2;
+/// Where they come so slowly that they are shorter than they may be, a tenth of a second each, so many do.
+const SLOW_PIECES_AHEAD: u64 = 3;
+/// And so many where others fetch the same: what is under way they do not know of, and may ask for as well.
+const SHARED_PIECES_AHEAD: u64 = 2;
 /// The least that a peer may be asked for at once that has given as much: its rate is known badly in the beginning.
 const WINDOW_BYTES_MIN: u64 = 96 << 10;
 /// The most that one peer is asked for at once.
@@ -50,10 +51,12 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// How many bytes one request should ask for now; `None` while enough is under way.
-    pub(super) fn room(&self) -> Option<u64> {
+    /// How many bytes one request should ask for now; `None` while enough is under way. Less may be where others fetch the
+    /// same.
+    pub(super) fn room(&self, is_shared: bool) -> Option<u64> {
         let piece = self.piece_bytes();
-        (self.in_flight == 0 || self.in_flight + piece <= self.window).then_some(piece)
+        let window = if is_shared { self.window.min(self.target(SHARED_PIECES_AHEAD)) } else { self.window };
+        (self.in_flight == 0 || self.in_flight + piece <= window).then_some(piece)
     }
 
     /// Bytes that were asked for and have not been answered.
@@ -89,7 +92,7 @@ impl Pace {
             Some(rate) if sample < rate => (rate / RATE_KEPT.1 * RATE_KEPT.0 + sample / RATE_KEPT.1).max(1),
             _ => sample.max(1),
         });
-        self.window = self.target().min(self.window + bytes);
+        self.window = self.target(SLOW_PIECES_AHEAD).min(self.window + bytes);
     }
 
     /// It had to be asked elsewhere: it begins anew.
@@ -122,11 +125,11 @@ impl Pace {
     }
 
     /// Twice what fits into the way there and back, so that a rate that was held down by the window can grow.
-    fn target(&self) -> u64 {
+    fn target(&self, slow_pieces_ahead: u64) -> u64 {
         let round_trip = self.round_trip.unwrap_or_default();
         let on_the_way = self.rate.unwrap_or(0).saturating_mul(round_trip.0) / 1_000_000;
         let piece = self.piece_bytes();
-        let ahead = if piece < PIECE_BYTES_MAX { SLOW_PIECES_AHEAD } else { PIECES_AHEAD };
+        let ahead = if piece < PIECE_BYTES_MAX { slow_pieces_ahead } else { PIECES_AHEAD };
         (2 * on_the_way).max(ahead * piece).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX)
     }
 }
@@ -143,7 +146,7 @@ mod tests {
         let mut under_way = std::collections::VecDeque::new();
         let mut last_second = 0;
         while now.0 < seconds * 1_000_000 {
-            while let Some(bytes) = pace.room() {
+            while let Some(bytes) = pace.room(false) {
                 let mark = pace.asked(bytes, now);
                 free_at = Micros(free_at.0.max(now.0) + bytes * 1_000_000 / rate);
                 under_way.push_back((Micros(free_at.0 + round_trip_ms * 1000), mark, bytes));
@@ -173,7 +176,7 @@ mod tests {
     fn a_stranger_is_asked_for_little() {
         let mut pace = Pace::default();
         let asked = std::iter::from_fn(|| {
-            let bytes = pace.room()?;
+            let bytes = pace.room(false)?;
             pace.asked(bytes, Micros(0));
             Some(bytes)
         });

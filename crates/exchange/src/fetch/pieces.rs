@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Micros;
-use super::peers::Peers;
+use super::peers::{Peers, STALL};
 use super::queue::Work;
 use crate::PeerId;
 
@@ -71,15 +71,20 @@ impl Pieces {
         is_left.then(|| self.pieces.remove(&id)).flatten().map(|piece| piece.work)
     }
 
-    /// A piece that all who were asked for it owe without sending anything; this peer is asked for it too.
+    /// A piece that all who were asked for it owe without sending anything, or that was asked for long ago while nothing of
+    /// the tree has come since `progress_at`; this peer is asked for it too.
     pub(super) fn owed(
         &mut self,
         peer: PeerId,
         peers: &Peers,
         now: Micros,
+        progress_at: Micros,
         may: impl Fn(&Work) -> bool,
     ) -> Option<(PieceId, Work)> {
-        let is_owed = |piece: &&mut Piece| piece.askers.iter().all(|(asker, _)| peers.is_stalled(asker, now));
+        let is_owed = |piece: &&mut Piece| {
+            piece.owed_at(progress_at) <= now
+                || piece.askers.iter().all(|(asker, _)| peers.is_stalled(asker, now))
+        };
         let (id, piece) = self
             .pieces
             .iter_mut()
@@ -87,6 +92,11 @@ impl Pieces {
             .find(|(_, piece)| !piece.was_asked_of(&peer) && may(&piece.work))?;
         piece.askers.push((peer, now));
         Some((*id, piece.work.clone()))
+    }
+
+    /// When, after this time, a piece is owed if nothing comes any more.
+    pub(super) fn next_owed(&self, now: Micros, progress_at: Micros) -> Option<Micros> {
+        self.pieces.values().map(|piece| piece.owed_at(progress_at)).filter(|at| *at > now).min()
     }
 
     /// The piece that comes latest, if it comes much sooner from this peer, which is then asked for it too.
@@ -117,6 +127,11 @@ impl Pieces {
 impl Piece {
     fn was_asked_of(&self, peer: &PeerId) -> bool {
         self.askers.iter().any(|(asker, _)| asker == peer)
+    }
+
+    /// From when on it is asked of another one if nothing of the tree comes, be it that who was asked sends a byte now and then.
+    fn owed_at(&self, progress_at: Micros) -> Micros {
+        self.askers.iter().map(|(_, since)| *since).fold(progress_at, Micros::max).after(STALL)
     }
 }
 

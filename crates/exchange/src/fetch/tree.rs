@@ -203,7 +203,7 @@ impl Tree {
                 Question { request, task: Task::Closure, bytes: 0 }
             });
         }
-        let bytes_max = peers.pace(peer).room()?;
+        let bytes_max = peers.pace(peer).room(self.holders.has_fellows())?;
         let (piece, work) = self.next_piece(peer, peers, bytes_max, now)?;
         let bytes = work.bytes();
         let request = match work {
@@ -249,7 +249,8 @@ impl Tree {
             work.parts().iter().all(|(blob, span)| holders.has_all_of(peer, blob, *span))
         };
         let holders = &self.holders;
-        if let Some(again) = self.pieces.owed(*peer, peers, now, |work| has_all(holders, work)) {
+        let progress_at = self.progress_at;
+        if let Some(again) = self.pieces.owed(*peer, peers, now, progress_at, |work| has_all(holders, work)) {
             return Some(again);
         }
         if let Some(work) = self.take_new(peer, peers, bytes_max, now) {
@@ -387,7 +388,8 @@ impl Tree {
         let patience = (others && self.waits_for_peers()).then(|| self.progress_at.after(PATIENCE));
         let poll = self.holders.next_poll(now).filter(|_| self.wants_peers());
         let help = self.help.as_ref().map(|help| help.more_at);
-        [hedge, patience, poll, help].into_iter().flatten().filter(|at| *at > now).min()
+        let owed = self.pieces.next_owed(now, self.progress_at);
+        [hedge, patience, poll, help, owed].into_iter().flatten().filter(|at| *at > now).min()
     }
 
     /// The store has been looked through: these blobs are to be fetched. Gives those that need no peer.
