@@ -315,3 +315,29 @@ fn a_fellow_is_asked_for_what_a_reader_needs_next_and_for_what_another_one_would
     let is_own = |place: &usize| holders.rank(&[fellow], &closure.blobs()[*place], 0) == 0;
     assert!(own.len() > 64 && own.iter().all(is_own), "{own:?}");
 }
+
+#[test]
+fn what_trickles_in_is_asked_of_another_one_once_nothing_has_come_for_two_seconds() {
+    let blob = BlobRef { digest: [1; 32].into(), size: 20_000 };
+    let closure = tree_of([blob].into_iter());
+    let mut bench = Bench::at_blobs(&closure, Limits::default());
+    let owed = |bench: &Bench, whom: PeerId| {
+        let asks = |(_, (peer, request)): &(&AskId, &(PeerId, Request))| {
+            *peer == whom && *request == Request::Batch(vec![blob])
+        };
+        bench.asks.iter().find(asks).map(|(id, _)| *id)
+    };
+    let slow = owed(&bench, peer(1)).unwrap();
+    bench.tell(Input::Found { key: Key::Root(closure.root().clone()), peer: peer(2) });
+    bench.poll();
+    let has_all = Verified::Have { tree: Some(Presence::Whole), blobs: Vec::new() };
+    bench.answer(bench.only(peer(2)), has_all);
+    for half in 1..=4 {
+        bench.poll();
+        assert_eq!(owed(&bench, peer(2)), None, "after {half} halves of a second");
+        bench.later(Micros::from_millis(500));
+        bench.tell(Input::Received { id: slow, bytes: half });
+    }
+    bench.poll();
+    assert!(owed(&bench, peer(2)).is_some());
+}
