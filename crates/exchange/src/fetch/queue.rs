@@ -116,7 +116,7 @@ impl Queue {
         }
     }
 
-    /// Different blobs at this end that are wanted, so many at most.
+    /// The blobs of the runs at this end that are wanted, of so many runs at most.
     pub(super) fn first_blobs(
         &self,
         end: End,
@@ -127,9 +127,7 @@ impl Queue {
         let place = |at| if end == End::Front { at } else { len - 1 - at };
         let runs = (0..len.min(LOOK_AHEAD)).filter_map(|at| self.runs.get(place(at)));
         let wanted = runs.filter(|(blob, span)| wants(blob, *span)).take(count_max);
-        let mut blobs: Vec<BlobRef> = wanted.map(|(blob, _)| *blob).collect();
-        blobs.dedup();
-        blobs
+        wanted.map(|(blob, _)| *blob).collect()
     }
 
     /// Whether there is anything of which `wants` wants a part.

@@ -228,7 +228,7 @@ impl Tree {
                 |blob: &BlobRef, run: Span| holders.rank(&partners, blob, run.groups().start) <= rank;
             blobs = queue.first_blobs(End::Front, POLL_BLOBS / 2, |_, _| true);
             blobs.extend(queue.first_blobs(end, POLL_BLOBS / 2, is_next));
-            blobs.sort_unstable_by_key(|blob| blob.digest);
+            blobs.sort_unstable();
             blobs.dedup();
         }
         self.holders.polling(peer);
@@ -249,8 +249,8 @@ impl Tree {
             work.parts().iter().all(|(blob, span)| holders.has_all_of(peer, blob, *span))
         };
         let holders = &self.holders;
-        let progress_at = self.progress_at;
-        if let Some(again) = self.pieces.owed(*peer, peers, now, progress_at, |work| has_all(holders, work)) {
+        let may = |work: &Work| has_all(holders, work);
+        if let Some(again) = self.pieces.owed(*peer, peers, now, self.progress_at, may) {
             return Some(again);
         }
         if let Some(work) = self.take_new(peer, peers, bytes_max, now) {
@@ -397,8 +397,9 @@ impl Tree {
         self.progress_at = now;
         let empty = BlobRef::of(b"");
         let has_empty = missing.iter().any(|missing| missing.blob == empty);
-        self.pieces.begin_blobs(missing.iter().map(MissingBlob::bytes).fold(0, u64::saturating_add));
-        self.queue = Some(Queue::new(missing.into_iter().filter(|missing| missing.blob != empty)));
+        let queue = Queue::new(missing.into_iter().filter(|missing| missing.blob != empty));
+        self.pieces.begin_blobs(queue.bytes());
+        self.queue = Some(queue);
         has_empty.then(|| VerifiedSpan::whole(empty, Bytes::new()).ok())?
     }
 
