@@ -4,7 +4,7 @@ use firn_exchange::Micros;
 use firn_simnet::TreePlan;
 use firn_simnet::liar::LieKind;
 use firn_simnet::swarm::{
-    Fault, FaultKind, FetchReport, NodePlan, Number, SwarmPlan, SwarmReport, run_swarm,
+    Fault, FaultKind, FetchReport, Holding, NodePlan, Number, Part, SwarmPlan, SwarmReport, run_swarm,
 };
 
 const MIB: u64 = 1 << 20;
@@ -188,6 +188,22 @@ fn twenty_leechers_lose_one_of_them() {
     println!("the last is done after {:.2} s, the seeder sends {upload:.2} x the tree", seconds(last));
     assert_eq!(report.fetches.iter().filter(|fetch| fetch.ended.is_some()).count(), 19);
     assert!(seconds(last) < 4.5 && upload < 1.8);
+}
+
+/// Each asks a slow holder for other parts first, and has the rest of the others.
+#[test]
+fn twelve_get_a_tree_from_two_slow_ones_who_have_a_half_each() {
+    let half = |index| {
+        let holds = vec![Holding { tree: 0, part: Part::Share { index, of: 2 } }];
+        NodePlan { holds, ..link(NodePlan::new(index), 1) }
+    };
+    let mut nodes = vec![half(0), half(1)];
+    nodes.extend((2..14).map(|number| link(NodePlan::leecher(number), 8)));
+    let report = well("two halves", &SwarmPlan::quiet(TreePlan::Mebibytes(8), nodes));
+    let last = (2..14).map(|node| takes(&report, node)).fold(0.0, f64::max);
+    let upload = (sent(&report, 0) + sent(&report, 1)) as f64 / report.fetches[0].tree_bytes as f64;
+    println!("the last is done after {last:.2} s, the holders send {upload:.2} x the tree");
+    assert!(last < 11.0 && upload < 2.5);
 }
 
 #[test]

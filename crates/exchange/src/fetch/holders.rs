@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use firn_bao::{Groups, Span};
 use firn_castore::{BlobDigest, BlobRef};
+use indexmap::IndexMap;
 
 use super::Micros;
 use super::queue::{Edition, is_small};
@@ -48,9 +49,9 @@ struct Holder {
     /// Of one that has all: what it does not have, after all.
     lacks: BTreeSet<BlobDigest>,
     /// Of one that has a part: what of it.
-    has: BTreeMap<BlobDigest, Groups>,
-    /// In which there was nothing for one that has a part.
-    spent: Option<Edition>,
+    has: IndexMap<BlobDigest, Groups>,
+    /// The queue in which there was nothing for it, and until when it need not be looked through again.
+    spent: Option<(Edition, Micros)>,
     /// When to ask what it has, and who else it knows of; `None` while it is being asked.
     poll_at: Option<Micros>,
     poll_gap: Micros,
@@ -70,7 +71,7 @@ impl Holders {
         self.holders.entry(peer).or_insert_with(|| Holder {
             extent: Extent::Unknown,
             lacks: BTreeSet::new(),
-            has: BTreeMap::new(),
+            has: IndexMap::new(),
             spent: None,
             poll_at: Some(Micros(0)),
             poll_gap: POLL,
@@ -99,7 +100,7 @@ impl Holders {
     /// It has this not. It may be fetching the tree itself.
     pub(super) fn lacks(&mut self, peer: PeerId, blob: BlobDigest, now: Micros) {
         let holder = self.holder(peer);
-        holder.has.remove(&blob);
+        holder.has.swap_remove(&blob);
         if holder.lacks.insert(blob) && holder.extent == Extent::Whole {
             holder.poll_at = holder.poll_at.map(|at| at.min(now));
         }
@@ -169,16 +170,17 @@ impl Holders {
         }
     }
 
-    /// In the queue as it is there is nothing more that this peer is known to have.
-    pub(super) fn has_no_more(&mut self, peer: &PeerId, edition: Edition) {
+    /// In the queue as it is there is nothing to ask this fellow for, until then.
+    pub(super) fn has_nothing_until(&mut self, peer: &PeerId, edition: Edition, until: Micros) {
         if let Some(holder) = self.holders.get_mut(peer).filter(|holder| holder.extent == Extent::Partial) {
-            holder.spent = Some(edition);
+            holder.spent = Some((edition, until));
         }
     }
 
-    /// Whether there may be something in the queue that this peer has.
-    pub(super) fn may_have_more(&self, peer: &PeerId, edition: Option<Edition>) -> bool {
-        self.holders.get(peer).is_none_or(|holder| holder.spent.is_none() || holder.spent != edition)
+    /// Whether there may be something in the queue to ask this peer for.
+    pub(super) fn may_have_more(&self, peer: &PeerId, edition: Edition, now: Micros) -> bool {
+        let is_spent = |holder: &Holder| holder.spent.is_some_and(|(of, until)| of == edition && now < until);
+        self.holders.get(peer).is_none_or(|holder| !is_spent(holder))
     }
 
     /// Whether this peer can be asked for all of this run.
@@ -222,6 +224,14 @@ impl Holders {
     /// The first part of a run that none of these fellows has.
     pub(super) fn unheld_part(&self, fellows: &[PeerId], blob: &BlobRef, run: Span) -> Option<Span> {
         self.first_part(fellows, blob, run, |_| true)
+    }
+
+    /// The first part of a run that some of these fellows have.
+    pub(super) fn held_part(&self, fellows: &[PeerId], blob: &BlobRef, run: Span) -> Option<Span> {
+        let has = |fellow| self.holders.get(fellow).and_then(|holder| holder.has.get(&blob.digest));
+        let parts = fellows.iter().filter_map(has).flat_map(|groups| groups.within(&run.groups()));
+        let part = Span::from_groups(parts.min_by_key(|part| part.start)?)?;
+        (part == run || !is_small(blob)).then_some(part)
     }
 
     /// Cuts a run where ownership changes, and gives the first part that is wanted by where it begins, without what these
@@ -399,22 +409,42 @@ mod tests {
     }
 
     #[test]
-    fn a_fellow_has_no_more_until_it_or_the_queue_has_something_new() {
+    fn nobody_is_asked_again_until_it_or_the_queue_has_something_new_or_time_has_passed() {
         let blob = BlobRef { digest: [1; 32].into(), size: 10 };
         let missing = MissingBlob { blob, spans: vec![Span::whole(blob.size)] };
         let mut queue = Queue::new([missing].into_iter());
         let (mut holders, fellow) = (Holders::new(peer(0)), peer(1));
+        let (now, later) = (Micros(0), Micros(9));
         let none = Presence::Partial(Groups::default());
-        holders.told(fellow, &none, Vec::new(), Micros(0));
-        let edition = queue.edition();
-        assert!(holders.may_have_more(&fellow, edition));
-        holders.has_no_more(&fellow, edition.unwrap());
-        assert!(!holders.may_have_more(&fellow, edition));
+        holders.told(fellow, &none, Vec::new(), now);
+        assert!(holders.may_have_more(&fellow, queue.edition(), now));
+        holders.has_nothing_until(&fellow, queue.edition(), later);
+        assert!(!holders.may_have_more(&fellow, queue.edition(), now));
+        assert!(holders.may_have_more(&fellow, queue.edition(), later));
         queue.put_back(&Work::Batch(vec![blob]));
-        assert!(holders.may_have_more(&fellow, queue.edition()));
-        holders.has_no_more(&fellow, queue.edition().unwrap());
-        holders.told(fellow, &none, vec![(blob, Presence::Whole)], Micros(0));
-        assert!(holders.may_have_more(&fellow, queue.edition()));
+        assert!(holders.may_have_more(&fellow, queue.edition(), now));
+        holders.has_nothing_until(&fellow, queue.edition(), later);
+        queue.bring_forward(&blob.digest);
+        assert!(holders.may_have_more(&fellow, queue.edition(), now), "a reader wants it at once");
+        holders.has_nothing_until(&fellow, queue.edition(), later);
+        holders.told(fellow, &none, vec![(blob, Presence::Whole)], now);
+        assert!(holders.may_have_more(&fellow, queue.edition(), now));
+    }
+
+    #[test]
+    fn the_first_part_that_some_have_and_of_small_blobs_all() {
+        let large = BlobRef { digest: [1; 32].into(), size: 10 << 20 };
+        let small = BlobRef { digest: [2; 32].into(), size: 50_000 };
+        let (mut holders, fellows) = (Holders::new(peer(0)), [peer(1), peer(2)]);
+        for (fellow, runs) in fellows.iter().zip([[20..30, 90..91], [8..9, 25..40]]) {
+            let has = vec![(large, partial(&runs)), (small, partial(&[0..1, 2..3]))];
+            holders.told(*fellow, &Presence::Partial(Groups::default()), has, Micros(0));
+        }
+        let held = |run: Range<u64>| holders.held_part(&fellows, &large, Span::from_groups(run).unwrap());
+        assert_eq!(held(0..100), Span::from_groups(8..9));
+        assert_eq!(held(10..100), Span::from_groups(20..30));
+        assert_eq!(held(40..90), None);
+        assert_eq!(holders.held_part(&fellows, &small, Span::whole(small.size)), None);
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod peers;
 mod pieces;
 mod queue;
 mod replies;
+mod sharing;
 #[cfg(test)]
 mod tests;
 mod tree;

@@ -24,6 +24,8 @@ struct Peer {
     rests_until: Option<Micros>,
     is_liar: bool,
     has_answered: bool,
+    /// It has failed, and has not answered since.
+    has_failed: bool,
     /// When something came of it, or it was asked with nothing else under way.
     progress_at: Micros,
     pace: Pace,
@@ -105,9 +107,10 @@ impl Peers {
         self.peers.values().any(|peer| has_failed(peer) && peer.may_have.contains(key))
     }
 
-    /// Whether it is left and does not owe anything for too long.
+    /// Whether it is left, has answered since it failed, and does not owe anything for too long.
     pub(super) fn is_usable(&self, id: &PeerId, now: Micros) -> bool {
-        self.peers.get(id).is_some_and(|peer| self.is_left(peer) && !peer.is_stalled(now))
+        let is_usable = |peer: &Peer| self.is_left(peer) && !peer.has_failed && !peer.is_stalled(now);
+        self.peers.get(id).is_some_and(is_usable)
     }
 
     fn is_left(&self, peer: &Peer) -> bool {
@@ -155,7 +158,7 @@ impl Peers {
             if bytes > 0 {
                 peer.failures = 0;
             }
-            peer.has_answered = true;
+            (peer.has_answered, peer.has_failed) = (true, false);
             peer.progress_at = now;
             peer.pace.answered(mark, bytes, now);
         });
@@ -170,6 +173,7 @@ impl Peers {
             let doublings = peer.failures.min(REST_DOUBLINGS_MAX);
             peer.failures = peer.failures.saturating_add(1);
             peer.failed_at = Some(now);
+            peer.has_failed = true;
             peer.rests_until = Some(now.after(Micros(REST.0 << doublings)));
             peer.pace.failed();
         });
@@ -179,7 +183,7 @@ impl Peers {
     pub(super) fn rest(&mut self, id: &PeerId, after: Option<Micros>, now: Micros) {
         let rest = after.unwrap_or(REST).clamp(Micros(1), BUSY_MAX);
         self.change(id, |peer| {
-            peer.has_answered = true;
+            (peer.has_answered, peer.has_failed) = (true, false);
             peer.progress_at = now;
             peer.rests_until = Some(now.after(rest));
         });
@@ -253,5 +257,22 @@ mod tests {
         assert!(peers.is_stalled(&peer, late) && !peers.is_stalled(&peer, Micros(late.0 - 1)));
         peers.progressed(&peer, late);
         assert!(!peers.is_stalled(&peer, late));
+    }
+
+    #[test]
+    fn who_fails_is_no_partner_until_it_answers() {
+        let (peer, key, now) = (PeerId::from([1; 32]), Key::Path([2; 20].into()), Micros(0));
+        let mut peers = Peers::new(0, Limits::default());
+        peers.found(peer, key.clone());
+        assert!(peers.is_usable(&peer, now), "a stranger may be one");
+        let mark = peers.asked(&peer, 0, now);
+        peers.settled(&peer, 0);
+        peers.succeeded(&peer, mark, 0, now);
+        peers.failed(&peer, now, now);
+        peers.wake(Micros(u64::MAX));
+        assert!(!peers.is_usable(&peer, now));
+        assert_eq!(peers.ready_for(&key, now, None, |_| Some(())), [peer], "it is asked again");
+        peers.succeeded(&peer, mark, 0, now);
+        assert!(peers.is_usable(&peer, now));
     }
 }

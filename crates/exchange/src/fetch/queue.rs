@@ -59,16 +59,16 @@ pub(super) struct Queue {
     runs: VecDeque<(BlobRef, Span)>,
     /// A tree may claim more than fits into 64 bits.
     bytes: u128,
-    additions: u64,
+    edition: u64,
 }
 
-/// What a queue was at some time: while it is this, less may be in it than then, and not more.
+/// What a queue was at some time: while it is this, less may be in it than then, and nothing new or in another order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Edition(u64);
 
 impl Queue {
     pub(super) fn new(missing: impl Iterator<Item = MissingBlob>) -> Self {
-        let mut queue = Self { runs: VecDeque::new(), bytes: 0, additions: 0 };
+        let mut queue = Self { runs: VecDeque::new(), bytes: 0, edition: 0 };
         for MissingBlob { blob, mut spans } in missing {
             let last = Span::last(blob.size);
             if last.groups().end > TAIL_GROUPS
@@ -96,14 +96,18 @@ impl Queue {
         self.bytes.try_into().unwrap_or(u64::MAX)
     }
 
-    /// `None` while it is longer than one looks into it.
-    pub(super) fn edition(&self) -> Option<Edition> {
-        (self.runs.len() <= LOOK_AHEAD).then_some(Edition(self.additions))
+    pub(super) fn edition(&self) -> Edition {
+        Edition(self.edition)
+    }
+
+    /// Whether it is no longer than one looks into it.
+    pub(super) fn is_seen_whole(&self) -> bool {
+        self.runs.len() <= LOOK_AHEAD
     }
 
     /// Goes to the front.
     pub(super) fn put_back(&mut self, work: &Work) {
-        self.additions += 1;
+        self.edition += 1;
         for part in work.parts().into_iter().rev() {
             self.push(End::Front, part);
         }
@@ -112,6 +116,7 @@ impl Queue {
     /// This blob, and what follows it, comes first.
     pub(super) fn bring_forward(&mut self, digest: &BlobDigest) {
         if let Some(at) = self.runs.iter().position(|(blob, _)| blob.digest == *digest) {
+            self.edition += 1;
             self.runs.rotate_left(at);
         }
     }
@@ -128,6 +133,15 @@ impl Queue {
         let runs = (0..len.min(LOOK_AHEAD)).filter_map(|at| self.runs.get(place(at)));
         let wanted = runs.filter(|(blob, span)| wants(blob, *span)).take(count_max);
         wanted.map(|(blob, _)| *blob).collect()
+    }
+
+    /// How many bytes are in it of what `wants` wants.
+    pub(super) fn bytes_of(&self, wants: impl Fn(&BlobRef, Span) -> Option<Span>) -> u64 {
+        self.runs
+            .iter()
+            .take(LOOK_AHEAD)
+            .filter_map(|(blob, run)| Some(length(blob, wants(blob, *run)?)))
+            .sum()
     }
 
     /// Whether there is anything of which `wants` wants a part.

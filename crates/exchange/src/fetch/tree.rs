@@ -9,10 +9,11 @@ use firn_store::MissingBlob;
 use firn_trust::{Admitted, NarHasher};
 
 use super::candidates::Candidate;
-use super::holders::{Extent, Holders, POLL};
-use super::peers::{Peers, STALL};
+use super::holders::{Extent, Holders};
+use super::peers::Peers;
 use super::pieces::{PieceId, Pieces};
 use super::queue::{End, Queue, Work};
+use super::sharing::{Offer, Sharing};
 use super::{Micros, Rejection};
 use crate::check::{BatchAnswer, Lie, RootFault, Verified};
 use crate::{Known, PeerId, Request};
@@ -21,12 +22,10 @@ use crate::{Known, PeerId, Request};
 const HEDGE: Micros = Micros::from_millis(1_000);
 /// How long a root may bring nothing while another one waits.
 const PATIENCE: Micros = Micros::from_millis(10_000);
+/// How long until the queue is looked through again for a peer that has something of it, which is left to others.
+const AGAIN: Micros = Micros::from_millis(100);
 /// How many blobs a fellow is asked about at once.
 const POLL_BLOBS: usize = 512;
-/// What comes sooner than this is not left to others: by the time that they say that they have it, it is here.
-const SHORT: Micros = Micros::from_millis(100);
-/// While a reader waits, so much of what it needs next is asked for in its order, whoever owns it.
-const URGENT_BYTES: u64 = 4 << 20;
 
 /// What a request is good for.
 #[derive(Debug, Clone)]
@@ -110,16 +109,7 @@ pub(super) struct Tree {
     progress_at: Micros,
     has_come: bool,
     is_read: bool,
-    /// How far it helps others; `None` while there is something of its own.
-    help: Option<Help>,
-}
-
-/// How much of what others own is asked for as well.
-struct Help {
-    /// What so many others would rather ask for.
-    rank: usize,
-    /// When it will be one more.
-    more_at: Micros,
+    sharing: Sharing,
 }
 
 impl Tree {
@@ -139,7 +129,7 @@ impl Tree {
             progress_at: now,
             has_come: false,
             is_read: false,
-            help: None,
+            sharing: Sharing::default(),
         }
     }
 
@@ -218,12 +208,9 @@ impl Tree {
     fn poll(&mut self, peer: PeerId, peers: &Peers, now: Micros) -> Question {
         let mut blobs = Vec::new();
         if let (Some(queue), true) = (&self.queue, self.is_fellow(&peer)) {
-            let partners = self.holders.partners(|partner| peers.is_usable(partner, now));
-            let (end, rank) = match &self.help {
-                None => (End::Front, 0),
-                Some(help) => (End::Back, help.rank.max(1)),
-            };
             let holders = &self.holders;
+            let partners = holders.partners(|partner| peers.is_usable(partner, now));
+            let (end, rank) = self.sharing.next();
             let is_next =
                 |blob: &BlobRef, run: Span| holders.rank(&partners, blob, run.groups().start) <= rank;
             blobs = queue.first_blobs(End::Front, POLL_BLOBS / 2, |_, _| true);
@@ -262,76 +249,18 @@ impl Tree {
 
     fn take_new(&mut self, peer: &PeerId, peers: &Peers, bytes_max: u64, now: Micros) -> Option<Work> {
         let (queue, holders) = (self.queue.as_mut()?, &self.holders);
-        if !holders.may_have_more(peer, queue.edition()) {
+        let has_something = matches!(holders.extent(peer), Extent::Whole | Extent::Partial);
+        if !has_something || !holders.may_have_more(peer, queue.edition(), now) {
             return None;
         }
-        let may = |blob: &BlobRef, span| holders.part_of(peer, blob, span);
-        let partners = match holders.extent(peer) {
-            Extent::Whole => holders.partners(|partner| peers.is_usable(partner, now)),
-            Extent::Partial => Vec::new(),
-            Extent::Unknown | Extent::Nothing => return None,
-        };
-        if partners.is_empty() {
-            let edition = queue.edition();
-            let work = queue.take(End::Front, bytes_max, may);
-            if let (None, Some(edition)) = (&work, edition) {
-                self.holders.has_no_more(peer, edition);
-            }
-            return work;
+        let offer = Offer::new(holders, peers, peer, now);
+        let work = self.sharing.take(queue, &offer, bytes_max, self.is_read, now);
+        if work.is_none() {
+            let has_none = queue.is_seen_whole() && !queue.has(|blob, run| holders.part_of(peer, blob, run));
+            let until = if has_none { Micros(u64::MAX) } else { now.after(AGAIN) };
+            self.holders.has_nothing_until(peer, queue.edition(), until);
         }
-        if self.is_read {
-            let mut urgent = URGENT_BYTES;
-            let near = |blob: &BlobRef, span: Span| {
-                urgent = urgent.checked_sub(blob.size.min(URGENT_BYTES / 8))?;
-                may(blob, span)
-            };
-            if let Some(work) = queue.take(End::Front, bytes_max, near) {
-                return Some(work);
-            }
-        }
-        let up_to_rank = |rank| {
-            let (holders, partners) = (&holders, &partners);
-            move |blob: &BlobRef, span| holders.part_up_to_rank(rank, partners, blob, may(blob, span)?)
-        };
-        // What is one's own comes first.
-        let own = queue.take(End::Front, bytes_max, up_to_rank(0));
-        if own.is_some() {
-            self.help = None;
-            return own;
-        }
-        let pace = peers.pace(peer);
-        if queue.bytes() <= pace.gives_in(SHORT) {
-            return queue.take(End::Front, bytes_max, may);
-        }
-        // What the others have asked for by then will have come, though they be somewhat slower, and they will have said so.
-        let takes = pace.time_for_window().unwrap_or_default();
-        let wait = takes.after(takes).after(POLL).min(STALL);
-        let help = self.help.get_or_insert(Help { rank: 0, more_at: now.after(wait) });
-        if help.more_at <= now {
-            *help = Help { rank: help.rank + 1, more_at: now.after(wait) };
-        }
-        if help.rank == 0 {
-            return None;
-        }
-        // First what would be one's own if its owner were not there, then if the next one were not there either, so that those
-        // who are done early help different ones, and in a large swarm not all ask for the same at once; from the end at which
-        // its owner comes last, and not what its owner may be asking for now. What a fellow has it gives, unless it is slower
-        // than who has all and nothing else is left.
-        let others = (1..=help.rank).find_map(|rank| {
-            let (wants, mut far) = (up_to_rank(rank), queue.len().div_ceil(2));
-            queue.take(End::Back, bytes_max, |blob, span| {
-                far = far.checked_sub(1)?;
-                wants(blob, span)
-            })
-        });
-        if others.is_some() || help.rank < partners.len() {
-            return others;
-        }
-        let is_faster =
-            |partner: &&PeerId| peers.pace(partner).rate().is_none_or(|its| Some(its) >= pace.rate());
-        let faster: Vec<PeerId> = partners.iter().filter(is_faster).copied().collect();
-        let held_by_slow = |blob: &BlobRef, span| holders.unheld_part(&faster, blob, may(blob, span)?);
-        queue.take(End::Front, bytes_max, held_by_slow)
+        work
     }
 
     /// Whether this peer has, or may turn out to have, something that is still to be asked for.
@@ -387,9 +316,12 @@ impl Tree {
             self.closure.is_none().then(|| self.begun.after(Micros(HEDGE.0 * self.closures_asked.max(1))));
         let patience = (others && self.waits_for_peers()).then(|| self.progress_at.after(PATIENCE));
         let poll = self.holders.next_poll(now).filter(|_| self.wants_peers());
-        let help = self.help.as_ref().map(|help| help.more_at);
         let owed = self.pieces.next_owed(now, self.progress_at);
-        [hedge, patience, poll, help, owed].into_iter().flatten().filter(|at| *at > now).min()
+        [hedge, patience, poll, self.sharing.more_at(), owed]
+            .into_iter()
+            .flatten()
+            .filter(|at| *at > now)
+            .min()
     }
 
     /// The store has been looked through: these blobs are to be fetched. Gives those that need no peer.
