@@ -139,7 +139,7 @@ impl Sharing {
         // who are done early help different ones, and in a large swarm not all ask for the same at once; from the end at which
         // its owner comes last, and not what its owner may be asking for now. What a fellow has it gives, unless it is slower
         // than who has all and nothing else is left.
-        let others = (1..=help.rank).find_map(|rank| {
+        let others = (1..=help.rank.min(offer.partners.len())).find_map(|rank| {
             let (wants, mut far) = (offer.up_to_rank(rank), queue.len().div_ceil(2));
             queue.take(End::Back, bytes_max, |blob, run| {
                 far = far.checked_sub(1)?;
