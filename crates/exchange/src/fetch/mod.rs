@@ -41,8 +41,8 @@ use crate::{Key, Known, PeerId, Request};
 
 /// How long a request may go unanswered while nothing comes.
 const ASK_TIMEOUT: Micros = Micros::from_millis(20_000);
-/// How long a question for claims may go on, though something comes: a claim is short.
-const CLAIMS_TIMEOUT: Micros = Micros::from_millis(10_000);
+/// How long a question for claims, or of what somebody has, may go on, though something comes: the answer is short.
+const SHORT_TIMEOUT: Micros = Micros::from_millis(10_000);
 /// Whoever sends contents more slowly than this, in bytes a second, is given up.
 const RATE_MIN: u64 = 8 << 10;
 /// Not everybody is looked at for each answer: in between only those of whom something has come.
@@ -255,7 +255,7 @@ impl Fetch {
     /// When a request is given up.
     fn ends_at(&self, ask: &InFlight) -> Micros {
         match (&ask.task, ask.bytes) {
-            (Task::Claims, _) => ask.since.after(CLAIMS_TIMEOUT),
+            (Task::Claims | Task::Have, _) => ask.since.after(SHORT_TIMEOUT),
             (_, 0) => ask.since.max(self.peers.progress_at(&ask.peer)).after(ASK_TIMEOUT),
             (_, bytes) => {
                 ask.since.after(ASK_TIMEOUT).after(Micros(bytes.saturating_mul(1_000_000) / RATE_MIN))

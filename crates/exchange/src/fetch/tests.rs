@@ -341,3 +341,19 @@ fn what_trickles_in_is_asked_of_another_one_once_nothing_has_come_for_two_second
     bench.poll();
     assert!(owed(&bench, peer(2)).is_some());
 }
+
+#[test]
+fn who_says_byte_by_byte_what_it_has_is_given_up_after_ten_seconds() {
+    let closure = tree(0, 1);
+    let mut bench = Bench::at_blobs(&closure, Limits::default());
+    bench.tell(Input::Found { key: Key::Root(closure.root().clone()), peer: peer(2) });
+    bench.poll();
+    let have = bench.only(peer(2));
+    for bytes in 1..=10 {
+        assert!(bench.asks.contains_key(&have), "before second {bytes}");
+        bench.later(SECOND);
+        bench.tell(Input::Received { id: have, bytes });
+        bench.poll();
+    }
+    assert!(!bench.asks.contains_key(&have));
+}
