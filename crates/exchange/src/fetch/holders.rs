@@ -228,10 +228,8 @@ impl Holders {
 
     /// The first part of a run that some of these fellows have.
     pub(super) fn held_part(&self, fellows: &[PeerId], blob: &BlobRef, run: Span) -> Option<Span> {
-        let has = |fellow| self.holders.get(fellow).and_then(|holder| holder.has.get(&blob.digest));
-        let parts = fellows.iter().filter_map(has).flat_map(|groups| groups.within(&run.groups()));
-        let part = Span::from_groups(parts.min_by_key(|part| part.start)?)?;
-        (part == run || !is_small(blob)).then_some(part)
+        let parts = fellows.iter().filter_map(|fellow| self.holders.get(fellow)?.part_of(blob, run));
+        parts.min_by_key(|part| part.groups().start)
     }
 
     /// Cuts a run where ownership changes, and gives the first part that is wanted by where it begins, without what these

@@ -32,6 +32,11 @@ struct Peer {
 }
 
 impl Peer {
+    fn answered(&mut self, now: Micros) {
+        (self.has_answered, self.has_failed) = (true, false);
+        self.progress_at = now;
+    }
+
     fn is_stalled(&self, now: Micros) -> bool {
         self.in_flight > 0 && self.progress_at.after(STALL) <= now
     }
@@ -158,8 +163,7 @@ impl Peers {
             if bytes > 0 {
                 peer.failures = 0;
             }
-            (peer.has_answered, peer.has_failed) = (true, false);
-            peer.progress_at = now;
+            peer.answered(now);
             peer.pace.answered(mark, bytes, now);
         });
     }
@@ -183,8 +187,7 @@ impl Peers {
     pub(super) fn rest(&mut self, id: &PeerId, after: Option<Micros>, now: Micros) {
         let rest = after.unwrap_or(REST).clamp(Micros(1), BUSY_MAX);
         self.change(id, |peer| {
-            (peer.has_answered, peer.has_failed) = (true, false);
-            peer.progress_at = now;
+            peer.answered(now);
             peer.rests_until = Some(now.after(rest));
         });
     }

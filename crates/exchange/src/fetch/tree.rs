@@ -316,12 +316,9 @@ impl Tree {
             self.closure.is_none().then(|| self.begun.after(Micros(HEDGE.0 * self.closures_asked.max(1))));
         let patience = (others && self.waits_for_peers()).then(|| self.progress_at.after(PATIENCE));
         let poll = self.holders.next_poll(now).filter(|_| self.wants_peers());
+        let help = self.sharing.more_at();
         let owed = self.pieces.next_owed(now, self.progress_at);
-        [hedge, patience, poll, self.sharing.more_at(), owed]
-            .into_iter()
-            .flatten()
-            .filter(|at| *at > now)
-            .min()
+        [hedge, patience, poll, help, owed].into_iter().flatten().filter(|at| *at > now).min()
     }
 
     /// The store has been looked through: these blobs are to be fetched. Gives those that need no peer.
