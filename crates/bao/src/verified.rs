@@ -101,17 +101,7 @@ impl VerifiedSpan {
     /// Takes what was read from a place that may have changed: a span's bytes, and those parents that [`Span::parents`]
     /// names, 64 bytes each, one behind the other.
     pub fn check(blob: BlobRef, span: Span, parents: Bytes, bytes: Bytes) -> Result<Self, SpanError> {
-        check_span(blob, span)?;
-        let range = span.bytes(blob.size);
-        check_length(bytes.len() as u64, range.end - range.start)?;
-        if blob.size <= GROUP_BYTES {
-            check_length(parents.len() as u64, 0)?;
-            if hash::root(&bytes) != *blob.digest.as_bytes() {
-                return Err(SpanError::WrongBytes { offset: 0 });
-            }
-        } else {
-            check_tree(blob, span, &parents, &bytes)?;
-        }
+        check_parts(blob, span, &parents, &bytes)?;
         Ok(Self { blob, span, bytes, parents })
     }
 
@@ -168,7 +158,22 @@ fn check_span(blob: BlobRef, span: Span) -> Result<(), SpanError> {
     Ok(())
 }
 
-fn check_length(actual: u64, expected: u64) -> Result<(), SpanError> {
+/// Checks a span's bytes, and those parents that [`Span::parents`] names.
+pub(crate) fn check_parts(blob: BlobRef, span: Span, parents: &[u8], bytes: &[u8]) -> Result<(), SpanError> {
+    check_span(blob, span)?;
+    let range = span.bytes(blob.size);
+    check_length(bytes.len() as u64, range.end - range.start)?;
+    if blob.size > GROUP_BYTES {
+        return check_tree(blob, span, parents, bytes);
+    }
+    check_length(parents.len() as u64, 0)?;
+    match hash::root(bytes) == *blob.digest.as_bytes() {
+        true => Ok(()),
+        false => Err(SpanError::WrongBytes { offset: 0 }),
+    }
+}
+
+pub(crate) fn check_length(actual: u64, expected: u64) -> Result<(), SpanError> {
     match actual.checked_sub(expected) {
         None => Err(SpanError::Truncated),
         Some(0) => Ok(()),

@@ -1,7 +1,10 @@
 //! Reads a NAR, chunk by chunk, ahead of whoever takes it.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::num::NonZero;
 use std::ops::Range;
+use std::sync::LazyLock;
+use std::{mem, thread};
 
 use bytes::Bytes;
 use firn_nix::NarLayout;
@@ -11,13 +14,21 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::flights::Seat;
 use crate::{Engine, EngineError, Resolved};
 
-/// How many chunks are being read, or have been read and are not taken yet, besides the one that is being taken.
+/// How many chunks are being read, or have been read and are not taken yet, besides the one that is being taken. Where
+/// there is no core for it, what is read ahead takes turns with the taker, and makes that wait.
+static AHEAD: LazyLock<usize> = LazyLock::new(|| {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    cores.saturating_sub(TAKER_CORES).min(AHEAD_MAX)
+});
+/// However many cores there are.
 const AHEAD_MAX: usize = 2;
+/// How many cores whoever takes a NAR keeps busy: Nix has a thread that receives and one that unpacks.
+const TAKER_CORES: usize = 2;
 /// How many chunks are cut at once.
 const CUT_CHUNKS: usize = 8;
 
 /// What was read of a chunk, and what is left of it.
-type Read = (NarChunk, Result<Vec<Bytes>, StoreError>);
+type Read = (NarChunk, Result<Bytes, StoreError>);
 
 /// Reads a NAR in order.
 pub(crate) struct Reader {
@@ -31,6 +42,8 @@ pub(crate) struct Reader {
     seat: Option<Seat>,
     /// What was lost while it was read, and came anew.
     mended: BTreeSet<Item>,
+    /// How the last of it was lost.
+    lost: Option<EngineError>,
     /// What is not cut yet, if anything is.
     chunks: Option<NarChunks>,
     /// Cut, and not read.
@@ -38,7 +51,7 @@ pub(crate) struct Reader {
     /// In order. Dropping one ends its work, unless it is being done.
     reading: VecDeque<AbortOnDropHandle<Result<Read, EngineError>>>,
     /// Read and verified.
-    ready: VecDeque<Bytes>,
+    ready: Bytes,
 }
 
 impl Reader {
@@ -53,41 +66,49 @@ impl Reader {
         let end = range.end.min(layout.nar_size());
         let left = range.start.min(end)..end;
         let chunks = Some(NarChunks::new(layout.segments(left.clone())));
-        let (cut, reading, ready) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
-        let (_hold, mended) = (hold, BTreeSet::new());
-        Self { engine, resolved, _hold, layout, left, seat, mended, chunks, cut, reading, ready }
+        let (cut, reading, ready) = (VecDeque::new(), VecDeque::new(), Bytes::new());
+        let (_hold, mended, lost) = (hold, BTreeSet::new(), None);
+        Self { engine, resolved, _hold, layout, left, seat, mended, lost, chunks, cut, reading, ready }
     }
 
     /// The next bytes; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, EngineError> {
         loop {
-            if let Some(bytes) = self.ready.pop_front() {
-                return Ok(Some(bytes));
+            if !self.ready.is_empty() {
+                return Ok(Some(mem::take(&mut self.ready)));
             }
             let is_more = match self.seat.take() {
-                Some(seat) => self.read_what_came(seat).await?,
-                None => self.read_ahead().await?,
+                Some(seat) => self.read_what_came(seat).await,
+                None => self.read_ahead().await,
             };
-            if !is_more {
-                return Ok(None);
+            match is_more {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(error @ (EngineError::Ending | EngineError::Store(_))) => return Err(error),
+                // What nobody brings is told of as what was lost.
+                Err(error) => return Err(self.lost.take().unwrap_or(error)),
             }
         }
     }
 
     /// What was read is to be handed on.
-    fn took(&mut self, pieces: Vec<Bytes>) {
-        self.left.start += pieces.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
-        self.ready = pieces.into();
+    fn took(&mut self, bytes: Bytes) {
+        self.left.start += bytes.len() as u64;
+        self.ready = bytes;
     }
 
     /// Reads the next chunk, and has those that follow it read meanwhile. False at the end.
     async fn read_ahead(&mut self) -> Result<bool, EngineError> {
-        self.fill().await?;
-        let Some(first) = self.reading.pop_front() else { return Ok(false) };
-        let (rest, pieces) = first.await.map_err(|_| EngineError::Ending)??;
+        let (rest, bytes) = match self.reading.pop_front() {
+            Some(read) => read.await.map_err(|_| EngineError::Ending)??,
+            None => match self.next_chunk().await? {
+                Some(chunk) => read(self.engine.clone(), chunk).await?,
+                None => return Ok(false),
+            },
+        };
         let missing = rest.wants().map(|blob| StoreError::Missing(Item::Blob(blob.digest)));
-        match (pieces, missing) {
-            (Ok(pieces), None) => self.took(pieces),
+        match (bytes, missing) {
+            (Ok(bytes), None) => self.took(bytes),
             (Err(error), _) | (Ok(_), Some(error)) => {
                 self.mend(error).await?;
                 return Ok(true);
@@ -111,12 +132,13 @@ impl Reader {
             Ok((closure, seat)) if closure.root() == self.layout.closure().root() => self.seat = seat,
             _ => return Err(error),
         }
+        self.lost = Some(error);
         self.chunks = Some(NarChunks::new(self.layout.segments(self.left.clone())));
         Ok(())
     }
 
     async fn fill(&mut self) -> Result<(), EngineError> {
-        while self.reading.len() < AHEAD_MAX
+        while self.reading.len() < *AHEAD
             && let Some(chunk) = self.next_chunk().await?
         {
             let read = read(self.engine.clone(), chunk);
@@ -130,9 +152,9 @@ impl Reader {
         // Once the flight has ended well all is here; whatever comes later than this look is waited for.
         let landed = seat.look();
         let Some(chunk) = self.next_chunk().await? else { return Ok(false) };
-        let (rest, pieces) = read(self.engine.clone(), chunk).await?;
-        let pieces = match pieces {
-            Ok(pieces) => pieces,
+        let (rest, bytes) = read(self.engine.clone(), chunk).await?;
+        let bytes = match bytes {
+            Ok(bytes) => bytes,
             Err(error) => {
                 // The flight has taken what is lost for here.
                 let _ = seat.landing.await;
@@ -144,7 +166,7 @@ impl Reader {
         if wanted.is_some() {
             self.cut.push_front(rest);
         }
-        self.took(pieces);
+        self.took(bytes);
         if self.left.start == self.layout.nar_size() {
             seat.landing.clone().await?;
         } else if let Some(blob) = wanted
@@ -177,8 +199,8 @@ impl Reader {
 async fn read(engine: Engine, mut chunk: NarChunk) -> Result<Read, EngineError> {
     let store = engine.store().clone();
     let read = move || {
-        let pieces = chunk.read(&*store);
-        (chunk, pieces)
+        let bytes = chunk.read(&*store);
+        (chunk, bytes)
     };
     engine.run_blocking(read).await
 }

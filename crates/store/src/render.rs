@@ -12,8 +12,8 @@ use std::{
     thread,
 };
 
-use bytes::{Bytes, BytesMut};
-use firn_bao::{GROUP_BYTES, Span};
+use bytes::Bytes;
+use firn_bao::{GROUP_BYTES, Span, VerifiedBytes};
 use firn_castore::{BlobRef, Closure};
 use firn_nix::{LayoutError, NarLayout, Segment, Segments};
 
@@ -23,8 +23,6 @@ use crate::{Blobs, Item, StoreError, lock};
 pub const NAR_CHUNK_BYTES: u64 = 1 << 20;
 /// How many groups of a blob are read at a time.
 const READ_GROUPS: u64 = NAR_CHUNK_BYTES / GROUP_BYTES;
-/// What is shorter is gathered: many small pieces cost whoever takes them more than the copy does.
-const GATHER_BYTES: usize = 64 << 10;
 /// How many chunks [`write_nar_to`] reads ahead of what it writes.
 const AHEAD_MAX: usize = 3;
 
@@ -108,24 +106,26 @@ impl Iterator for NarChunks {
 
 impl NarChunk {
     /// Reads and verifies what is left of it, up to the first blob that is not here. What was read is left no longer.
-    pub fn read(&mut self, store: &dyn Blobs) -> Result<Vec<Bytes>, StoreError> {
-        let small =
-            self.parts.iter().map(Part::bytes).filter(|bytes| *bytes < GATHER_BYTES as u64).sum::<u64>();
-        let mut gathered = Gathered { pieces: Vec::new(), small: BytesMut::with_capacity(small as usize) };
+    pub fn read(&mut self, store: &dyn Blobs) -> Result<Bytes, StoreError> {
+        let length: u64 = self.parts.iter().map(Part::bytes).sum();
+        let mut read = VerifiedBytes::expecting(length as usize);
         while let Some(part) = self.parts.front() {
             match part {
-                Part::Literal(bytes) => gathered.push(bytes.clone()),
+                Part::Literal(bytes) => read.push(bytes),
+                Part::Blob { blob, span, range } if span.bytes(blob.size) == *range => {
+                    if !store.read_onto(&mut read, blob, *span)? {
+                        break;
+                    }
+                }
                 Part::Blob { blob, span, range } => {
-                    let Some(read) = store.read_span(blob, *span)? else { break };
+                    let Some(whole) = store.read_span(blob, *span)? else { break };
                     let start = span.bytes(blob.size).start;
-                    gathered.push(
-                        read.bytes().slice((range.start - start) as usize..(range.end - start) as usize),
-                    );
+                    read.push(&whole.bytes()[(range.start - start) as usize..(range.end - start) as usize]);
                 }
             }
             self.parts.pop_front();
         }
-        Ok(gathered.finish())
+        Ok(read.finish())
     }
 
     /// The blob that reading has stopped at; `None` once all is read.
@@ -134,34 +134,6 @@ impl NarChunk {
             Part::Literal(_) => None,
             Part::Blob { blob, .. } => Some(*blob),
         })
-    }
-}
-
-/// Large pieces as they are, what lies between them in one.
-struct Gathered {
-    pieces: Vec<Bytes>,
-    small: BytesMut,
-}
-
-impl Gathered {
-    fn push(&mut self, bytes: Bytes) {
-        if bytes.len() < GATHER_BYTES {
-            self.small.extend_from_slice(&bytes);
-        } else {
-            self.end_small();
-            self.pieces.push(bytes);
-        }
-    }
-
-    fn end_small(&mut self) {
-        if !self.small.is_empty() {
-            self.pieces.push(self.small.split().freeze());
-        }
-    }
-
-    fn finish(mut self) -> Vec<Bytes> {
-        self.end_small();
-        self.pieces
     }
 }
 
@@ -180,7 +152,7 @@ pub enum RenderError {
 }
 
 /// A chunk, and where to put what is read of it.
-type Job = (NarChunk, SyncSender<Result<Vec<Bytes>, StoreError>>);
+type Job = (NarChunk, SyncSender<Result<Bytes, StoreError>>);
 
 /// Writes the whole NAR of a tree that is here. Threads read and verify ahead of the writing.
 pub fn write_nar_to(
@@ -216,17 +188,17 @@ pub fn write_nar_to(
                 }
             }
             // Where a thread has panicked the scope does so too.
-            let Some(Ok(pieces)) = reading.pop_front().map(|read| read.recv()) else { return Ok(()) };
-            pieces?.iter().try_for_each(|piece| out.write_all(piece))?;
+            let Some(Ok(bytes)) = reading.pop_front().map(|read| read.recv()) else { return Ok(()) };
+            out.write_all(&bytes?)?;
         }
     })
 }
 
-fn read_whole(store: &dyn Blobs, mut chunk: NarChunk) -> Result<Vec<Bytes>, StoreError> {
-    let pieces = chunk.read(store)?;
+fn read_whole(store: &dyn Blobs, mut chunk: NarChunk) -> Result<Bytes, StoreError> {
+    let bytes = chunk.read(store)?;
     match chunk.wants() {
         Some(blob) => Err(StoreError::Missing(Item::Blob(blob.digest))),
-        None => Ok(pieces),
+        None => Ok(bytes),
     }
 }
 
@@ -270,11 +242,10 @@ mod tests {
         for range in [0..1, size - 1..size, 999_999..4_000_001, 2_000_000..2_000_000, 70..size] {
             let mut part = Vec::new();
             for mut chunk in NarChunks::new(layout.segments(range.clone())) {
-                let pieces = chunk.read(&store).unwrap();
+                let bytes = chunk.read(&store).unwrap();
                 assert!(chunk.wants().is_none());
-                let bytes: usize = pieces.iter().map(Bytes::len).sum();
-                assert!(bytes as u64 <= 2 * NAR_CHUNK_BYTES, "{bytes}");
-                part.extend(pieces.concat());
+                assert!(bytes.len() as u64 <= 2 * NAR_CHUNK_BYTES, "{}", bytes.len());
+                part.extend(bytes);
             }
             assert!(part == nar[range.start as usize..range.end as usize], "{range:?}");
         }
@@ -290,9 +261,9 @@ mod tests {
 
         let layout = NarLayout::new(closure).unwrap();
         let mut chunk = NarChunks::new(layout.segments(0..1_000)).next().unwrap();
-        let before = chunk.read(&empty).unwrap().concat();
+        let before = chunk.read(&empty).unwrap();
         assert!(!before.is_empty() && chunk.wants().is_some());
-        let after = chunk.read(&store).unwrap().concat();
+        let after = chunk.read(&store).unwrap();
         assert_eq!([before, after].concat(), nar[..1_000]);
     }
 

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use firn_bao::{HashedBlob, HashedPiece, Span, VerifiedSpan};
+use firn_bao::{HashedBlob, HashedPiece, Span, VerifiedBytes, VerifiedSpan};
 use firn_castore::{BlobDigest, BlobRef, Closure, Directory, DirectoryDigest, Root};
 use firn_nix::StorePathHash;
 use firn_trust::StoredPath;
@@ -22,6 +22,13 @@ pub trait Blobs: Send + Sync {
     ///
     /// All of the span is in memory at once, so whoever reads something large cuts it.
     fn read_span(&self, blob: &BlobRef, span: Span) -> Result<Option<VerifiedSpan>, StoreError>;
+
+    /// Reads a span, as [`Blobs::read_span`] does, behind what has been read, and verifies it there. False where nothing
+    /// has come.
+    fn read_onto(&self, read: &mut VerifiedBytes, blob: &BlobRef, span: Span) -> Result<bool, StoreError> {
+        let span = self.read_span(blob, span)?;
+        Ok(span.map(|span| read.push(span.bytes())).is_some())
+    }
 
     /// Keeps spans, of one blob or of several. The spans of a blob come in any order; the blob is here once all of them
     /// are.

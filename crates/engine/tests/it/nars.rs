@@ -214,7 +214,7 @@ async fn a_slow_reader_holds_reading_back() {
     let mut taken = 0;
     while let Some(chunk) = stream.try_next().await.unwrap() {
         taken += chunk.len() as u64;
-        assert!(chunk.len() <= 1 << 20);
+        assert!(chunk.len() <= 2 << 20);
         assert!(store.bytes_read() <= taken + (2 << 20), "{} ahead of {taken}", store.bytes_read());
     }
     assert_eq!(taken, tree.nar.len() as u64);

@@ -1,6 +1,6 @@
 //! Contents of files.
 
-use firn_bao::{GROUP_BYTES, PIECE_BYTES, Span};
+use firn_bao::{GROUP_BYTES, PIECE_BYTES, Span, VerifiedBytes};
 use firn_castore::BlobRef;
 
 use super::{Case, add, contents, file, groups, keep_sample, lacks, read, read_whole, sample, span_of};
@@ -99,6 +99,8 @@ fn a_span_past_the_end_is_an_error(store: &dyn Store) {
         let blob = add(store, &contents(size, 0));
         let end = Span::whole(size).groups().end;
         let past = store.read_span(&blob, groups(end - 1, end + 1));
+        assert!(matches!(past, Err(StoreError::Span { blob: named, .. }) if named == blob));
+        let past = store.read_onto(&mut VerifiedBytes::expecting(0), &blob, groups(end - 1, end + 1));
         assert!(matches!(past, Err(StoreError::Span { blob: named, .. }) if named == blob));
     }
 }

@@ -12,7 +12,7 @@ mod trees;
 use std::{collections::BTreeSet, fs, path::Path};
 
 use bytes::Bytes;
-use firn_bao::{HashedBlob, HashedPiece, PIECE_BYTES, Span, VerifiedSpan};
+use firn_bao::{HashedBlob, HashedPiece, PIECE_BYTES, Span, VerifiedBytes, VerifiedSpan};
 use firn_castore::{BlobRef, Directory, Node, PathComponent, Root};
 use firn_nix::{NarFacts, NarHash, StorePath, StorePathHash};
 use firn_trust::{PathFacts, StoredPath, TrustedPath};
@@ -114,7 +114,14 @@ fn adopt(store: &dyn Store, file: &Path, bytes: &[u8]) -> BlobRef {
 
 /// The bytes of a span, if they are here.
 fn read(store: &dyn Store, blob: &BlobRef, span: Span) -> Option<Bytes> {
-    let read = store.read_span(blob, span).unwrap()?;
+    let mut onto = VerifiedBytes::expecting(0);
+    onto.push(b"before");
+    let has_come = store.read_onto(&mut onto, blob, span).unwrap();
+    let onto = onto.finish();
+    let read = store.read_span(blob, span).unwrap();
+    let behind = read.as_ref().map_or(&b""[..], |read| read.bytes());
+    assert!(has_come == read.is_some() && onto == [b"before", behind].concat());
+    let read = read?;
     assert_eq!((read.blob(), read.span()), (*blob, span));
     Some(read.bytes().clone())
 }

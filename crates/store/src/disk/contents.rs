@@ -3,7 +3,7 @@
 use std::{io, path::Path, sync::atomic::Ordering};
 
 use bytes::Bytes;
-use firn_bao::{HashedBlob, HashedPiece, PIECE_BYTES, Span, SpanError, VerifiedSpan};
+use firn_bao::{HashedBlob, HashedPiece, PIECE_BYTES, Span, SpanError, VerifiedBytes, VerifiedSpan};
 use firn_castore::{BlobDigest, BlobRef, Directory, DirectoryDigest};
 
 use super::{
@@ -123,18 +123,31 @@ impl Blobs for DiskStore {
     }
 
     fn read_span(&self, blob: &BlobRef, span: Span) -> Result<Option<VerifiedSpan>, StoreError> {
-        if !span.fits(blob.size) {
-            let source = SpanError::PastEnd { span, size: blob.size };
-            return Err(StoreError::Span { blob: *blob, source });
-        }
+        fits(blob, span)?;
         self.touch(Item::Blob(blob.digest));
         self.read_blob(blob, span)
+    }
+
+    fn read_onto(&self, read: &mut VerifiedBytes, blob: &BlobRef, span: Span) -> Result<bool, StoreError> {
+        fits(blob, span)?;
+        self.touch(Item::Blob(blob.digest));
+        self.read_blob_onto(read, blob, span)
     }
 
     fn keep_spans(&self, spans: &[VerifiedSpan]) -> Result<(), StoreError> {
         let (small, parts): (Vec<_>, Vec<_>) = spans.iter().partition(|span| is_small(span));
         self.keep_all_small(&small)?;
         parts.into_iter().try_for_each(|span| self.keep_part(span))
+    }
+}
+
+fn fits(blob: &BlobRef, span: Span) -> Result<(), StoreError> {
+    match span.fits(blob.size) {
+        true => Ok(()),
+        false => {
+            let source = SpanError::PastEnd { span, size: blob.size };
+            Err(StoreError::Span { blob: *blob, source })
+        }
     }
 }
 

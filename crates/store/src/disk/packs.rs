@@ -240,7 +240,8 @@ impl Packs {
         read_some(&*self.file(position.pack)?, u64::from(position.offset), buffer)
     }
 
-    fn file(&self, pack: u32) -> io::Result<Arc<dyn DiskFile>> {
+    /// A pack, to be read from. It fails with `NotFound` where there is none.
+    pub(super) fn file(&self, pack: u32) -> io::Result<Arc<dyn DiskFile>> {
         {
             let mut open = lock(&self.open);
             open.turn += 1;

@@ -1,21 +1,25 @@
 //! Reading what is here, wherever it lies.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use firn_bao::{Span, VerifiedSpan};
+use firn_bao::{Span, SpanError, VerifiedBytes, VerifiedSpan};
 use firn_castore::{BlobDigest, BlobRef, Directory, DirectoryDigest};
 use rustix::io::Errno;
 
 use super::{
     DiskStore,
     packs::RECORD_BYTES_MAX,
-    partials::{read_parents, read_span},
+    partials::read_parents,
     place::{
         BlobKind, BlobPlace, DirectoryPlace, HEAD_BYTES_MAX, Position, contents_head, directory_head,
         parse_adopted,
     },
-    vfs::Access,
+    vfs::{Access, DiskFile},
 };
 use crate::{Damage, Item, StoreError};
 
@@ -53,6 +57,76 @@ fn is_passing(error: &io::Error) -> bool {
     )
 }
 
+/// What a whole blob lies in.
+struct Contents {
+    contents: Extent,
+    /// `None`: directly behind the contents.
+    outboard: Option<Extent>,
+}
+
+/// Something in a file, from its start on.
+struct Extent {
+    file: Arc<dyn DiskFile>,
+    start: u64,
+    path: PathBuf,
+    /// Whether nobody else should have changed the file.
+    is_ours: bool,
+}
+
+impl Contents {
+    fn read(&self, blob: BlobRef, span: Span) -> Result<VerifiedSpan, Fault> {
+        let range = span.bytes(blob.size);
+        let length = (range.end - range.start) as usize;
+        let bytes = self.contents.read(range.start, |file, offset| file.read_bytes_at(length, offset))?;
+        let parents = self.parents(blob.size, span)?;
+        VerifiedSpan::check(blob, span, parents, bytes).map_err(|error| self.damage(error))
+    }
+
+    fn read_onto(&self, read: &mut VerifiedBytes, blob: BlobRef, span: Span) -> Result<(), Fault> {
+        let range = span.bytes(blob.size);
+        let mut bytes = read.room((range.end - range.start) as usize);
+        self.contents.read(range.start, |file, offset| file.read_exact_at(&mut bytes, offset))?;
+        let verified = match span == Span::whole(blob.size) {
+            true => bytes.verify_whole(blob),
+            false => bytes.verify(blob, span, &self.parents(blob.size, span)?),
+        };
+        verified.map_err(|error| self.damage(error))
+    }
+
+    fn parents(&self, size: u64, span: Span) -> Result<Bytes, Fault> {
+        let (outboard, skip) = match &self.outboard {
+            Some(outboard) => (outboard, 0),
+            None => (&self.contents, size),
+        };
+        outboard.read(skip, |file, start| {
+            read_parents(size, span, |bytes, offset| file.read_bytes_at(bytes, start.saturating_add(offset)))
+        })
+    }
+
+    fn damage(&self, error: SpanError) -> Fault {
+        Fault::Damage(self.contents.path.clone(), error.into())
+    }
+}
+
+impl Extent {
+    /// Reads so far behind its start.
+    fn read<T>(&self, skip: u64, read: impl FnOnce(&dyn DiskFile, u64) -> io::Result<T>) -> Result<T, Fault> {
+        read(&*self.file, self.start.saturating_add(skip)).map_err(|error| match self.is_ours {
+            true => Fault::of(self.path.clone())(error),
+            false => foreign(&self.path, error),
+        })
+    }
+}
+
+/// What it means that a file that is not ours can't be read.
+fn foreign(path: &Path, error: io::Error) -> Fault {
+    match is_passing(&error) {
+        true => Fault::Io(path.to_path_buf(), error),
+        // Whatever else keeps it from being read makes the blob absent.
+        false => Fault::Damage(path.to_path_buf(), Damage::Gone),
+    }
+}
+
 impl DiskStore {
     /// Where a blob is. What waits for the index is looked at before it: it leaves there only after it has come to the
     /// index.
@@ -86,15 +160,36 @@ impl DiskStore {
     }
 
     pub(super) fn read_blob(&self, blob: &BlobRef, span: Span) -> Result<Option<VerifiedSpan>, StoreError> {
+        match self.read_whole(blob, |contents| contents.read(*blob, span))? {
+            None => self.partials.read(blob, span),
+            read => Ok(read),
+        }
+    }
+
+    pub(super) fn read_blob_onto(
+        &self,
+        read: &mut VerifiedBytes,
+        blob: &BlobRef,
+        span: Span,
+    ) -> Result<bool, StoreError> {
+        if self.read_whole(blob, |contents| contents.read_onto(read, *blob, span))?.is_some() {
+            return Ok(true);
+        }
+        let part = self.partials.read(blob, span)?;
+        Ok(part.map(|part| read.push(part.bytes())).is_some())
+    }
+
+    /// Reads from a blob that is whole; `None` where it is not, or moves faster than it is found.
+    fn read_whole<T>(
+        &self,
+        blob: &BlobRef,
+        mut read: impl FnMut(&Contents) -> Result<T, Fault>,
+    ) -> Result<Option<T>, StoreError> {
         let mut wrong: Option<BlobPlace> = None;
         for _ in 0..LOOKS_MAX {
-            let Some(place) = self.blob_place(&blob.digest)? else {
-                return self.partials.read(blob, span);
-            };
-            if place.size != blob.size {
-                return Ok(None);
-            }
-            match self.read_at(blob, span, place) {
+            let place = self.blob_place(&blob.digest)?;
+            let Some(place) = place.filter(|place| place.size == blob.size) else { return Ok(None) };
+            match self.contents(blob, place).and_then(|contents| read(&contents)) {
                 Ok(read) => return Ok(Some(read)),
                 // It was wrong before, and has not moved since.
                 Err(fault) if wrong == Some(place) => return self.faulty(blob, place, fault),
@@ -105,12 +200,7 @@ impl DiskStore {
     }
 
     /// What a blob that is not what it was means: an adopted one is absent, since its file is not ours.
-    fn faulty(
-        &self,
-        blob: &BlobRef,
-        place: BlobPlace,
-        fault: Fault,
-    ) -> Result<Option<VerifiedSpan>, StoreError> {
+    fn faulty<T>(&self, blob: &BlobRef, place: BlobPlace, fault: Fault) -> Result<Option<T>, StoreError> {
         match fault {
             Fault::Io(path, source) => Err(StoreError::Io { path, source }),
             Fault::Damage(path, damage) => {
@@ -123,44 +213,33 @@ impl DiskStore {
         }
     }
 
-    fn read_at(&self, blob: &BlobRef, span: Span, place: BlobPlace) -> Result<VerifiedSpan, Fault> {
-        let (path, read) = match place.kind {
+    /// Opens what a whole blob lies in.
+    fn contents(&self, blob: &BlobRef, place: BlobPlace) -> Result<Contents, Fault> {
+        let in_pack = |position: Position, skip: u64| {
+            let path = self.packs.path(position.pack);
+            let file = self.packs.file(position.pack).map_err(|error| Fault::of(path.clone())(error))?;
+            Ok(Extent { file, start: u64::from(position.offset).saturating_add(skip), path, is_ours: true })
+        };
+        match place.kind {
             BlobKind::Packed(position) => {
-                (self.packs.path(position.pack), self.read_packed(blob.size, span, position))
+                let contents = in_pack(position, contents_head(blob.size).len() as u64)?;
+                Ok(Contents { contents, outboard: None })
             }
             BlobKind::File => {
-                let file = self.large.open(&blob.digest);
-                (self.large.path(&blob.digest), file.and_then(|file| read_span(&*file, blob.size, span)))
+                let path = self.large.path(&blob.digest);
+                let file = self.large.open(&blob.digest).map_err(|error| Fault::of(path.clone())(error))?;
+                let contents = Extent { file, start: 0, path, is_ours: true };
+                Ok(Contents { contents, outboard: None })
             }
-            BlobKind::Adopted(position) => return self.read_adopted(blob, span, position),
-        };
-        let (bytes, parents) = read.map_err(Fault::of(path.clone()))?;
-        VerifiedSpan::check(*blob, span, parents, bytes).map_err(|error| Fault::Damage(path, error.into()))
-    }
-
-    fn read_packed(&self, size: u64, span: Span, position: Position) -> io::Result<(Bytes, Bytes)> {
-        let head = contents_head(size).len() as u64;
-        let range = span.bytes(size);
-        let bytes = self.packs.read(position, head + range.start, (range.end - range.start) as usize)?;
-        let parents =
-            read_parents(size, span, |bytes, offset| self.packs.read(position, head + size + offset, bytes))?;
-        Ok((bytes, parents))
-    }
-
-    fn read_adopted(&self, blob: &BlobRef, span: Span, position: Position) -> Result<VerifiedSpan, Fault> {
-        let (file, head) = self.adopted_file(blob.size, position)?;
-        let parents =
-            read_parents(blob.size, span, |bytes, offset| self.packs.read(position, head + offset, bytes));
-        let parents = parents.map_err(Fault::of(self.packs.path(position.pack)))?;
-        let range = span.bytes(blob.size);
-        let read = self.layout.disk.open(&file, Access::Read);
-        let read = read.and_then(|file| file.read_bytes_at((range.end - range.start) as usize, range.start));
-        let bytes = read.map_err(|error| match is_passing(&error) {
-            true => Fault::Io(file.clone(), error),
-            // Whatever else keeps a file that is not ours from being read makes the blob absent.
-            false => Fault::Damage(file.clone(), Damage::Gone),
-        })?;
-        VerifiedSpan::check(*blob, span, parents, bytes).map_err(|error| Fault::Damage(file, error.into()))
+            BlobKind::Adopted(position) => {
+                let (path, head) = self.adopted_file(blob.size, position)?;
+                let outboard = Some(in_pack(position, head)?);
+                let file =
+                    self.layout.disk.open(&path, Access::Read).map_err(|error| foreign(&path, error))?;
+                let contents = Extent { file, start: 0, path, is_ours: false };
+                Ok(Contents { contents, outboard })
+            }
+        }
     }
 
     /// Whether there still is a file of this length where an adopted blob is.
