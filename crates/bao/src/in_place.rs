@@ -2,7 +2,6 @@
 
 use std::ops::{Deref, DerefMut};
 
-use bytes::Bytes;
 use firn_castore::BlobRef;
 
 use crate::verified::{check_length, check_parts};
@@ -12,7 +11,7 @@ use crate::{Span, SpanError, hash};
 ///
 /// What is read onto it comes to lie where it stays, and belongs to it once it is verified. No proof is kept, so this is
 /// for whoever hands on contents alone.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct VerifiedBytes {
     /// Behind the end there is room.
     buffer: Vec<u8>,
@@ -27,14 +26,9 @@ impl VerifiedBytes {
         Self { buffer: Vec::new(), end: 0, expected: bytes }
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.end
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.end == 0
+    /// Takes them all away; the room stays.
+    pub fn clear(&mut self) {
+        self.end = 0;
     }
 
     /// Puts something behind them that is no part of a span, or was verified elsewhere.
@@ -55,11 +49,13 @@ impl VerifiedBytes {
         }
         Unverified { verified: self, end }
     }
+}
 
-    /// All of them.
-    pub fn finish(mut self) -> Bytes {
-        self.buffer.truncate(self.end);
-        self.buffer.into()
+impl Deref for VerifiedBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.buffer[..self.end]
     }
 }
 
@@ -109,6 +105,7 @@ impl DerefMut for Unverified<'_> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
@@ -148,7 +145,7 @@ mod tests {
                 expected.extend([b"between", &bytes[..], &bytes[..]].concat());
             }
             prop_assert_eq!(verified.len(), expected.len());
-            prop_assert!(verified.finish() == expected);
+            prop_assert!(verified[..] == expected);
         }
 
         #[test]
@@ -170,7 +167,10 @@ mod tests {
             prop_assert!(is_wrong);
             // Read and not verified.
             verified.room(size).copy_from_slice(&bytes);
-            prop_assert_eq!(verified.finish(), &b"before"[..]);
+            prop_assert_eq!(&verified[..], b"before");
+            // The room stays, with what was in it, and none of that is there.
+            verified.clear();
+            prop_assert!(verified.is_empty());
         }
     }
 

@@ -8,7 +8,7 @@ use std::{mem, thread};
 
 use bytes::Bytes;
 use firn_nix::NarLayout;
-use firn_store::{Hold, Item, NarChunk, NarChunks, StoreError};
+use firn_store::{Buffers, Hold, Item, NarChunk, NarChunks, StoreError};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::flights::Seat;
@@ -48,6 +48,8 @@ pub(crate) struct Reader {
     chunks: Option<NarChunks>,
     /// Cut, and not read.
     cut: VecDeque<NarChunk>,
+    /// What chunks are read into.
+    buffers: Buffers,
     /// In order. Dropping one ends its work, unless it is being done.
     reading: VecDeque<AbortOnDropHandle<Result<Read, EngineError>>>,
     /// Read and verified.
@@ -67,8 +69,23 @@ impl Reader {
         let left = range.start.min(end)..end;
         let chunks = Some(NarChunks::new(layout.segments(left.clone())));
         let (cut, reading, ready) = (VecDeque::new(), VecDeque::new(), Bytes::new());
+        let buffers = Buffers::default();
         let (_hold, mended, lost) = (hold, BTreeSet::new(), None);
-        Self { engine, resolved, _hold, layout, left, seat, mended, lost, chunks, cut, reading, ready }
+        Self {
+            engine,
+            resolved,
+            _hold,
+            layout,
+            left,
+            seat,
+            mended,
+            lost,
+            chunks,
+            cut,
+            buffers,
+            reading,
+            ready,
+        }
     }
 
     /// The next bytes; `None` at the end.
@@ -102,7 +119,7 @@ impl Reader {
         let (rest, bytes) = match self.reading.pop_front() {
             Some(read) => read.await.map_err(|_| EngineError::Ending)??,
             None => match self.next_chunk().await? {
-                Some(chunk) => read(self.engine.clone(), chunk).await?,
+                Some(chunk) => self.read(chunk).await?,
                 None => return Ok(false),
             },
         };
@@ -141,7 +158,7 @@ impl Reader {
         while self.reading.len() < *AHEAD
             && let Some(chunk) = self.next_chunk().await?
         {
-            let read = read(self.engine.clone(), chunk);
+            let read = self.read(chunk);
             self.reading.push_back(AbortOnDropHandle::new(tokio::spawn(read)));
         }
         Ok(())
@@ -152,7 +169,7 @@ impl Reader {
         // Once the flight has ended well all is here; whatever comes later than this look is waited for.
         let landed = seat.look();
         let Some(chunk) = self.next_chunk().await? else { return Ok(false) };
-        let (rest, bytes) = read(self.engine.clone(), chunk).await?;
+        let (rest, bytes) = self.read(chunk).await?;
         let bytes = match bytes {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -194,13 +211,16 @@ impl Reader {
         }
         Ok(self.cut.pop_front())
     }
-}
 
-async fn read(engine: Engine, mut chunk: NarChunk) -> Result<Read, EngineError> {
-    let store = engine.store().clone();
-    let read = move || {
-        let bytes = chunk.read(&*store);
-        (chunk, bytes)
-    };
-    engine.run_blocking(read).await
+    fn read(&self, mut chunk: NarChunk) -> impl Future<Output = Result<Read, EngineError>> + use<> {
+        let (engine, buffers) = (self.engine.clone(), self.buffers.clone());
+        async move {
+            let store = engine.store().clone();
+            let read = move || {
+                let bytes = chunk.read(&*store, &buffers);
+                (chunk, bytes)
+            };
+            engine.run_blocking(read).await
+        }
+    }
 }

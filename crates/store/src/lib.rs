@@ -14,6 +14,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 mod add;
+mod buffers;
 pub mod conformance;
 mod disk;
 mod error;
@@ -30,6 +31,7 @@ mod verify;
 mod write;
 
 pub use add::{AddError, AddOptions, AddProgress, AddedTree, add_tree};
+pub use buffers::Buffers;
 pub use disk::{Access, Disk, DiskFile, DiskStore, FORMAT_VERSION, OpenError, RealDisk};
 pub use error::{Damage, Item, StoreError};
 pub use evict::{Eviction, plan_eviction};

@@ -13,11 +13,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use firn_bao::{GROUP_BYTES, Span, VerifiedBytes};
+use firn_bao::{GROUP_BYTES, Span};
 use firn_castore::{BlobRef, Closure};
 use firn_nix::{LayoutError, NarLayout, Segment, Segments};
 
-use crate::{Blobs, Item, StoreError, lock};
+use crate::{Blobs, Buffers, Item, StoreError, lock};
 
 /// How much is read and verified at a time, about.
 pub const NAR_CHUNK_BYTES: u64 = 1 << 20;
@@ -106,9 +106,9 @@ impl Iterator for NarChunks {
 
 impl NarChunk {
     /// Reads and verifies what is left of it, up to the first blob that is not here. What was read is left no longer.
-    pub fn read(&mut self, store: &dyn Blobs) -> Result<Bytes, StoreError> {
+    pub fn read(&mut self, store: &dyn Blobs, buffers: &Buffers) -> Result<Bytes, StoreError> {
         let length: u64 = self.parts.iter().map(Part::bytes).sum();
-        let mut read = VerifiedBytes::expecting(length as usize);
+        let mut read = buffers.take(length as usize);
         while let Some(part) = self.parts.front() {
             match part {
                 Part::Literal(bytes) => read.push(bytes),
@@ -125,7 +125,7 @@ impl NarChunk {
             }
             self.parts.pop_front();
         }
-        Ok(read.finish())
+        Ok(buffers.lend(read))
     }
 
     /// The blob that reading has stopped at; `None` once all is read.
@@ -165,10 +165,11 @@ pub fn write_nar_to(
     let (jobs, queue) = mpsc::channel::<Job>();
     let queue = &Mutex::new(queue);
     let next_job = || lock(queue).recv();
+    let buffers = &Buffers::default();
     let read_ahead = || {
         while let Ok((chunk, done)) = next_job() {
             // Nobody waits for it once writing has failed.
-            let _ = done.send(read_whole(store, chunk));
+            let _ = done.send(read_whole(store, chunk, buffers));
         }
     };
     // The thread that writes has a core of its own: one more that reads would take turns with it.
@@ -194,8 +195,8 @@ pub fn write_nar_to(
     })
 }
 
-fn read_whole(store: &dyn Blobs, mut chunk: NarChunk) -> Result<Bytes, StoreError> {
-    let bytes = chunk.read(store)?;
+fn read_whole(store: &dyn Blobs, mut chunk: NarChunk, buffers: &Buffers) -> Result<Bytes, StoreError> {
+    let bytes = chunk.read(store, buffers)?;
     match chunk.wants() {
         Some(blob) => Err(StoreError::Missing(Item::Blob(blob.digest))),
         None => Ok(bytes),
@@ -240,9 +241,9 @@ mod tests {
         assert!(written == nar);
         let (layout, size) = (NarLayout::new(closure).unwrap(), nar.len() as u64);
         for range in [0..1, size - 1..size, 999_999..4_000_001, 2_000_000..2_000_000, 70..size] {
-            let mut part = Vec::new();
+            let (mut part, buffers) = (Vec::new(), Buffers::default());
             for mut chunk in NarChunks::new(layout.segments(range.clone())) {
-                let bytes = chunk.read(&store).unwrap();
+                let bytes = chunk.read(&store, &buffers).unwrap();
                 assert!(chunk.wants().is_none());
                 assert!(bytes.len() as u64 <= 2 * NAR_CHUNK_BYTES, "{}", bytes.len());
                 part.extend(bytes);
@@ -260,10 +261,11 @@ mod tests {
         assert!(matches!(error, RenderError::Store(StoreError::Missing(Item::Blob(_)))), "{error}");
 
         let layout = NarLayout::new(closure).unwrap();
+        let buffers = Buffers::default();
         let mut chunk = NarChunks::new(layout.segments(0..1_000)).next().unwrap();
-        let before = chunk.read(&empty).unwrap();
+        let before = chunk.read(&empty, &buffers).unwrap();
         assert!(!before.is_empty() && chunk.wants().is_some());
-        let after = chunk.read(&store).unwrap();
+        let after = chunk.read(&store, &buffers).unwrap();
         assert_eq!([before, after].concat(), nar[..1_000]);
     }
 
