@@ -2,6 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 
+use bytes::Bytes;
 use firn_castore::BlobRef;
 
 use crate::verified::{check_length, check_parts};
@@ -26,9 +27,9 @@ impl VerifiedBytes {
         Self { buffer: Vec::new(), end: 0, expected: bytes }
     }
 
-    /// Takes them all away; the room stays.
-    pub fn clear(&mut self) {
-        self.end = 0;
+    /// Takes all but the first so many away; the room stays.
+    pub fn truncate(&mut self, bytes: usize) {
+        self.end = self.end.min(bytes);
     }
 
     /// Puts something behind them that is no part of a span, or was verified elsewhere.
@@ -103,9 +104,15 @@ impl DerefMut for Unverified<'_> {
     }
 }
 
+impl From<VerifiedBytes> for Bytes {
+    fn from(mut verified: VerifiedBytes) -> Self {
+        verified.buffer.truncate(verified.end);
+        verified.buffer.into()
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
@@ -146,6 +153,7 @@ mod tests {
             }
             prop_assert_eq!(verified.len(), expected.len());
             prop_assert!(verified[..] == expected);
+            prop_assert!(Bytes::from(verified) == expected);
         }
 
         #[test]
@@ -169,7 +177,7 @@ mod tests {
             verified.room(size).copy_from_slice(&bytes);
             prop_assert_eq!(&verified[..], b"before");
             // The room stays, with what was in it, and none of that is there.
-            verified.clear();
+            verified.truncate(0);
             prop_assert!(verified.is_empty());
         }
     }

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use firn_bao::{GROUP_BYTES, Span};
+use firn_bao::{GROUP_BYTES, Span, VerifiedBytes};
 use firn_castore::{BlobDigest, BlobRef, DirectoryDigest, Node, Root};
 use firn_proto::exchange as proto;
 use firn_store::{Store, StoreError, Visible};
@@ -16,8 +16,10 @@ use crate::compress::{ENCODER_BYTES, SAMPLE_BYTES, Squeezer, is_worth_it};
 use crate::frame;
 use crate::known::Tags;
 use crate::shared::{Extent, Shared};
-use crate::{Asked, BATCH_BYTES_MAX, CLOSURE_BYTES_MAX, FELLOWS_MAX, Fellow, Key, Micros, Question};
-use items::{batch_item, have_blob, have_tree, undamaged};
+use crate::{
+    Asked, BATCH_BYTES_MAX, CLOSURE_BYTES_MAX, FELLOWS_MAX, Fellow, INLINE_BYTES_MAX, Key, Micros, Question,
+};
+use items::{have_blob, have_tree, put_batch_item, undamaged};
 
 /// Is told of what a peer reads.
 type OnUse = Arc<dyn Fn(&Visible) + Send + Sync>;
@@ -345,10 +347,15 @@ impl Reply {
                 }
                 Ok(Some(frame::put(directory.encoded())))
             }
-            Body::Batch { digests, bytes_left } => match digests.pop_front() {
-                Some(digest) => Ok(Some(frame::put_message(&batch_item(view, digest, bytes_left)?))),
-                None => Ok(None),
-            },
+            Body::Batch { digests, bytes_left } => {
+                let mut items = VerifiedBytes::expecting(PIECE_BYTES + INLINE_BYTES_MAX as usize);
+                while items.len() < PIECE_BYTES
+                    && let Some(digest) = digests.pop_front()
+                {
+                    put_batch_item(&mut items, view, digest, bytes_left)?;
+                }
+                Ok((!items.is_empty()).then(|| items.into()))
+            }
             Body::Have { tree, digests } => {
                 if let Some(extent) = tree.take() {
                     return Ok(Some(frame::put_message(&have_tree(extent))));

@@ -38,7 +38,7 @@ impl AsRef<[u8]> for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.clear();
+        bytes.truncate(0);
         lock(&self.home.0).push(bytes);
     }
 }
