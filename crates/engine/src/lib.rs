@@ -7,6 +7,7 @@
 //! Deliberately absent: sockets, HTTP, configuration, and any thought of how peers are reached.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+mod ahead;
 mod engine;
 mod error;
 mod flight;

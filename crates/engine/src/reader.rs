@@ -1,34 +1,29 @@
 //! Reads a NAR, chunk by chunk, ahead of whoever takes it.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::num::NonZero;
+use std::mem;
 use std::ops::Range;
-use std::sync::LazyLock;
-use std::{mem, thread};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use firn_nix::NarLayout;
 use firn_store::{Buffers, Hold, Item, NarChunk, NarChunks, StoreError};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::ahead::Ahead;
 use crate::flights::Seat;
 use crate::{Engine, EngineError, Resolved};
 
-/// How many chunks are being read, or have been read and are not taken yet, besides the one that is being taken. Where
-/// there is no core for it, what is read ahead takes turns with the taker, and makes that wait.
-static AHEAD: LazyLock<usize> = LazyLock::new(|| {
-    let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    cores.saturating_sub(TAKER_CORES).min(AHEAD_MAX)
-});
-/// However many cores there are.
-const AHEAD_MAX: usize = 2;
-/// How many cores whoever takes a NAR keeps busy: Nix has a thread that receives and one that unpacks.
-const TAKER_CORES: usize = 2;
 /// How many chunks are cut at once.
 const CUT_CHUNKS: usize = 8;
 
-/// What was read of a chunk, and what is left of it.
-type Read = (NarChunk, Result<Bytes, StoreError>);
+/// What was read of a chunk.
+struct Read {
+    /// What is left of it.
+    rest: NarChunk,
+    bytes: Result<Bytes, StoreError>,
+    took: Duration,
+}
 
 /// Reads a NAR in order.
 pub(crate) struct Reader {
@@ -50,6 +45,9 @@ pub(crate) struct Reader {
     cut: VecDeque<NarChunk>,
     /// What chunks are read into.
     buffers: Buffers,
+    ahead: Ahead,
+    /// Since when whoever takes has what it has got last.
+    given: Option<Instant>,
     /// In order. Dropping one ends its work, unless it is being done.
     reading: VecDeque<AbortOnDropHandle<Result<Read, EngineError>>>,
     /// Read and verified.
@@ -69,7 +67,7 @@ impl Reader {
         let left = range.start.min(end)..end;
         let chunks = Some(NarChunks::new(layout.segments(left.clone())));
         let (cut, reading, ready) = (VecDeque::new(), VecDeque::new(), Bytes::new());
-        let buffers = Buffers::default();
+        let (buffers, ahead, given) = (Buffers::default(), Ahead::default(), None);
         let (_hold, mended, lost) = (hold, BTreeSet::new(), None);
         Self {
             engine,
@@ -83,6 +81,8 @@ impl Reader {
             chunks,
             cut,
             buffers,
+            ahead,
+            given,
             reading,
             ready,
         }
@@ -92,6 +92,7 @@ impl Reader {
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, EngineError> {
         loop {
             if !self.ready.is_empty() {
+                self.given = Some(Instant::now());
                 return Ok(Some(mem::take(&mut self.ready)));
             }
             let is_more = match self.seat.take() {
@@ -116,7 +117,8 @@ impl Reader {
 
     /// Reads the next chunk, and has those that follow it read meanwhile. False at the end.
     async fn read_ahead(&mut self) -> Result<bool, EngineError> {
-        let (rest, bytes) = match self.reading.pop_front() {
+        let taking = self.given.map(|given| given.elapsed());
+        let Read { rest, bytes, took } = match self.reading.pop_front() {
             Some(read) => read.await.map_err(|_| EngineError::Ending)??,
             None => match self.next_chunk().await? {
                 Some(chunk) => self.read(chunk).await?,
@@ -130,6 +132,9 @@ impl Reader {
                 self.mend(error).await?;
                 return Ok(true);
             }
+        }
+        if let Some(taking) = taking {
+            self.ahead.saw(took, taking);
         }
         self.fill().await?;
         Ok(true)
@@ -155,7 +160,7 @@ impl Reader {
     }
 
     async fn fill(&mut self) -> Result<(), EngineError> {
-        while self.reading.len() < *AHEAD
+        while self.reading.len() < self.ahead.chunks()
             && let Some(chunk) = self.next_chunk().await?
         {
             let read = self.read(chunk);
@@ -169,7 +174,7 @@ impl Reader {
         // Once the flight has ended well all is here; whatever comes later than this look is waited for.
         let landed = seat.look();
         let Some(chunk) = self.next_chunk().await? else { return Ok(false) };
-        let (rest, bytes) = self.read(chunk).await?;
+        let Read { rest, bytes, .. } = self.read(chunk).await?;
         let bytes = match bytes {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -217,8 +222,9 @@ impl Reader {
         async move {
             let store = engine.store().clone();
             let read = move || {
+                let begun = Instant::now();
                 let bytes = chunk.read(&*store, &buffers);
-                (chunk, bytes)
+                Read { rest: chunk, bytes, took: begun.elapsed() }
             };
             engine.run_blocking(read).await
         }
