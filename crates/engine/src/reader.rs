@@ -66,25 +66,22 @@ impl Reader {
         let end = range.end.min(layout.nar_size());
         let left = range.start.min(end)..end;
         let chunks = Some(NarChunks::new(layout.segments(left.clone())));
-        let (cut, reading, ready) = (VecDeque::new(), VecDeque::new(), Bytes::new());
-        let (buffers, ahead, given) = (Buffers::default(), Ahead::default(), None);
-        let (_hold, mended, lost) = (hold, BTreeSet::new(), None);
         Self {
             engine,
             resolved,
-            _hold,
+            _hold: hold,
             layout,
             left,
             seat,
-            mended,
-            lost,
+            mended: BTreeSet::new(),
+            lost: None,
             chunks,
-            cut,
-            buffers,
-            ahead,
-            given,
-            reading,
-            ready,
+            cut: VecDeque::new(),
+            buffers: Buffers::default(),
+            ahead: Ahead::default(),
+            given: None,
+            reading: VecDeque::new(),
+            ready: Bytes::new(),
         }
     }
 
@@ -115,7 +112,7 @@ impl Reader {
         self.ready = bytes;
     }
 
-    /// Reads the next chunk, and has those that follow it read meanwhile. False at the end.
+    /// Reads the next chunk, and has those that follow it read meanwhile if that helps. False at the end.
     async fn read_ahead(&mut self) -> Result<bool, EngineError> {
         let taking = self.given.map(|given| given.elapsed());
         let Read { rest, bytes, took } = match self.reading.pop_front() {
