@@ -5,14 +5,14 @@ use std::ops::{Deref, DerefMut};
 use bytes::Bytes;
 use firn_castore::BlobRef;
 
-use crate::verified::{check_length, check_parts};
-use crate::{Span, SpanError, hash};
+use crate::verified::{check_length, check_parts, check_root};
+use crate::{Span, SpanError};
 
 /// Bytes to be believed, one behind the other: those of spans, and what their holder says between them.
 ///
 /// What is read onto it comes to lie where it stays, and belongs to it once it is verified. No proof is kept, so this is
 /// for whoever hands on contents alone.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct VerifiedBytes {
     /// Behind the end there is room.
     buffer: Vec<u8>,
@@ -24,7 +24,12 @@ pub struct VerifiedBytes {
 impl VerifiedBytes {
     /// None yet, of about so many. There is room for them once the first have come, and for more where more come.
     pub fn expecting(bytes: usize) -> Self {
-        Self { buffer: Vec::new(), end: 0, expected: bytes }
+        Self::within(Vec::new(), bytes)
+    }
+
+    /// None yet, of about so many, in the memory of others, which cost less to write over than new memory does.
+    pub fn within(buffer: Vec<u8>, bytes: usize) -> Self {
+        Self { buffer, end: 0, expected: bytes }
     }
 
     /// Takes all but the first so many away; the room stays.
@@ -46,7 +51,7 @@ impl VerifiedBytes {
             // Zeros cost less where there was nothing.
             self.buffer = vec![0; end.max(self.expected)];
         } else if self.buffer.len() < end {
-            self.buffer.resize(end, 0);
+            self.buffer.resize(end.max(self.expected), 0);
         }
         Unverified { verified: self, end }
     }
@@ -78,9 +83,7 @@ impl Unverified<'_> {
     /// Keeps it as this whole blob, for which no parents are needed.
     pub fn verify_whole(self, blob: BlobRef) -> Result<(), SpanError> {
         check_length(self.len() as u64, blob.size)?;
-        if hash::root(&self) != *blob.digest.as_bytes() {
-            return Err(SpanError::WrongBytes { offset: 0 });
-        }
+        check_root(blob, &self)?;
         self.keep();
         Ok(())
     }
@@ -104,10 +107,16 @@ impl DerefMut for Unverified<'_> {
     }
 }
 
-impl From<VerifiedBytes> for Bytes {
+impl From<VerifiedBytes> for Vec<u8> {
     fn from(mut verified: VerifiedBytes) -> Self {
         verified.buffer.truncate(verified.end);
-        verified.buffer.into()
+        verified.buffer
+    }
+}
+
+impl From<VerifiedBytes> for Bytes {
+    fn from(verified: VerifiedBytes) -> Self {
+        Vec::from(verified).into()
     }
 }
 
@@ -116,27 +125,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::contents;
-    use crate::{GROUP_BYTES, HashedBlob, VerifiedSpan};
+    use crate::testing::{contents, read};
+    use crate::{GROUP_BYTES, VerifiedSpan};
 
     fn spans_of(bytes: &[u8]) -> Vec<VerifiedSpan> {
-        let hashed = HashedBlob::of(bytes);
-        let blob = hashed.blob();
-        let span = |span: Span| {
-            let range = span.bytes(blob.size);
-            let parents = hashed.outboard().parents_of(blob.size, span).unwrap();
-            let bytes = Bytes::copy_from_slice(&bytes[range.start as usize..range.end as usize]);
-            VerifiedSpan::check(blob, span, parents, bytes).unwrap()
-        };
-        Span::whole(blob.size).pieces(3).map(span).collect()
+        Span::whole(bytes.len() as u64).pieces(3).map(|span| read(bytes, span)).collect()
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn spans_and_what_is_between_them_one_behind_the_other(sizes in prop::collection::vec(0usize..200_000, 1..4), expected_length in 0usize..300_000) {
-            let mut verified = VerifiedBytes::expecting(expected_length);
+        fn spans_and_what_is_between_them_one_behind_the_other(sizes in prop::collection::vec(0usize..200_000, 1..4), expected_length in 0usize..300_000, memory in 0usize..300_000) {
+            let mut verified = VerifiedBytes::within(vec![7; memory], expected_length);
             let mut expected = Vec::new();
             for size in sizes {
                 let bytes = contents(size);

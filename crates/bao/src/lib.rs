@@ -3,7 +3,8 @@
 //! A [`Span`] is a run of groups of a blob. A [`VerifiedSpan`] is a span's bytes with the proof that they belong to the
 //! blob's BLAKE3 digest; it can only be made by verifying, or by hashing the whole blob. Its wire form is exactly
 //! bao-tree's response encoding. A [`HashedBlob`] is a blob's name with its [`Outboard`]: all parents of its hash tree, so
-//! that any span of it can be proven. [`VerifiedBytes`] are for whoever hands on contents without their proof. [`Pieces`] computes one from [`HashedPiece`]s, which several threads may make.
+//! that any span of it can be proven. [`Pieces`] computes one from [`HashedPiece`]s, which several threads may make.
+//! [`VerifiedBytes`] are for whoever hands on contents without their proof.
 //!
 //! Deliberately absent: files, sockets, more than one span at a time.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]

@@ -167,6 +167,11 @@ pub(crate) fn check_parts(blob: BlobRef, span: Span, parents: &[u8], bytes: &[u8
         return check_tree(blob, span, parents, bytes);
     }
     check_length(parents.len() as u64, 0)?;
+    check_root(blob, bytes)
+}
+
+/// Checks the bytes of a whole blob without its parents.
+pub(crate) fn check_root(blob: BlobRef, bytes: &[u8]) -> Result<(), SpanError> {
     match hash::root(bytes) == *blob.digest.as_bytes() {
         true => Ok(()),
         false => Err(SpanError::WrongBytes { offset: 0 }),
@@ -244,16 +249,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{BLOCK_SIZE, contents};
-
-    fn read(bytes: &[u8], span: Span) -> VerifiedSpan {
-        let hashed = HashedBlob::of(bytes);
-        let blob = hashed.blob();
-        let range = span.bytes(blob.size);
-        let part = Bytes::copy_from_slice(&bytes[range.start as usize..range.end as usize]);
-        let parents = hashed.outboard().parents_of(blob.size, span).unwrap();
-        VerifiedSpan::check(blob, span, parents, part).unwrap()
-    }
+    use crate::testing::{BLOCK_SIZE, contents, read};
 
     fn chunk_ranges(span: Span) -> ChunkRanges {
         let Range { start, end } = span.groups();

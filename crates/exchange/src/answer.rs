@@ -348,7 +348,9 @@ impl Reply {
                 Ok(Some(frame::put(directory.encoded())))
             }
             Body::Batch { digests, bytes_left } => {
-                let mut items = VerifiedBytes::expecting(PIECE_BYTES + INLINE_BYTES_MAX as usize);
+                let contents_max = digests.len().saturating_mul(INLINE_BYTES_MAX as usize);
+                let mut items =
+                    VerifiedBytes::expecting(contents_max.min(PIECE_BYTES + INLINE_BYTES_MAX as usize));
                 while items.len() < PIECE_BYTES
                     && let Some(digest) = digests.pop_front()
                 {

@@ -1,44 +1,81 @@
-//! Memory that is used again.
+//! Memory that contents are read into, used over and over.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    mem,
+    sync::{Arc, Mutex},
+};
 
 use bytes::Bytes;
-use firn_bao::VerifiedBytes;
 
 use crate::lock;
 
-/// Buffers that are read into. What was lent comes back once nobody has it any more, so that there are as many as were
-/// lent at a time: to make new ones costs a tenth of what it costs to read and verify what comes into them.
+/// How many buffers are kept for the next.
+const IDLE_MAX: usize = 64;
+
+/// Buffers that come back when the last who holds their [`Bytes`] is done with them.
+///
+/// What memory the kernel has to hand out for the first time costs about as much as hashing what is read into it.
 #[derive(Debug, Clone, Default)]
-pub struct Buffers(Arc<Mutex<Vec<VerifiedBytes>>>);
+pub struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl Buffers {
-    /// An empty one, of about so many bytes if it is new.
-    pub(crate) fn take(&self, expected: usize) -> VerifiedBytes {
-        lock(&self.0).pop().unwrap_or_else(|| VerifiedBytes::expecting(expected))
+    /// An empty buffer of at least this capacity.
+    pub(crate) fn take(&self, capacity: usize) -> Vec<u8> {
+        let mut buffer = self.take_used();
+        buffer.clear();
+        buffer.reserve_exact(capacity);
+        buffer
     }
 
-    /// What has been read, for as long as somebody has it.
-    pub(crate) fn lend(&self, bytes: VerifiedBytes) -> Bytes {
-        Bytes::from_owner(Lent { bytes, home: self.clone() })
+    /// A buffer with what it had when it came back, or a new one, which is empty.
+    pub(crate) fn take_used(&self) -> Vec<u8> {
+        lock(&self.0).pop().unwrap_or_default()
+    }
+
+    /// What was read.
+    pub(crate) fn freeze(&self, buffer: Vec<u8>) -> Bytes {
+        Bytes::from_owner(Lent { buffer, home: self.clone() })
     }
 }
 
+/// A buffer that goes home when it is dropped.
 struct Lent {
-    bytes: VerifiedBytes,
+    buffer: Vec<u8>,
     home: Buffers,
 }
 
 impl AsRef<[u8]> for Lent {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        &self.buffer
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.truncate(0);
-        lock(&self.home.0).push(bytes);
+        let mut idle = lock(&self.home.0);
+        if idle.len() < IDLE_MAX {
+            idle.push(mem::take(&mut self.buffer));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_comes_back_after_its_last_use() {
+        let buffers = Buffers::default();
+        let mut buffer = buffers.take(10);
+        buffer.extend_from_slice(b"contents");
+        let at = buffer.as_ptr();
+        let bytes = buffers.freeze(buffer);
+        let slice = bytes.slice(3..5);
+        drop(bytes);
+        assert!(lock(&buffers.0).is_empty());
+        assert_eq!(&slice[..], b"te");
+        drop(slice);
+        let again = buffers.take(10);
+        assert_eq!((again.as_ptr(), again.len()), (at, 0));
     }
 }

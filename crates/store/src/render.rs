@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use firn_bao::{GROUP_BYTES, Span};
+use firn_bao::{GROUP_BYTES, Span, VerifiedBytes};
 use firn_castore::{BlobRef, Closure};
 use firn_nix::{LayoutError, NarLayout, Segment, Segments};
 
@@ -108,7 +108,7 @@ impl NarChunk {
     /// Reads and verifies what is left of it, up to the first blob that is not here. What was read is left no longer.
     pub fn read(&mut self, store: &dyn Blobs, buffers: &Buffers) -> Result<Bytes, StoreError> {
         let length: u64 = self.parts.iter().map(Part::bytes).sum();
-        let mut read = buffers.take(length as usize);
+        let mut read = VerifiedBytes::within(buffers.take_used(), length as usize);
         while let Some(part) = self.parts.front() {
             match part {
                 Part::Literal(bytes) => read.push(bytes),
@@ -125,7 +125,7 @@ impl NarChunk {
             }
             self.parts.pop_front();
         }
-        Ok(buffers.lend(read))
+        Ok(buffers.freeze(read.into()))
     }
 
     /// The blob that reading has stopped at; `None` once all is read.

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use firn_bao::{HashedBlob, HashedPiece, Span, VerifiedBytes, VerifiedSpan};
+use firn_bao::{HashedBlob, HashedPiece, Span, SpanError, VerifiedBytes, VerifiedSpan};
 use firn_castore::{BlobDigest, BlobRef, Closure, Directory, DirectoryDigest, Root};
 use firn_nix::StorePathHash;
 use firn_trust::StoredPath;
@@ -35,6 +35,17 @@ pub trait Blobs: Send + Sync {
     ///
     /// Whoever has many at hand gives them together, which is faster. Where it fails some of them may have been kept.
     fn keep_spans(&self, spans: &[VerifiedSpan]) -> Result<(), StoreError>;
+}
+
+/// Refuses a span that a blob of this length does not have: what reading it begins with.
+pub(crate) fn check_fits(blob: &BlobRef, span: Span) -> Result<(), StoreError> {
+    match span.fits(blob.size) {
+        true => Ok(()),
+        false => {
+            let source = SpanError::PastEnd { span, size: blob.size };
+            Err(StoreError::Span { blob: *blob, source })
+        }
+    }
 }
 
 /// What comes from this machine's file system.

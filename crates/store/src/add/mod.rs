@@ -10,7 +10,6 @@
 //!
 //! No thread is there for one of these things alone: whoever has finished something goes on with what is most wanted.
 
-mod buffers;
 mod build;
 mod crew;
 mod entries;

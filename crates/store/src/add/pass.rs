@@ -9,7 +9,6 @@ use firn_trust::WholeBlob;
 
 use super::{
     AddError, AddOptions,
-    buffers::Buffers,
     build::{BuildStage, Built, Known},
     crew::{self, Next, Work},
     entries::Entries,
@@ -17,7 +16,7 @@ use super::{
     nar::{Contents, NarStage},
     read::OpenFile,
 };
-use crate::{Blobs, Directories, Intake};
+use crate::{Blobs, Buffers, Directories, Intake};
 
 /// How many bytes of contents may be in memory before the NAR's hash has come to them, beside a piece a thread: enough to
 /// go on with while the thread that hashes has to wait for a processor, little enough for the processor's cache.

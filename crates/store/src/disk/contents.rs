@@ -3,7 +3,7 @@
 use std::{io, path::Path, sync::atomic::Ordering};
 
 use bytes::Bytes;
-use firn_bao::{HashedBlob, HashedPiece, PIECE_BYTES, Span, SpanError, VerifiedBytes, VerifiedSpan};
+use firn_bao::{HashedBlob, HashedPiece, PIECE_BYTES, Span, VerifiedBytes, VerifiedSpan};
 use firn_castore::{BlobDigest, BlobRef, Directory, DirectoryDigest};
 
 use super::{
@@ -16,7 +16,9 @@ use super::{
     tables,
     vfs::Access,
 };
-use crate::{Blobs, Directories, Incoming, Intake, Item, KnownTree, Listing, StoreError, lock};
+use crate::{
+    Blobs, Directories, Incoming, Intake, Item, KnownTree, Listing, StoreError, lock, traits::check_fits,
+};
 
 impl DiskStore {
     /// Whether the whole blob is here. What is found stays as long as there is a hold.
@@ -123,13 +125,13 @@ impl Blobs for DiskStore {
     }
 
     fn read_span(&self, blob: &BlobRef, span: Span) -> Result<Option<VerifiedSpan>, StoreError> {
-        fits(blob, span)?;
+        check_fits(blob, span)?;
         self.touch(Item::Blob(blob.digest));
         self.read_blob(blob, span)
     }
 
     fn read_onto(&self, read: &mut VerifiedBytes, blob: &BlobRef, span: Span) -> Result<bool, StoreError> {
-        fits(blob, span)?;
+        check_fits(blob, span)?;
         self.touch(Item::Blob(blob.digest));
         self.read_blob_onto(read, blob, span)
     }
@@ -138,16 +140,6 @@ impl Blobs for DiskStore {
         let (small, parts): (Vec<_>, Vec<_>) = spans.iter().partition(|span| is_small(span));
         self.keep_all_small(&small)?;
         parts.into_iter().try_for_each(|span| self.keep_part(span))
-    }
-}
-
-fn fits(blob: &BlobRef, span: Span) -> Result<(), StoreError> {
-    match span.fits(blob.size) {
-        true => Ok(()),
-        false => {
-            let source = SpanError::PastEnd { span, size: blob.size };
-            Err(StoreError::Span { blob: *blob, source })
-        }
     }
 }
 

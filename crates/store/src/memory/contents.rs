@@ -19,6 +19,7 @@ use rustix::fs::OFlags;
 use crate::{
     Collected, Damage, Item, KnownTree, Listing, Reason, StoreError, UnixSeconds, Usage, Visible,
     mark::{Holds, Live, mark},
+    traits::check_fits,
     tree,
 };
 
@@ -174,10 +175,7 @@ impl Contents {
         blob: &BlobRef,
         span: Span,
     ) -> Result<Option<VerifiedSpan>, StoreError> {
-        if !span.fits(blob.size) {
-            let source = SpanError::PastEnd { span, size: blob.size };
-            return Err(StoreError::Span { blob: *blob, source });
-        }
+        check_fits(blob, span)?;
         let Some(kept) = self.blobs.get(&blob.digest).filter(|kept| kept.size == blob.size) else {
             return self.read_partial(blob, span);
         };
