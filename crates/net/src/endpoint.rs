@@ -48,7 +48,7 @@ pub(crate) async fn bind(
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX as u32))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(stream_window))
-        .receive_window(VarInt::from_u32(stream_window * CONNECTION_WINDOWS))
+        .receive_window(VarInt::from_u32(connection_window_bytes(limits)))
         .send_window(SEND_WINDOW_BYTES)
         .ack_frequency_config(Some(acks()))
         .congestion_controller_factory(Arc::new(CubicOrReno::new(INITIAL_WINDOW_BYTES)))
@@ -79,6 +79,11 @@ fn acks() -> AckFrequencyConfig {
     let mut acks = AckFrequencyConfig::default();
     acks.max_ack_delay(Some(ACK_DELAY)).reordering_threshold(VarInt::from_u32(1));
     acks
+}
+
+/// What is under way on all streams of a connection together.
+pub(crate) fn connection_window_bytes(limits: &RateLimits) -> u32 {
+    stream_window_bytes(limits) * CONNECTION_WINDOWS
 }
 
 /// What is under way when the download is held up is what comes in about a second.

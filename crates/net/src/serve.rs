@@ -16,13 +16,14 @@ use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 pub use connections::CONNECTIONS_OF_A_PEER_MAX;
-use connections::Connections;
+use connections::{Connections, OtherEnd};
 use gate::Gate;
 pub use gate::{MEMORY_BYTES_MAX, MEMORY_OF_A_PEER_BYTES_MAX, REQUESTS_MAX, REQUESTS_OF_A_PEER_MAX};
 use stream::Stream;
 
 use crate::{
     dial::is_private,
+    endpoint::connection_window_bytes,
     identity::peer_of_endpoint,
     limits::{Pacer, RateLimits},
     throughput::{Gauge, Way},
@@ -103,6 +104,7 @@ pub(crate) struct Serving {
     pub(crate) gate: Gate,
     pub(crate) upload: Arc<Pacer>,
     upload_max: Option<NonZeroU64>,
+    window_bytes: u32,
 }
 
 impl Serving {
@@ -114,6 +116,7 @@ impl Serving {
             gate: Gate::new(upload, upload_peer),
             upload: Pacer::new(upload, upload_peer),
             upload_max: upload,
+            window_bytes: connection_window_bytes(limits),
         })
     }
 
@@ -156,6 +159,25 @@ impl Server {
     }
 }
 
+/// The other end of a connection that it has opened.
+struct Client {
+    connection: Connection,
+    /// The connection's receive window, as it is set.
+    window_bytes: u32,
+}
+
+impl OtherEnd for Client {
+    /// iroh has no ping. That the window has grown is told at once and acknowledged, that it has shrunk is not told.
+    fn nudge(&self) {
+        self.connection.set_receive_window(VarInt::from_u32(self.window_bytes + 1));
+        self.connection.set_receive_window(VarInt::from_u32(self.window_bytes));
+    }
+
+    fn heard(&self) -> u64 {
+        self.connection.stats().udp_rx.datagrams
+    }
+}
+
 async fn serve_connection(incoming: Incoming, serving: Arc<Serving>, stop: CancellationToken) {
     let came_from = match incoming.remote_addr() {
         IncomingAddr::Ip(address) => Some(address),
@@ -167,8 +189,8 @@ async fn serve_connection(incoming: Incoming, serving: Arc<Serving>, stop: Cance
         Some(Err(_)) | None => return,
     };
     let peer = peer_of_endpoint(connection.remote_id());
-    let heard = connection.clone();
-    let counted = Arc::new(serving.connections.take(peer, move || heard.stats().udp_rx.datagrams));
+    let other_end = Client { connection: connection.clone(), window_bytes: serving.window_bytes };
+    let counted = Arc::new(serving.connections.take(peer, other_end));
     let drain = Arc::new(Gauge::new(connection.clone(), Way::Out));
     let mut code = DONE_CODE;
     let mut streams = JoinSet::new();

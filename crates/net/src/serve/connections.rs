@@ -11,18 +11,28 @@ use tokio_util::sync::CancellationToken;
 
 /// Connections that one peer may have to this node.
 pub const CONNECTIONS_OF_A_PEER_MAX: usize = 4;
-/// A connection from which nothing comes for so long looks dead, where a newer one of its peer finds no room.
+/// A connection that does not answer for so long looks dead, where a newer one of its peer finds no room.
 const SILENCE: Duration = Duration::from_millis(500);
+/// It is looked at so often meanwhile: on a busy machine it may be this node that does nothing for long, and what came by
+/// then it has not read yet.
+const LOOKS: u32 = 10;
 
 /// The connections of all peers, of each the oldest first.
 #[derive(Default, Clone)]
 pub(crate) struct Connections(Arc<Mutex<BTreeMap<PeerId, VecDeque<Known>>>>);
 
+/// The other end of a connection, which may be gone.
+pub(crate) trait OtherEnd: Send + Sync + 'static {
+    /// Sends something that it answers at once if it lives.
+    fn nudge(&self);
+    /// How much has come from it: a count that only grows.
+    fn heard(&self) -> u64;
+}
+
 #[derive(Clone)]
 struct Known {
     superseded: CancellationToken,
-    /// How much has come from it: a count that only grows.
-    heard: Arc<dyn Fn() -> u64 + Send + Sync>,
+    other_end: Arc<dyn OtherEnd>,
 }
 
 /// One connection of a peer, counted for as long as this lives.
@@ -35,12 +45,12 @@ pub(crate) struct Counted {
 
 impl Connections {
     /// Counts one more. Of too many the peer's oldest is superseded: a peer that was killed leaves connections that look
-    /// alive until they time out, and none of them may keep the living one out. `heard` counts what has come from it.
-    pub(crate) fn take(&self, peer: PeerId, heard: impl Fn() -> u64 + Send + Sync + 'static) -> Counted {
+    /// alive until they time out, and none of them may keep the living one out.
+    pub(crate) fn take(&self, peer: PeerId, other_end: impl OtherEnd) -> Counted {
         let superseded = CancellationToken::new();
         let mut connections = self.lock();
         let of_peer = connections.entry(peer).or_default();
-        of_peer.push_back(Known { superseded: superseded.clone(), heard: Arc::new(heard) });
+        of_peer.push_back(Known { superseded: superseded.clone(), other_end: Arc::new(other_end) });
         if of_peer.len() > CONNECTIONS_OF_A_PEER_MAX
             && let Some(oldest) = of_peer.pop_front()
         {
@@ -60,20 +70,20 @@ impl Connections {
 }
 
 impl Counted {
-    /// Takes the place of the peer's older connections from which nothing comes for a while. To be called where there is no
-    /// room for what this one asks: replies to a process that was killed may fill all that the peer may have.
+    /// Takes the place of the peer's older connections whose other end answers nothing for a while. To be called where there
+    /// is no room for what this one asks: replies to a process that was killed may fill all that the peer may have.
     pub(crate) async fn supersede_silent(&self) {
-        let older = self.older();
-        if older.is_empty() {
-            return;
-        }
-        let heard: Vec<u64> = older.iter().map(|known| (known.heard)()).collect();
-        tokio::time::sleep(SILENCE).await;
-        for (known, heard) in older.iter().zip(heard) {
-            if (known.heard)() == heard {
-                known.superseded.cancel();
+        let mut silent: Vec<(u64, Known)> =
+            self.older().into_iter().map(|known| (known.other_end.heard(), known)).collect();
+        silent.iter().for_each(|(_, known)| known.other_end.nudge());
+        for _ in 0..LOOKS {
+            if silent.is_empty() {
+                return;
             }
+            tokio::time::sleep(SILENCE / LOOKS).await;
+            silent.retain(|(heard, known)| known.other_end.heard() == *heard);
         }
+        silent.iter().for_each(|(_, known)| known.superseded.cancel());
     }
 
     /// None for one that was itself superseded: it is on the list no more.
@@ -104,21 +114,45 @@ mod tests {
 
     use super::*;
 
+    struct Gone;
+
+    impl OtherEnd for Gone {
+        fn nudge(&self) {}
+
+        fn heard(&self) -> u64 {
+            7
+        }
+    }
+
+    /// Says something only if it is asked to.
+    #[derive(Default)]
+    struct Quiet(AtomicU64);
+
+    impl OtherEnd for Quiet {
+        fn nudge(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn heard(&self) -> u64 {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
     #[test]
     fn a_peer_has_so_many_connections_and_a_further_one_supersedes_its_oldest() {
         let connections = Connections::default();
         let (peer, other) = (PeerId::from([1; 32]), PeerId::from([2; 32]));
-        let of_other = connections.take(other, || 0);
+        let of_other = connections.take(other, Gone);
         let mut taken: VecDeque<Counted> =
-            (0..CONNECTIONS_OF_A_PEER_MAX).map(|_| connections.take(peer, || 0)).collect();
+            (0..CONNECTIONS_OF_A_PEER_MAX).map(|_| connections.take(peer, Gone)).collect();
         assert!(taken.iter().all(|counted| !counted.superseded.is_cancelled()));
-        taken.push_back(connections.take(peer, || 0));
+        taken.push_back(connections.take(peer, Gone));
         let superseded: Vec<bool> = taken.iter().map(|counted| counted.superseded.is_cancelled()).collect();
         assert_eq!(superseded, [true, false, false, false, false]);
         assert!(!of_other.superseded.is_cancelled());
         // One that is given back makes room: nobody is superseded then.
         taken.drain(..2);
-        taken.push_back(connections.take(peer, || 0));
+        taken.push_back(connections.take(peer, Gone));
         assert!(taken.iter().all(|counted| !counted.superseded.is_cancelled()));
         assert_eq!(connections.counts(), BTreeMap::from([(peer, CONNECTIONS_OF_A_PEER_MAX), (other, 1)]));
         drop((taken, of_other));
@@ -126,16 +160,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_newer_one_takes_the_place_of_older_ones_that_are_silent() {
+    async fn a_newer_one_takes_the_place_of_older_ones_that_answer_nothing() {
         let (connections, peer) = (Connections::default(), PeerId::from([1; 32]));
-        let lives = Arc::new(AtomicU64::new(0));
-        let counts = lives.clone();
-        let talking = connections.take(peer, move || counts.fetch_add(1, Ordering::Relaxed));
-        let (silent, other) = (connections.take(peer, || 7), connections.take(PeerId::from([2; 32]), || 7));
-        let (asking, newer) = (connections.take(peer, || 7), connections.take(peer, || 7));
+        let quiet = connections.take(peer, Quiet::default());
+        let (silent, other) = (connections.take(peer, Gone), connections.take(PeerId::from([2; 32]), Gone));
+        let (asking, newer) = (connections.take(peer, Gone), connections.take(peer, Gone));
         asking.supersede_silent().await;
         assert!(silent.superseded.is_cancelled());
-        for counted in [talking, other, asking, newer] {
+        for counted in [quiet, other, asking, newer] {
             assert!(!counted.superseded.is_cancelled());
         }
         silent.supersede_silent().await;
