@@ -26,7 +26,7 @@ use std::{
     time::Duration,
 };
 
-use firn_engine::Engine;
+use firn_engine::{Engine, EngineError};
 use firn_nix::{PublicKey, StorePath};
 use firn_trust::Policy;
 use tokio::{runtime::Handle, sync::watch};
@@ -186,6 +186,17 @@ impl Shared {
         let _book = lock(&self.book);
         self.ends.store(true, Ordering::Relaxed);
         self.changed.notify_all();
+    }
+
+    /// Has the engine do something, driven by the runtime's own threads: those that it starts for blocking work must not
+    /// inherit that the caller gives way, for they serve others later.
+    fn wait_for<T, F>(&self, call: impl FnOnce(Engine) -> F) -> Result<T, EngineError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, EngineError>> + Send + 'static,
+    {
+        let task = self.runtime.spawn(call(self.engine.clone()));
+        self.runtime.block_on(task).unwrap_or(Err(EngineError::Ending))
     }
 
     /// Changes the book, and tells everybody.

@@ -77,7 +77,7 @@ impl Shared {
     ) -> Result<(), LookError> {
         let is_wanted = self.update(|book| book.begin_look());
         // Whatever is withdrawn here is found not to be visible, and read anew.
-        self.runtime.block_on(self.engine.withdraw_lost())?;
+        self.wait_for(|engine| async move { engine.withdraw_lost().await })?;
         let now = SystemTime::now();
         let state = self.nix.state()?;
         if is_wanted || last.as_ref() != Some(&state) {
@@ -101,7 +101,7 @@ impl Shared {
         if listing.is_cut {
             self.note_error(&TooMany);
         }
-        let adopted = self.runtime.block_on(self.engine.pins())?;
+        let adopted = self.wait_for(|engine| async move { engine.pins().await })?;
         let adopted = adopted.into_iter().filter(|(_, reason)| *reason == Reason::adopted());
         let adopted: BTreeSet<StorePathHash> = adopted
             .filter_map(|(what, _)| match what {
@@ -146,7 +146,8 @@ impl Shared {
         let mut count = 0;
         for hash in paths {
             self.suspect(hash, &mut suspects);
-            match self.runtime.block_on(self.engine.remove(&Visible::Path(*hash))) {
+            let what = Visible::Path(*hash);
+            match self.wait_for(|engine| async move { engine.remove(&what).await }) {
                 Ok(was_visible) => count += u64::from(was_visible),
                 // The next look at the database finds it again.
                 Err(error) => {

@@ -237,7 +237,8 @@ impl Shared {
 
     fn commit(&self, path: TrustedPath, shared: bool) -> Result<Outcome, Failure> {
         let store_path = path.facts().path.clone();
-        self.runtime.block_on(self.engine.commit(path, shared, Some(Reason::adopted())))?;
+        let pin = Some(Reason::adopted());
+        self.wait_for(move |engine| async move { engine.commit(path, shared, pin).await })?;
         tracing::debug!(path = %store_path, "adopted");
         Ok(Outcome::Adopted)
     }

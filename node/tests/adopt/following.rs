@@ -71,11 +71,12 @@ impl Node {
     }
 }
 
-/// Those of this process's threads that adopt.
+/// Of those of this process's threads that give way to others.
 fn nice_values() -> Vec<i32> {
     let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
-    let ours = tasks.filter(|task| fs::read_to_string(task.join("comm")).unwrap().starts_with("firn-adopt"));
-    ours.map(|task| rustix::process::getpriority_process(thread_id(&task)).unwrap()).collect()
+    // One that has just ended counts for nothing.
+    let values = tasks.filter_map(|task| rustix::process::getpriority_process(thread_id(&task)).ok());
+    values.filter(|value| *value > 0).collect()
 }
 
 fn thread_id(task: &Path) -> Option<rustix::process::Pid> {
