@@ -58,12 +58,15 @@ pub(crate) async fn bind(
         [] => RelayMode::Disabled,
         relays => RelayMode::Custom(relays.iter().cloned().collect()),
     };
+    let mut net_report = NetReportConfig::minimal();
+    // Where no datagram gets out, a relay is found by this alone.
+    net_report.https_probes = !relays.is_empty();
     let mut builder = Endpoint::builder(presets::Minimal)
         .secret_key(identity.secret().clone())
         .alpns(vec![ALPN.to_vec()])
         .transport_config(transport)
         .relay_mode(relay_mode)
-        .net_report_config(NetReportConfig::minimal())
+        .net_report_config(net_report)
         .clear_ip_transports();
     for address in addresses {
         // iroh's error doesn't say which address it couldn't have.

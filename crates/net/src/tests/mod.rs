@@ -4,6 +4,7 @@ mod asking;
 mod finding;
 mod hostile;
 mod limits;
+mod relayed;
 
 use std::{
     sync::{Arc, Mutex, mpsc},
