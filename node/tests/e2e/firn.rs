@@ -1,6 +1,10 @@
 //! The real `firn` on a host.
 
-use std::{fmt, path::Path, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -62,9 +66,7 @@ impl<'h> Node<'h> {
 
     /// As [`Node::start`], for a node that lies in this way about all that it has.
     pub fn start_liar(host: &'h Host, kind: &str, settings: &[&str]) -> Self {
-        let liar = Path::new(env!("CARGO_BIN_EXE_firn")).with_file_name("examples/firn-liar");
-        assert!(liar.exists(), "{} is not built: cargo build --examples", liar.display());
-        Self::started(host, host.start(liar, &[&[kind, "--json"], settings].concat()))
+        Self::started(host, host.start(example("firn-liar"), &[&[kind, "--json"], settings].concat()))
     }
 
     fn started(host: &'h Host, process: Process) -> Self {
@@ -123,6 +125,20 @@ impl<'h> Node<'h> {
         let status = self.process.end(END_WITHIN);
         assert!(status.success(), "{}: {status}\n{log}", self.host.label());
     }
+}
+
+/// Starts a relay, and gives its URL as well.
+pub fn start_relay(host: &Host) -> (Process, String) {
+    let process = host.start(example("firn-relay"), &[format!("{}:3340", host.address())]);
+    let url = process.line(READY_WITHIN);
+    (process, url)
+}
+
+/// A program that is built for these tests.
+fn example(name: &str) -> PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_firn")).with_file_name("examples").join(name);
+    assert!(program.exists(), "{} is not built: cargo build --examples", program.display());
+    program
 }
 
 /// A value that must be text.

@@ -80,10 +80,19 @@ impl Lan {
         self.set_port(host, "up");
     }
 
-    fn set_port(&self, host: &Host, state: &str) {
-        let port = format!("port{}", host.address().octets()[3]);
-        ip(&["-n", &self.switch, "link", "set", &port, state]);
+    /// Keeps a host apart from all others that are isolated.
+    pub fn isolate(&self, host: &Host) {
+        ip(&["-n", &self.switch, "link", "set", &port_of(host), "type", "bridge_slave", "isolated", "on"]);
     }
+
+    fn set_port(&self, host: &Host, state: &str) {
+        ip(&["-n", &self.switch, "link", "set", &port_of(host), state]);
+    }
+}
+
+/// The switch's end of its cable.
+fn port_of(host: &Host) -> String {
+    format!("port{}", host.address().octets()[3])
 }
 
 impl Drop for Lan {

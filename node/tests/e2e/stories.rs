@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use serde_json::Value;
 
 use crate::{
-    firn::{CACHE, Node, Said, firn, firn_ok, text},
+    firn::{CACHE, Node, Said, firn, firn_ok, start_relay, text},
     host::Host,
     lan::Lan,
     nix::{Nix, NixConf, NixKey},
@@ -91,7 +91,7 @@ fn a_signed_closure_comes_from_seeders_found_on_the_dht() {
 
     for seeder in [&s1, &s2] {
         let peer = c.peer(seeder.id());
-        assert_eq!(peer["via"], "dht", "{peer}");
+        assert_eq!((text(&peer["via"]), text(&peer["route"])), ("dht", "direct"), "{peer}");
         assert!(peer["received_bytes"].as_u64() > Some(0), "{peer}");
         assert_eq!(peer["lies"], Value::Array(Vec::new()), "{peer}");
     }
@@ -201,6 +201,34 @@ fn a_tree_goes_from_machine_to_machine_without_nix() {
     assert_ne!(again.code, 0, "DIR exists: {again}");
     c.end();
     p.end();
+}
+
+#[test]
+fn machines_that_do_not_reach_each_other_meet_at_a_relay() {
+    let internet = Lan::internet();
+    let hosts = ["meeting", "seeder", "consumer"].map(|label| internet.host(label));
+    let [meeting, seeder, consumer] = &hosts;
+    internet.isolate(seeder);
+    internet.isolate(consumer);
+    let site = seeder.path("home/site");
+    write_site(&site);
+    let added = firn_ok(seeder, &["add", "--share", site.to_str().unwrap()]);
+
+    let (_relay, url) = start_relay(meeting);
+    let m = Node::start(meeting, &["--role", "seed"]);
+    let known = ["--bootstrap", &m.multiaddr(), "--relay", &url];
+    let s = Node::start(seeder, &[&["--role", "seed"], &known[..]].concat());
+    let c = Node::start(consumer, &known);
+
+    let out = consumer.path("home/copy");
+    let got = get(consumer, &[text(&added["root"]), "-o", out.to_str().unwrap()]);
+    assert_same_tree(&site, &out);
+    assert_eq!(got["fetched_bytes"], added["bytes"]);
+    let peer = c.peer(s.id());
+    assert_eq!((text(&peer["via"]), text(&peer["route"])), ("dht", "relayed"), "{peer}");
+    for node in [c, s, m] {
+        node.end();
+    }
 }
 
 #[test]
