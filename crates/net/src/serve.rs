@@ -104,6 +104,7 @@ pub(crate) struct Serving {
     pub(crate) gate: Gate,
     pub(crate) upload: Arc<Pacer>,
     upload_max: Option<NonZeroU64>,
+    /// The receive window of each connection.
     window_bytes: u32,
 }
 
@@ -162,7 +163,7 @@ impl Server {
 /// The other end of a connection that it has opened.
 struct Client {
     connection: Connection,
-    /// The connection's receive window, as it is set.
+    /// Its receive window, as it is set.
     window_bytes: u32,
 }
 

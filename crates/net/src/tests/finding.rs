@@ -1,9 +1,6 @@
 //! Nodes find each other with nothing but the address of one.
 
-use std::collections::BTreeSet;
-
-use firn_engine::{Find, Found, Via};
-use futures::{StreamExt, future::join_all};
+use futures::future::join_all;
 use iroh::TransportAddr;
 use libp2p::{
     kad::{Quorum, Record},
@@ -17,20 +14,6 @@ use crate::{
     swarm::{self, BehaviourEvent, SwarmConfig, kad_protocol},
     transport::Silent,
 };
-
-/// Looks until this peer is found.
-async fn find(net: &Net, key: u8, peer: PeerId) {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        assert!(Instant::now() < deadline, "not found in time");
-        let found: Vec<Found> = timeout(DEADLINE, net.find(super::key(key)).collect()).await.unwrap();
-        let peers: BTreeSet<PeerId> = found.iter().map(|found| found.peer).collect();
-        assert_eq!(peers.len(), found.len(), "each at most once");
-        if found.contains(&Found { peer, via: Via::Dht }) {
-            return;
-        }
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_is_found_and_asked_by_the_address_of_another_node_alone() {

@@ -7,13 +7,15 @@ mod limits;
 mod relayed;
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, mpsc},
     time::Duration,
 };
 
 use bytes::Bytes;
-use firn_engine::{Ask, AskError, Received};
+use firn_engine::{Ask, AskError, Find, Found, Received, Via};
 use firn_exchange::{Key, PeerId, Request};
+use futures::StreamExt;
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout},
@@ -181,6 +183,20 @@ fn request() -> Request {
 
 fn key(byte: u8) -> Key {
     Key::Path([byte; 20].into())
+}
+
+/// Looks until this peer is found.
+async fn find(net: &Net, key: u8, peer: PeerId) {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        assert!(Instant::now() < deadline, "not found in time");
+        let found: Vec<Found> = timeout(DEADLINE, net.find(self::key(key)).collect()).await.unwrap();
+        let peers: BTreeSet<PeerId> = found.iter().map(|found| found.peer).collect();
+        assert_eq!(peers.len(), found.len(), "each at most once");
+        if found.contains(&Found { peer, via: Via::Dht }) {
+            return;
+        }
+    }
 }
 
 async fn ask(net: &Net, peer: PeerId, request: Request) -> Result<Bytes, AskError> {
