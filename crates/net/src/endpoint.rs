@@ -1,5 +1,7 @@
 //! iroh's endpoint, set up so that it speaks to nobody that it isn't told of.
 
+mod kept;
+
 use std::{
     net::{SocketAddr, UdpSocket},
     sync::Arc,
@@ -10,6 +12,8 @@ use iroh::{
     Endpoint, NetReportConfig, RelayMode, RelayUrl,
     endpoint::{AckFrequencyConfig, QuicTransportConfig, VarInt, presets},
 };
+
+pub(crate) use kept::KeptEndpoint;
 
 use crate::{
     congestion::CubicOrReno, error::NetError, identity::Identity, limits::RateLimits, link::STREAMS_MAX,
@@ -36,13 +40,17 @@ const INITIAL_WINDOW_BYTES: u64 = 32 * 1200;
 /// How long a peer may wait before it acknowledges a packet that came alone.
 const ACK_DELAY: Duration = Duration::from_millis(2);
 
+/// What an endpoint is bound by.
+pub(crate) struct Binding {
+    pub(crate) identity: Identity,
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) relays: Vec<RelayUrl>,
+    pub(crate) limits: RateLimits,
+}
+
 /// Binds iroh: no relays but our own, no DNS, no pkarr servers, no address look-up of iroh's own.
-pub(crate) async fn bind(
-    identity: &Identity,
-    addresses: &[SocketAddr],
-    relays: &[RelayUrl],
-    limits: &RateLimits,
-) -> Result<Endpoint, NetError> {
+async fn bind(binding: &Binding) -> Result<Endpoint, NetError> {
+    let Binding { identity, addresses, relays, limits } = binding;
     let stream_window = stream_window_bytes(limits);
     let transport = QuicTransportConfig::builder()
         .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX as u32))
@@ -54,7 +62,7 @@ pub(crate) async fn bind(
         .congestion_controller_factory(Arc::new(CubicOrReno::new(INITIAL_WINDOW_BYTES)))
         .datagram_receive_buffer_size(None)
         .build();
-    let relay_mode = match relays {
+    let relay_mode = match &relays[..] {
         [] => RelayMode::Disabled,
         relays => RelayMode::Custom(relays.iter().cloned().collect()),
     };

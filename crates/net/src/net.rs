@@ -15,7 +15,7 @@ use futures::{
     future::BoxFuture,
     stream::{self, BoxStream},
 };
-use iroh::{Endpoint, Watcher};
+use iroh::Watcher;
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use tokio::{
     sync::{mpsc, watch},
@@ -29,7 +29,7 @@ use crate::{
     dial::{DialRules, quic_address},
     discovery::{COMMANDS_MAX, Discovery, NoDiscovery, View},
     driver::{Driver, DriverConfig},
-    endpoint,
+    endpoint::{Binding, KeptEndpoint},
     error::NetError,
     identity::{Identity, libp2p_peer},
     limits::{Pacer, RateLimits},
@@ -42,8 +42,8 @@ use crate::{
     transport::Silent,
 };
 
-/// How long iroh may take to say goodbye to its peers.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long iroh may take to say goodbye to its peers: a few round trips. It would wait for 3 s for those that are gone.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long the tasks may take to end after that.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -87,7 +87,7 @@ pub struct NetStatus {
 /// Both planes: libp2p finds, iroh asks and answers.
 pub struct Net {
     local: PeerId,
-    endpoint: Endpoint,
+    endpoint: Arc<KeptEndpoint>,
     asker: Arc<Asker>,
     serving: Arc<Serving>,
     download: Arc<Pacer>,
@@ -104,8 +104,13 @@ impl Net {
     pub async fn start(config: NetConfig, answerer: Arc<dyn Answerer>) -> Result<Self, NetError> {
         let stop = CancellationToken::new();
         let rules = rules_of(&config);
-        let endpoint =
-            endpoint::bind(&config.identity, &config.iroh_bind, &config.relays, &config.limits).await?;
+        let endpoint = KeptEndpoint::open(Binding {
+            identity: config.identity.clone(),
+            addresses: config.iroh_bind.clone(),
+            relays: config.relays.clone(),
+            limits: config.limits,
+        });
+        let endpoint = endpoint.await?;
         let named = config.peers.iter().map(|peer| (peer.id, peer.address));
         let book = Arc::new(AddressBook::new(rules.clone(), config.relays.clone(), named));
         let mut tasks = JoinSet::new();
@@ -119,7 +124,7 @@ impl Net {
         };
         let download = Pacer::new(config.limits.download, config.limits.download_peer);
         let asker = Asker::new(
-            endpoint.clone(),
+            Arc::clone(&endpoint),
             book,
             resolver,
             stop.clone(),
@@ -128,13 +133,15 @@ impl Net {
         );
         let asker = Arc::new(asker);
         let serving = Serving::new(answerer, &config.limits);
-        let server = Server { endpoint: endpoint.clone(), serving: Arc::clone(&serving), stop: stop.clone() };
+        let server =
+            Server { endpoint: Arc::clone(&endpoint), serving: Arc::clone(&serving), stop: stop.clone() };
+        spawn(&mut tasks, "endpoint", Arc::clone(&endpoint).keep(stop.clone()));
         spawn(&mut tasks, "upload", Arc::clone(&serving.upload).run(stop.clone()));
         spawn(&mut tasks, "download", Arc::clone(&download).run(stop.clone()));
         spawn(&mut tasks, "server", server.run());
         spawn(&mut tasks, "sweeper", Arc::clone(&asker).sweep());
         if let Some(discovery) = discovery.clone().filter(|_| config.is_server) {
-            let publisher = publish(endpoint.clone(), config.identity.clone(), discovery, stop.clone());
+            let publisher = publish(Arc::clone(&endpoint), config.identity.clone(), discovery, stop.clone());
             spawn(&mut tasks, "publisher", publisher);
         }
         Ok(Self {
@@ -163,13 +170,14 @@ impl Net {
     pub fn status(&self) -> NetStatus {
         let mut view = self.view();
         let name = Protocol::P2p(libp2p_peer(self.local));
+        let iroh = self.endpoint.get().map(|endpoint| endpoint.addr().ip_addrs().copied().collect());
         // Those that mean something to other machines come first.
         let is_loopback =
             |address: &Multiaddr| quic_address(address).is_some_and(|address| address.ip().is_loopback());
         view.listeners.sort_by_key(is_loopback);
         NetStatus {
             peer: self.local,
-            iroh: self.endpoint.addr().ip_addrs().copied().collect(),
+            iroh: iroh.unwrap_or_default(),
             libp2p: view.listeners.into_iter().map(|address| address.with(name.clone())).collect(),
             connected: view.connected,
             neighbours: view.neighbours.into_iter().collect(),
@@ -239,6 +247,12 @@ impl Net {
             }
         };
         tokio::time::timeout(END_TIMEOUT, ended).await.unwrap_or(Err(NetError::Task { task: "shutdown" }))
+    }
+
+    /// Ends the endpoint as a panic in one of its tasks does.
+    #[cfg(test)]
+    pub(crate) async fn break_endpoint(&self) {
+        self.endpoint.close().await;
     }
 
     fn view(&self) -> View {
@@ -332,20 +346,29 @@ fn start_discovery(
 }
 
 /// Signs where the node is, each time that changes.
-async fn publish(endpoint: Endpoint, identity: Identity, discovery: Discovery, stop: CancellationToken) {
-    let mut addresses = endpoint.watch_addr();
-    loop {
-        match AddressRecord::sign(&identity, addresses.get().addrs.into_iter().collect()) {
-            Ok(record) => discovery.publish(record).await,
-            Err(error) => tracing::error!(%error, "the node's addresses can't be signed"),
-        }
-        match stop.run_until_cancelled(addresses.updated()).await {
-            Some(Ok(_)) => {}
-            Some(Err(_)) | None => break,
+async fn publish(
+    endpoint: Arc<KeptEndpoint>,
+    identity: Identity,
+    discovery: Discovery,
+    stop: CancellationToken,
+) {
+    let mut endpoints = endpoint.changes();
+    while let Some(opened) = stop.run_until_cancelled(endpoint.opened()).await {
+        let mut addresses = opened.watch_addr();
+        drop(opened);
+        endpoints.mark_unchanged();
+        loop {
+            match AddressRecord::sign(&identity, addresses.get().addrs.into_iter().collect()) {
+                Ok(record) => discovery.publish(record).await,
+                Err(error) => tracing::error!(%error, "the node's addresses can't be signed"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _failed = endpoints.changed() => break,
+                Ok(_) = addresses.updated() => {}
+            }
         }
     }
-    // Its end is nobody's failure: the endpoint is closed, or about to be.
-    stop.cancelled().await;
 }
 
 fn spawn(

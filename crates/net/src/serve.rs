@@ -2,6 +2,7 @@
 
 mod connections;
 mod gate;
+mod slots;
 mod stream;
 
 use std::{net::SocketAddr, num::NonZeroU64, sync::Arc, time::Duration};
@@ -19,18 +20,18 @@ pub use connections::CONNECTIONS_OF_A_PEER_MAX;
 use connections::{Connections, OtherEnd};
 use gate::Gate;
 pub use gate::{MEMORY_BYTES_MAX, MEMORY_OF_A_PEER_BYTES_MAX, REQUESTS_MAX, REQUESTS_OF_A_PEER_MAX};
+use slots::{AddressGroup, Slot, Slots};
+pub use slots::{CONNECTIONS_MAX, CONNECTIONS_OF_A_GROUP_MAX};
 use stream::Stream;
 
 use crate::{
     dial::is_private,
-    endpoint::connection_window_bytes,
+    endpoint::{KeptEndpoint, connection_window_bytes},
     identity::peer_of_endpoint,
     limits::{Pacer, RateLimits},
     throughput::{Gauge, Way},
 };
 
-/// Connections that others may have to this node.
-pub const CONNECTIONS_MAX: usize = 256;
 /// A connection has to stand, and a request to be here, within this.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection on which nothing is asked for so long is closed.
@@ -45,6 +46,8 @@ const BUSY_MAX: Micros = Micros::from_millis(2_000);
 const BROKEN_OFF_CODE: VarInt = VarInt::from_u32(1);
 /// A newer connection of this peer has taken the place of this one.
 const SUPERSEDED_CODE: VarInt = VarInt::from_u32(2);
+/// The slot of this connection was given to another peer.
+const EVICTED_CODE: VarInt = VarInt::from_u32(3);
 const DONE_CODE: VarInt = VarInt::from_u32(0);
 
 /// Who asks.
@@ -92,7 +95,7 @@ pub trait Answerer: Send + Sync + 'static {
 
 /// The side that answers.
 pub(crate) struct Server {
-    pub(crate) endpoint: Endpoint,
+    pub(crate) endpoint: Arc<KeptEndpoint>,
     pub(crate) serving: Arc<Serving>,
     pub(crate) stop: CancellationToken,
 }
@@ -101,6 +104,7 @@ pub(crate) struct Server {
 pub(crate) struct Serving {
     answerer: Arc<dyn Answerer>,
     pub(crate) connections: Connections,
+    slots: Slots,
     pub(crate) gate: Gate,
     pub(crate) upload: Arc<Pacer>,
     upload_max: Option<NonZeroU64>,
@@ -114,6 +118,7 @@ impl Serving {
         Arc::new(Self {
             answerer,
             connections: Connections::default(),
+            slots: Slots::default(),
             gate: Gate::new(upload, upload_peer),
             upload: Pacer::new(upload, upload_peer),
             upload_max: upload,
@@ -133,29 +138,46 @@ impl Server {
     /// Takes connections until the node stops, then waits for what it spawned.
     pub(crate) async fn run(self) {
         let mut connections = JoinSet::new();
-        loop {
-            let incoming = tokio::select! {
-                () = self.stop.cancelled() => break,
-                incoming = self.endpoint.accept() => incoming,
-                Some(ended) = connections.join_next() => {
-                    log_panic(ended);
-                    continue;
-                }
-            };
-            let Some(incoming) = incoming else { break };
-            if connections.len() >= CONNECTIONS_MAX {
-                incoming.refuse();
-            } else if connections.len() >= CONNECTIONS_MAX / 2 && !incoming.remote_addr_validated() {
-                // Under load whoever connects has to show that its address is its own.
-                if let Err(error) = incoming.retry() {
-                    tracing::debug!(%error, "a connection was neither taken nor sent back");
-                }
-            } else {
-                connections.spawn(serve_connection(incoming, Arc::clone(&self.serving), self.stop.clone()));
+        let mut endpoints = self.endpoint.changes();
+        while !self.stop.is_cancelled() {
+            let endpoint = endpoints.borrow_and_update().clone();
+            if let Some(endpoint) = endpoint {
+                self.accept(endpoint, &mut connections).await;
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                _replaced = endpoints.changed() => {}
             }
         }
         while let Some(ended) = connections.join_next().await {
             log_panic(ended);
+        }
+    }
+
+    /// Takes connections until this endpoint has failed or the node stops.
+    async fn accept(&self, endpoint: Endpoint, connections: &mut JoinSet<()>) {
+        loop {
+            let incoming = tokio::select! {
+                () = self.stop.cancelled() => return,
+                Some(ended) = connections.join_next() => {
+                    log_panic(ended);
+                    continue;
+                }
+                incoming = endpoint.accept() => incoming,
+            };
+            let Some(incoming) = incoming else { return };
+            let slots = &self.serving.slots;
+            if slots.len() >= CONNECTIONS_MAX / 2 && !incoming.remote_addr_validated() {
+                // Under load whoever connects has to show that its address is its own.
+                if let Err(error) = incoming.retry() {
+                    tracing::debug!(%error, "a connection was neither taken nor sent back");
+                }
+            } else if let Some(slot) = slots.take(AddressGroup::of(address_of(&incoming))) {
+                let serving = Arc::clone(&self.serving);
+                connections.spawn(serve_connection(incoming, slot, serving, self.stop.clone()));
+            } else {
+                incoming.refuse();
+            }
         }
     }
 }
@@ -179,15 +201,25 @@ impl OtherEnd for Client {
     }
 }
 
-async fn serve_connection(incoming: Incoming, serving: Arc<Serving>, stop: CancellationToken) {
-    let came_from = match incoming.remote_addr() {
+/// Where it comes from; `None` for a relay.
+fn address_of(incoming: &Incoming) -> Option<SocketAddr> {
+    match incoming.remote_addr() {
         IncomingAddr::Ip(address) => Some(address),
         _ => None,
+    }
+}
+
+async fn serve_connection(incoming: Incoming, slot: Slot, serving: Arc<Serving>, stop: CancellationToken) {
+    let came_from = address_of(&incoming);
+    let connected = tokio::select! {
+        () = stop.cancelled() => return,
+        () = slot.evicted.cancelled() => return,
+        connected = timeout(REQUEST_TIMEOUT, incoming) => connected,
     };
-    let connection = match stop.run_until_cancelled(timeout(REQUEST_TIMEOUT, incoming)).await {
-        Some(Ok(Ok(connection))) => connection,
-        Some(Ok(Err(error))) => return tracing::debug!(%error, "an incoming connection failed"),
-        Some(Err(_)) | None => return,
+    let connection = match connected {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return tracing::debug!(%error, "an incoming connection failed"),
+        Err(_) => return,
     };
     let peer = peer_of_endpoint(connection.remote_id());
     let other_end = Client { connection: connection.clone(), window_bytes: serving.window_bytes };
@@ -202,6 +234,10 @@ async fn serve_connection(incoming: Incoming, serving: Arc<Serving>, stop: Cance
                 code = SUPERSEDED_CODE;
                 break;
             }
+            () = slot.evicted.cancelled() => {
+                code = EVICTED_CODE;
+                break;
+            }
             Some(ended) = streams.join_next() => log_panic(ended),
             accepted = timeout(IDLE_TIMEOUT, connection.accept_bi()) => match accepted {
                 Ok(Ok((send, receive))) => {
@@ -210,8 +246,9 @@ async fn serve_connection(incoming: Incoming, serving: Arc<Serving>, stop: Cance
                     let address = selected_path(&connection).map_or(came_from, |(address, _)| address);
                     let from = Peer { id: peer, address, drain: drain.rate() };
                     let (serving, drain) = (Arc::clone(&serving), Arc::clone(&drain));
-                    let counted = Arc::clone(&counted);
+                    let (counted, busy) = (Arc::clone(&counted), slot.busy());
                     streams.spawn(async move {
+                        let _busy = busy;
                         let stream = Stream { serving: &serving, counted: &counted, drain: &drain, from, send };
                         stream.serve(receive).await;
                     });

@@ -14,7 +14,7 @@ use futures::{
     future::{BoxFuture, Shared},
 };
 use iroh::{
-    Endpoint, EndpointAddr, TransportAddr,
+    EndpointAddr, TransportAddr,
     endpoint::{ConnectError, VarInt},
 };
 use tokio::{
@@ -26,6 +26,7 @@ use tracing::Instrument;
 
 use crate::{
     address::AddressBook,
+    endpoint::KeptEndpoint,
     identity::{NotAKey, endpoint_id},
     limits::Pacer,
     link::{Link, StreamError},
@@ -71,7 +72,7 @@ type SharedDial = Shared<BoxFuture<'static, Result<Arc<Link>, Arc<DialError>>>>;
 
 /// Asks; shared by all who ask.
 pub(crate) struct Asker {
-    endpoint: Endpoint,
+    endpoint: Arc<KeptEndpoint>,
     book: Arc<AddressBook>,
     resolver: Arc<dyn Resolve>,
     stop: CancellationToken,
@@ -85,7 +86,7 @@ pub(crate) struct Asker {
 
 impl Asker {
     pub(crate) fn new(
-        endpoint: Endpoint,
+        endpoint: Arc<KeptEndpoint>,
         book: Arc<AddressBook>,
         resolver: Arc<dyn Resolve>,
         stop: CancellationToken,
@@ -154,7 +155,14 @@ impl Asker {
     /// Closes what nobody has used for a while, until the node stops.
     pub(crate) async fn sweep(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(IDLE_TIMEOUT / 4);
-        while self.stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let mut endpoint = self.endpoint.changes();
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                _ = ticks.tick() => {}
+                // Its connections are closed, and hold its sockets.
+                _ = endpoint.changed() => {}
+            }
             self.links().retain(|_, dial| match dial.peek() {
                 Some(Ok(link)) if link.is_idle_for(IDLE_TIMEOUT) => {
                     link.close(VarInt::from_u32(0), b"idle");
@@ -286,7 +294,8 @@ impl Asker {
     ) -> Result<Arc<Link>, DialError> {
         let begun = Instant::now();
         let address = EndpointAddr::from_parts(endpoint_id(peer)?, addresses.iter().cloned());
-        let Ok(connected) = timeout(DIAL_TIMEOUT, self.endpoint.connect(address, ALPN)).await else {
+        let connecting = async { self.endpoint.opened().await.connect(address, ALPN).await };
+        let Ok(connected) = timeout(DIAL_TIMEOUT, connecting).await else {
             let mut silent = self.silent();
             silent.retain(|_, (_, since)| since.elapsed() < SILENCE);
             if silent.len() < LINKS_MAX {

@@ -179,3 +179,21 @@ async fn a_shutdown_ends_what_is_under_way() {
     asker.shutdown().await.unwrap();
     drop(end);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_has_failed_is_opened_anew_where_it_was() {
+    let giver = start(near(1), Manner::Echo).await;
+    let asker = start(NetConfig { peers: vec![named(&giver)], ..near(2) }, Manner::Echo).await;
+    let expected = echo(&asker, &request());
+    for broken in [&giver, &asker] {
+        assert_eq!(ask(&asker, giver.status().peer, request()).await.unwrap(), expected);
+        let before = broken.status().iroh;
+        broken.break_endpoint().await;
+        let deadline = Instant::now() + DEADLINE;
+        while ask(&asker, giver.status().peer, request()).await.is_err() {
+            assert!(Instant::now() < deadline, "the endpoint stays closed");
+        }
+        assert_eq!(broken.status().iroh, before);
+    }
+    shut_down([asker, giver]).await;
+}

@@ -2,6 +2,7 @@
 
 mod asking;
 mod finding;
+mod frames;
 mod hostile;
 mod limits;
 mod relayed;
