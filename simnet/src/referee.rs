@@ -10,8 +10,9 @@ use firn_exchange::{
     AskId, BATCH_BLOBS_MAX, BATCH_BYTES_MAX, Lie, Limits, Micros, Outcome, PeerId, REQUEST_BYTES_MAX,
     Rejection, Request, SPAN_GROUPS_MAX,
 };
+use firn_nix::Signature;
 use firn_store::{MemoryStore, Paths};
-use firn_trust::{Admitted, Ground, PathFacts, TrustedPath};
+use firn_trust::{Admitted, Attestation, Ground, PathFacts, TrustedPath};
 
 use crate::scenario::{Aim, Expectation, Role, Scenario};
 use crate::tree;
@@ -208,6 +209,7 @@ impl Referee {
         if !is_true {
             self.object(Violation::FalseFacts(Box::new(facts.clone())));
         }
+        self.let_out_signatures(truth, facts, path.signatures(), path.attestations());
         match tree::nar(store, closure) {
             Ok(nar) if nar == (facts.nar.nar_hash, facts.nar.nar_size) => {}
             Ok(_) => self.object(Violation::FalseRoot(closure.root().clone())),
@@ -243,6 +245,30 @@ impl Referee {
         };
         if !is_true {
             self.object(Violation::FalseFacts(Box::new(facts.clone())));
+        }
+        let attestations = match claim {
+            Admitted::Attested(path) => path.attestations(),
+            Admitted::Signed(_) => &[],
+        };
+        self.let_out_signatures(truth, facts, claim.signatures(), attestations);
+    }
+
+    /// What is let out is told to others: nothing that does not hold may be among it.
+    fn let_out_signatures(
+        &mut self,
+        truth: &Truth,
+        facts: &PathFacts,
+        signatures: &[Signature],
+        attestations: &[Attestation],
+    ) {
+        let text = facts.fingerprint();
+        let holds = |signature: &&Signature| truth.publisher.verify(text.as_bytes(), signature).is_ok();
+        let attests = |attestation: &&Attestation| attestation.verify(facts, &truth.publisher).is_ok();
+        let signatures = signatures.iter().filter(|signature| !holds(signature));
+        let attestations = attestations.iter().filter(|attestation| !attests(attestation));
+        let false_ones: Vec<_> = signatures.chain(attestations.map(Attestation::signature)).collect();
+        for signature in false_ones {
+            self.object(Violation::Unverified(signature.clone()));
         }
     }
 }

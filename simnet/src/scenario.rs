@@ -31,6 +31,11 @@ pub enum Vouching {
 pub enum Role {
     /// Honest, and has all.
     Holder,
+    /// Honest, and has all; beside the true signatures it tells what its user has got from elsewhere: signatures by a key that
+    /// was replaced under the publisher's name, of other facts, and by strangers.
+    Tainted,
+    /// As [`Role::Tainted`], but none of its signatures is true: the publisher's key was replaced under its name.
+    Outdated,
     /// Honest; the disk has damaged one blob of the tree, each such peer's another one.
     Damaged,
     /// Honest, and knows nothing of it.
@@ -258,9 +263,20 @@ fn peers(expects: Expectation, weather: Weather, failures_max: u32, dice: &mut D
     let mut roles = match expects {
         Expectation::End => vec![],
         Expectation::Success if dice.percent(15) => vec![Role::Damaged, Role::Damaged],
-        Expectation::Success => vec![Role::Holder; dice.between(1..4) as usize],
+        Expectation::Success => {
+            let role = dice.pick(&[Role::Holder, Role::Holder, Role::Tainted]);
+            vec![role; dice.between(1..4) as usize]
+        }
     };
-    let others = [Role::Ignorant, Role::Relayer, Role::Other, Role::Damaged];
+    let others = [
+        Role::Ignorant,
+        Role::Relayer,
+        Role::Other,
+        Role::Damaged,
+        Role::Tainted,
+        Role::Outdated,
+        Role::Outdated,
+    ];
     roles.extend((0..dice.between(0..3)).map(|_| dice.pick(&others)));
     let liars = dice.between(0..5);
     roles.extend((0..liars).map(|_| Role::Liar(dice.pick(&LieKind::ALL))));

@@ -4,8 +4,9 @@ use std::fmt;
 
 use firn_castore::{BlobRef, DirectoryDigest, Root};
 use firn_exchange::{Lie, Micros, PeerId, Rejection};
+use firn_nix::Signature;
 use firn_store::StoreError;
-use firn_trust::{PathFacts, Refusal};
+use firn_trust::PathFacts;
 
 use crate::liar::LieKind;
 
@@ -36,6 +37,8 @@ pub enum Violation {
     FalseRoot(Root),
     /// A path or a claim was let out with facts that no trusted key has signed.
     FalseFacts(Box<PathFacts>),
+    /// A signature that no trusted key has made was let out beside what is believed, to be told to others.
+    Unverified(Signature),
     /// Another tree came out than was wanted.
     OtherTree(Root),
     /// What was let out is not whole in the store.
@@ -69,6 +72,9 @@ impl fmt::Display for Violation {
             }
             Violation::FalseRoot(root) => write!(f, "the false root {root} was let out"),
             Violation::FalseFacts(facts) => write!(f, "facts that nobody has signed were let out: {facts:?}"),
+            Violation::Unverified(signature) => {
+                write!(f, "a signature that no trusted key has made was let out: {signature}")
+            }
             Violation::OtherTree(root) => write!(f, "another tree was let out than was wanted: {root}"),
             Violation::NotWhole(error) => write!(f, "what was let out is not whole: {error}"),
             Violation::Unsuccessful(outcome) => write!(f, "it must succeed, but: {outcome}"),
@@ -84,22 +90,22 @@ pub fn is_documented(kind: LieKind, lie: &Lie) -> bool {
     match kind {
         LieKind::WrongByte => matches!(lie, Lie::Blob { .. }),
         LieKind::WrongDirectory => matches!(lie, Lie::Directory(_) | Lie::Garbage(_)),
-        LieKind::WrongLengthHeader => matches!(lie, Lie::Blob { .. } | Lie::TwoSizes(_)),
-        LieKind::FalseSignature => matches!(lie, Lie::Signature(_)),
-        LieKind::AlteredCa => matches!(lie, Lie::Signature(Refusal::FalseAttestation(_))),
+        LieKind::WrongLengthHeader => matches!(lie, Lie::Blob { .. }),
         LieKind::Truncate => matches!(lie, Lie::Garbage(_) | Lie::Incomplete | Lie::Blob { .. }),
         LieKind::TooMuch => matches!(lie, Lie::TooMuch),
         // Where hardly anything may come, it is too long before it is read.
         LieKind::Garbage => matches!(lie, Lie::Garbage(_) | Lie::TooMuch),
-        LieKind::OtherBytes => matches!(lie, Lie::Blob { .. } | Lie::TwoSizes(_)),
+        LieKind::OtherBytes => matches!(lie, Lie::Blob { .. }),
         LieKind::MoreThanAsked => matches!(lie, Lie::NotAsked | Lie::Directory(_) | Lie::Blob { .. }),
         // Where one item more may come, the second header counts as one.
         LieKind::Twice => {
-            let in_form = matches!(lie, Lie::Garbage(_) | Lie::Claim(_) | Lie::TooMuch);
+            let in_form = matches!(lie, Lie::Garbage(_) | Lie::EmptyClaim | Lie::TooMuch);
             in_form || matches!(lie, Lie::NotAsked | Lie::Directory(_) | Lie::Blob { .. })
         }
         LieKind::ZstdBomb => matches!(lie, Lie::TooMuch),
         LieKind::FalseRoot
+        | LieKind::FalseSignature
+        | LieKind::AlteredCa
         | LieKind::WrongLengthDirectory
         | LieKind::EntriesBomb
         | LieKind::FalseSizes

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use firn_castore::{Closure, Root};
 use firn_exchange::{Key, PeerId, Reply, Shared, SharedView, answer};
-use firn_nix::{ContentAddress, ContentHash, NarFacts, SigningKey, StorePath, StorePathHash};
+use firn_nix::{ContentAddress, ContentHash, NarFacts, PublicKey, SigningKey, StorePath, StorePathHash};
 use firn_proto::exchange as proto;
 use firn_trust::{Admitted, Attestation, Claim, PathFacts, Policy, TrustedPath};
 use prost::Message;
@@ -20,6 +20,8 @@ const EXPECT_NAME: &str = "the name is legal";
 
 /// What is true, whoever says what.
 pub(crate) struct Truth {
+    /// The key that the consumer trusts.
+    pub(crate) publisher: PublicKey,
     /// The tree that was published.
     pub(crate) tree: Tree,
     /// Its path.
@@ -104,7 +106,7 @@ impl<'a> Maker<'a> {
         let mut dice = Dice::new(scenario.seed ^ 0x7265_6573);
         let tree = Tree::make(scenario.tree, &mut dice);
         let (publisher, stranger) = (key("publisher-1", &mut dice), key("stranger-1", &mut dice));
-        let truth = Truth::of(tree, scenario.vouching, scenario.has_ca, &mut dice);
+        let truth = Truth::of(tree, scenario.vouching, scenario.has_ca, publisher.public(), &mut dice);
         Self { scenario, dice, truth, publisher, stranger, damaged: 0, other: None }
     }
 
@@ -113,6 +115,8 @@ impl<'a> Maker<'a> {
         let (store, shared): (_, Shared) = match role {
             Role::Ignorant => Default::default(),
             Role::Holder => (self.truth.tree.store.clone(), self.share_truth()),
+            Role::Tainted => (self.truth.tree.store.clone(), self.share_beside_garbage(true)),
+            Role::Outdated => (self.truth.tree.store.clone(), self.share_beside_garbage(false)),
             Role::Damaged => (self.damaged_store(), self.share_truth()),
             Role::Relayer => self.relayer(),
             Role::Other => self.other(),
@@ -134,6 +138,17 @@ impl<'a> Maker<'a> {
 
     fn share_truth(&self) -> Shared {
         let path = vouched(&self.truth.facts, self.scenario.vouching, &self.publisher);
+        share(&path, &self.truth.tree)
+    }
+
+    /// What is signed as it should be, or is not, beside what others have signed: a key that the publisher has replaced
+    /// under its name, the publisher itself but of other facts, and a stranger.
+    fn share_beside_garbage(&self, is_signed: bool) -> Shared {
+        let (facts, earlier) = (&self.truth.facts, namesake(&self.publisher));
+        let mut path = beside_garbage(facts, &earlier, &self.stranger);
+        if is_signed {
+            path.keep_signatures_of(&vouched(facts, self.scenario.vouching, &self.publisher));
+        }
         share(&path, &self.truth.tree)
     }
 
@@ -177,6 +192,28 @@ impl<'a> Maker<'a> {
         let (path, tree) = self.other.as_ref().expect("it has just been made");
         (tree.store.clone(), share(path, tree))
     }
+}
+
+/// Another key of this one's name.
+pub(crate) fn namesake(key: &SigningKey) -> SigningKey {
+    let mut seed = *key.public().as_bytes();
+    seed[0] ^= 1;
+    SigningKey::generate(key.name().clone(), seed)
+}
+
+/// The path with signatures of which none is by its publisher's key and holds. What its user's Nix has got from elsewhere
+/// an honest node tells as it stands.
+pub(crate) fn beside_garbage(facts: &PathFacts, earlier: &SigningKey, stranger: &SigningKey) -> TrustedPath {
+    let stale = PathFacts {
+        nar: NarFacts { nar_size: facts.nar.nar_size + 1, ..facts.nar.clone() },
+        ..facts.clone()
+    };
+    let signatures = vec![
+        earlier.sign(stale.fingerprint().as_bytes()),
+        stranger.sign(b"something else"),
+        Attestation::sign(facts, earlier).signature().clone(),
+    ];
+    TrustedPath::added_here(facts.clone(), signatures, &[earlier.clone(), stranger.clone()])
 }
 
 pub(crate) fn key(name: &str, dice: &mut Dice) -> SigningKey {
@@ -270,13 +307,19 @@ pub(crate) fn lie(liar: &Liar, request: Bytes, bytes_max: usize) -> Answer {
 
 impl Truth {
     /// What is true of this tree, whose path its publisher signs.
-    pub(crate) fn of(tree: Tree, vouching: Vouching, has_ca: bool, dice: &mut Dice) -> Self {
+    pub(crate) fn of(
+        tree: Tree,
+        vouching: Vouching,
+        has_ca: bool,
+        publisher: PublicKey,
+        dice: &mut Dice,
+    ) -> Self {
         let facts = facts(&tree, has_ca, dice);
         let attested = match vouching {
             Vouching::Attested => vec![facts.clone()],
             Vouching::Signed => Vec::new(),
         };
-        Self { tree, signed: vec![facts.clone()], facts, attested }
+        Self { tree, publisher, signed: vec![facts.clone()], facts, attested }
     }
 
     /// Whether the publisher has attested this root.

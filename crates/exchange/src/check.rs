@@ -5,11 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use firn_bao::{BLOB_BYTES_MAX, Groups, SpanError, VerifiedSpan};
 use firn_castore::{
-    BlobDigest, BlobRef, Closure, ClosureBuilder, ClosureError, Directory, DirectoryDigest, DirectoryError,
-    Node, Root,
+    BlobRef, Closure, ClosureBuilder, ClosureError, Directory, DirectoryDigest, DirectoryError, Node, Root,
 };
 use firn_proto::exchange as proto;
-use firn_trust::{Admitted, Claim, ClaimError, Policy, Refusal};
+use firn_trust::{Admitted, Claim, Policy, Refusal};
 use prost::Message;
 
 use crate::compress::{Expanded, expand};
@@ -20,9 +19,10 @@ use crate::{CLAIM_BYTES_MAX, CLAIMS_MAX, Micros, Request};
 /// What a reply has proven, or has the right to say.
 #[derive(Debug)]
 pub enum Verified {
-    /// The claims that the policy lets in. Those that no trusted key speaks for are left out.
+    /// The claims that the policy lets in. Those that no trusted key speaks for, and those that cannot be read, are left
+    /// out.
     Claims(Vec<Admitted>),
-    /// The peer has claims, and no trusted key speaks for any of them. That is no lie.
+    /// The peer has claims, and none of them can be believed. That is no lie: it may relay what others have said.
     Untrusted,
     /// All Directories beneath the root.
     Closure(Arc<Closure>),
@@ -50,7 +50,7 @@ pub enum Verified {
         /// When to ask again, if it says so.
         after: Option<Micros>,
     },
-    /// The peer does not serve such a request.
+    /// The peer does not serve such a request, or says something that this version does not know.
     Refused,
 }
 
@@ -123,27 +123,21 @@ pub enum RootFault {
     },
 }
 
-/// A reply that no honest peer gives.
+/// A reply that no honest peer gives. `docs/TRUST.md` has for each why an honest peer cannot give it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Lie {
     /// Not the messages that the protocol wants.
     #[error("garbage: {0}")]
     Garbage(#[from] FrameError),
-    /// An unknown status.
-    #[error("garbage: status {0}")]
-    Status(i32),
     /// An unknown encoding.
     #[error("garbage: encoding {0}")]
     Encoding(i32),
     /// A body that is said to be compressed and is not.
     #[error("garbage: no zstd frame")]
     Zstd,
-    /// A malformed claim.
-    #[error("a malformed claim: {0}")]
-    Claim(#[from] ClaimError),
-    /// A false signature.
-    #[error("{0}")]
-    Signature(Refusal),
+    /// A claim without a path.
+    #[error("a claim that says nothing")]
+    EmptyClaim,
     /// More items, or others, than were asked for.
     #[error("something that was not asked for")]
     NotAsked,
@@ -161,9 +155,6 @@ pub enum Lie {
         /// What is wrong.
         source: SpanError,
     },
-    /// A blob with one length, then with another.
-    #[error("two lengths for blob {0}")]
-    TwoSizes(BlobDigest),
     /// The reply was longer than any honest one.
     #[error("more than an honest reply can have")]
     TooMuch,
@@ -175,7 +166,7 @@ pub fn check(request: &Request, mut reply: Bytes, policy: &Policy) -> Result<Ver
         return Err(Lie::TooMuch);
     }
     let header: proto::ReplyHeader = frame::take_message(&mut reply)?;
-    match proto::Status::try_from(header.status).map_err(|_| Lie::Status(header.status))? {
+    match proto::Status::try_from(header.status).unwrap_or(proto::Status::Refused) {
         proto::Status::Ok => {}
         _ if !reply.is_empty() => return Err(Lie::NotAsked),
         proto::Status::Missing => return Ok(Verified::Missing),
@@ -221,21 +212,34 @@ fn claims(mut body: Bytes, policy: &Policy, asked: impl Fn(&Claim) -> bool) -> R
             break;
         }
         let item = frame::take(&mut body)?;
-        if item.len() > CLAIM_BYTES_MAX {
-            return Err(Lie::TooMuch);
+        if count == CLAIMS_MAX {
+            return Err(Lie::NotAsked);
         }
-        let message = proto::Claim::decode(item).map_err(FrameError::from)?;
-        let claim = Claim::from_proto(message)?;
-        if count == CLAIMS_MAX || !asked(&claim) {
+        let Some(claim) = claim(item)? else {
+            is_untrusted = true;
+            continue;
+        };
+        if !asked(&claim) {
             return Err(Lie::NotAsked);
         }
         match policy.admit(claim) {
             Ok(claim) => admitted.push(claim),
             Err(Refusal::NoTrustedKey) => is_untrusted = true,
-            Err(lie) => return Err(Lie::Signature(lie)),
         }
     }
     Ok(if admitted.is_empty() && is_untrusted { Verified::Untrusted } else { Verified::Claims(admitted) })
+}
+
+/// One claim; `None` where it is over a limit or cannot be read. Another version may have made it.
+fn claim(item: Bytes) -> Result<Option<Claim>, Lie> {
+    if item.len() > CLAIM_BYTES_MAX {
+        return Ok(None);
+    }
+    let message = proto::Claim::decode(item).map_err(FrameError::from)?;
+    match message.path_info {
+        Some(_) => Ok(Claim::from_proto(message).ok()),
+        None => Err(Lie::EmptyClaim),
+    }
 }
 
 fn closure(mut body: Bytes, root: &Root, known: &Known) -> Result<Verified, Lie> {
@@ -287,7 +291,7 @@ fn batch(body: Bytes, blobs: &[BlobRef]) -> Result<Verified, Lie> {
 }
 
 fn batch_answer(blob: BlobRef, item: proto::BatchItem) -> Result<BatchAnswer, Lie> {
-    match proto::Status::try_from(item.status).map_err(|_| Lie::Status(item.status))? {
+    match proto::Status::try_from(item.status).unwrap_or(proto::Status::Missing) {
         proto::Status::Ok => {}
         _ if !item.contents.is_empty() => return Err(Lie::NotAsked),
         proto::Status::Missing => return Ok(BatchAnswer::Missing),
@@ -308,20 +312,20 @@ fn have(body: Bytes, with_tree: bool, blobs: &[BlobRef]) -> Result<Verified, Lie
     let items: Vec<proto::HaveItem> = items(body, blobs.len() + usize::from(with_tree))?;
     let mut items = items.into_iter();
     let tree = match with_tree {
-        true => items.next().map(|item| presence(item, None)).transpose()?,
+        true => items.next().map(|item| presence(item, None)),
         false => None,
     };
-    let blobs = blobs.iter().zip(items).map(|(blob, item)| Ok((*blob, presence(item, Some(blob.size))?)));
-    Ok(Verified::Have { tree, blobs: blobs.collect::<Result<_, Lie>>()? })
+    let blobs = blobs.iter().zip(items).map(|(blob, item)| (*blob, presence(item, Some(blob.size))));
+    Ok(Verified::Have { tree, blobs: blobs.collect() })
 }
 
 /// What is of another length than the asker believes is not what it asks about.
-fn presence(item: proto::HaveItem, size: Option<u64>) -> Result<Presence, Lie> {
-    match proto::Status::try_from(item.status).map_err(|_| Lie::Status(item.status))? {
-        proto::Status::Ok if size.is_some_and(|size| size != item.size) => Ok(Presence::Missing),
-        proto::Status::Ok if item.partial => Ok(Presence::Partial(Groups::from_bitmap(&item.groups))),
-        proto::Status::Ok => Ok(Presence::Whole),
-        proto::Status::Missing | proto::Status::Busy | proto::Status::Refused => Ok(Presence::Missing),
+fn presence(item: proto::HaveItem, size: Option<u64>) -> Presence {
+    match proto::Status::try_from(item.status).unwrap_or(proto::Status::Missing) {
+        proto::Status::Ok if size.is_some_and(|size| size != item.size) => Presence::Missing,
+        proto::Status::Ok if item.partial => Presence::Partial(Groups::from_bitmap(&item.groups)),
+        proto::Status::Ok => Presence::Whole,
+        proto::Status::Missing | proto::Status::Busy | proto::Status::Refused => Presence::Missing,
     }
 }
 

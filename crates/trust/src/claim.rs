@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use firn_castore::{Node, Root, RootError};
 use firn_nix::{
-    ContentAddress, ContentAddressError, KeyError, KeyName, NarFacts, NarHash, Signature, StorePath,
-    StorePathError, StorePathHash,
+    ContentAddress, KeyName, NarFacts, NarHash, Signature, StorePath, StorePathError, StorePathHash,
 };
 use firn_proto::{exchange, pathinfo, store};
 
@@ -30,6 +29,18 @@ pub struct Claim {
     pub attestations: Vec<Attestation>,
 }
 
+/// More than a claim may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{count} {what}, more than the {max} that a claim may have")]
+pub struct TooMany {
+    /// Of what.
+    pub what: &'static str,
+    /// How many there are.
+    pub count: usize,
+    /// How many there may be.
+    pub max: usize,
+}
+
 /// Why a message is no claim.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimError {
@@ -37,15 +48,8 @@ pub enum ClaimError {
     #[error("the claim has no {0}")]
     Absent(&'static str),
     /// More than a claim may have.
-    #[error("the claim has {count} {what}, more than {max}")]
-    TooMany {
-        /// Of what.
-        what: &'static str,
-        /// How many there are.
-        count: usize,
-        /// How many there may be.
-        max: usize,
-    },
+    #[error("the claim has {0}")]
+    TooMany(#[from] TooMany),
     /// The entry names no root.
     #[error("the claim's entry: {0}")]
     Root(#[from] RootError),
@@ -68,19 +72,23 @@ pub enum ClaimError {
         /// How many there are.
         length: usize,
     },
-    /// An illegal key name.
-    #[error("a signature of the claim: {0}")]
-    KeyName(#[from] KeyError),
-    /// An illegal content address.
-    #[error("the claim's content address: {0}")]
-    ContentAddress(#[from] ContentAddressError),
 }
 
 impl Claim {
-    /// Takes apart what came over the wire or from disk.
+    /// Takes apart what came over the wire, if it is no more than a claim may have.
+    ///
+    /// What stands beside the facts and cannot be read is passed over: a signature that is none, a deriver, a content
+    /// address.
     pub fn from_proto(claim: exchange::Claim) -> Result<Self, ClaimError> {
         let info = claim.path_info.ok_or(ClaimError::Absent("path info"))?;
+        let signatures = info.narinfo.as_ref().map_or(0, |narinfo| narinfo.signatures.len());
+        fits(info.references.len(), signatures, claim.attestations.len())?;
         Self::from_parts(info, claim.attestations)
+    }
+
+    /// Whether it is no more than a claim may have: what is more no peer takes.
+    pub fn fits(&self) -> Result<(), TooMany> {
+        fits(self.facts.nar.references.len(), self.signatures.len(), self.attestations.len())
     }
 
     /// As it goes over the wire.
@@ -94,9 +102,6 @@ impl Claim {
         attestations: Vec<store::Attestation>,
     ) -> Result<Self, ClaimError> {
         let narinfo = info.narinfo.ok_or(ClaimError::Absent("narinfo"))?;
-        limit("references", info.references.len(), REFERENCES_MAX)?;
-        limit("signatures", narinfo.signatures.len(), SIGNATURES_MAX)?;
-        limit("attestations", attestations.len(), ATTESTATIONS_MAX)?;
         let (name, node) = Node::from_named_entry(info.entry.ok_or(ClaimError::Absent("entry"))?)?;
         let facts = PathFacts {
             path: base_name("path", &String::from_utf8_lossy(name.as_bytes()))?,
@@ -106,15 +111,14 @@ impl Claim {
                 nar_size: narinfo.nar_size,
                 references: references(&info.references, &narinfo.reference_names)?,
             },
-            deriver: narinfo.deriver.map(deriver).transpose()?,
-            ca: narinfo.ca.as_ref().map(ContentAddress::from_proto).transpose()?,
+            deriver: narinfo.deriver.and_then(deriver),
+            ca: narinfo.ca.as_ref().and_then(|ca| ContentAddress::from_proto(ca).ok()),
         };
-        let signatures =
-            narinfo.signatures.iter().map(|s| signature(&s.name, &s.data)).collect::<Result<_, _>>()?;
+        let signatures = narinfo.signatures.iter().filter_map(|s| signature(&s.name, &s.data)).collect();
         let attestations = attestations
             .iter()
-            .map(|a| Ok(Attestation::from(signature(&a.key_name, &a.signature)?)))
-            .collect::<Result<_, ClaimError>>()?;
+            .filter_map(|a| Some(Attestation::from(signature(&a.key_name, &a.signature)?)))
+            .collect();
         Ok(Self { facts, signatures, attestations })
     }
 
@@ -145,8 +149,11 @@ impl Claim {
     }
 }
 
-fn limit(what: &'static str, count: usize, max: usize) -> Result<(), ClaimError> {
-    if count > max { Err(ClaimError::TooMany { what, count, max }) } else { Ok(()) }
+fn fits(references: usize, signatures: usize, attestations: usize) -> Result<(), TooMany> {
+    let limit = |what, count, max| if count > max { Err(TooMany { what, count, max }) } else { Ok(()) };
+    limit("references", references, REFERENCES_MAX)?;
+    limit("signatures", signatures, SIGNATURES_MAX)?;
+    limit("attestations", attestations, ATTESTATIONS_MAX)
 }
 
 fn array<const N: usize>(field: &'static str, bytes: &[u8]) -> Result<[u8; N], ClaimError> {
@@ -172,9 +179,9 @@ fn references(hashes: &[Bytes], names: &[String]) -> Result<BTreeSet<StorePath>,
 /// How the name of each derivation ends. A claim names a deriver without it.
 pub(crate) const DRV: &str = ".drv";
 
-fn deriver(deriver: pathinfo::StorePath) -> Result<StorePath, ClaimError> {
-    let hash = StorePathHash::from(array::<20>("deriver", &deriver.digest)?);
-    base_name("deriver", &format!("{hash}-{}{DRV}", deriver.name))
+fn deriver(deriver: pathinfo::StorePath) -> Option<StorePath> {
+    let hash: [u8; 20] = deriver.digest[..].try_into().ok()?;
+    StorePath::new(StorePathHash::from(hash), &format!("{}{DRV}", deriver.name)).ok()
 }
 
 fn deriver_to_proto(path: &StorePath) -> pathinfo::StorePath {
@@ -184,9 +191,9 @@ fn deriver_to_proto(path: &StorePath) -> pathinfo::StorePath {
     }
 }
 
-fn signature(name: &str, data: &[u8]) -> Result<Signature, ClaimError> {
-    let key_name: KeyName = name.parse()?;
-    Ok(Signature::new(key_name, array::<64>("signature", data)?))
+fn signature(name: &str, data: &[u8]) -> Option<Signature> {
+    let key_name: KeyName = name.parse().ok()?;
+    Some(Signature::new(key_name, data.try_into().ok()?))
 }
 
 fn signature_to_proto(signature: &Signature) -> pathinfo::nar_info::Signature {

@@ -19,7 +19,7 @@ mod stored;
 mod trusted;
 
 pub use attestation::{Attestation, attestation_text};
-pub use claim::{ATTESTATIONS_MAX, Claim, ClaimError, REFERENCES_MAX, SIGNATURES_MAX};
+pub use claim::{ATTESTATIONS_MAX, Claim, ClaimError, REFERENCES_MAX, SIGNATURES_MAX, TooMany};
 pub use facts::PathFacts;
 pub use nar_match::{NarHasher, NarMatch, NarMismatch, NarRenderer, RenderedNar, WholeBlob};
 pub use policy::{Admitted, Policy, Refusal, SignedNarInfo};

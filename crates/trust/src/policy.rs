@@ -1,7 +1,9 @@
 //! Whom the user trusts, and what follows from it.
 
-use firn_nix::{KeyName, PublicKey, Signature, SignatureError};
+use firn_nix::{PublicKey, Signature};
 
+use crate::attestation::attestation_text;
+use crate::claim::{ATTESTATIONS_MAX, SIGNATURES_MAX};
 use crate::{Attestation, Claim, Ground, PathFacts, StoredPath, TrustedPath};
 
 /// The keys that the user trusts.
@@ -37,18 +39,12 @@ impl Admitted {
     }
 }
 
-/// Why a claim, or a stored path, is not believed.
+/// Why a claim, or a stored path, is not believed. It is no lie: the peer may relay what others have said.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// No trusted key speaks for it. That is no lie.
+    /// No trusted key speaks for it. A signature in a trusted key's name that this key did not make speaks for nothing.
     #[error("no trusted key has signed it")]
     NoTrustedKey,
-    /// A trusted key's name stands on a signature that is not its own. That is a lie.
-    #[error("the signature in the name of {0} is false")]
-    FalseSignature(KeyName),
-    /// A trusted key's name stands on an attestation that is not its own. That is a lie.
-    #[error("the attestation in the name of {0} is false")]
-    FalseAttestation(KeyName),
 }
 
 /// A narinfo with a signature by a trusted key, beside a root that nothing ties to it yet.
@@ -83,83 +79,66 @@ impl Policy {
         &self.keys
     }
 
-    /// Judges what a peer says. Only what a trusted key has signed stays of its signatures, so that whoever relays the
-    /// path later does not relay somebody's false ones.
+    /// Judges what a peer says. One true signature by a trusted key is enough. Only what a trusted key has signed stays
+    /// of its signatures, so that this node relays no others.
     pub fn admit(&self, claim: Claim) -> Result<Admitted, Refusal> {
-        let evidence = self.weigh(&claim);
-        if !evidence.attestations.is_empty() {
-            let Evidence { attestations, signatures, .. } = evidence;
-            return Ok(Admitted::Attested(TrustedPath::new(
-                claim.facts,
-                signatures,
-                attestations,
-                Ground::Attested,
-            )));
-        }
-        match (evidence.lie, evidence.signatures) {
-            (Some(lie), _) => Err(lie),
-            (None, signatures) if signatures.is_empty() => Err(Refusal::NoTrustedKey),
-            (None, signatures) => {
-                Ok(Admitted::Signed(SignedNarInfo { facts: claim.facts.covered_by_nix(), signatures }))
-            }
+        let Claim { facts, signatures, attestations } = self.sift(claim, |verdict| verdict == Verdict::True);
+        if !attestations.is_empty() {
+            let path = TrustedPath::new(facts, signatures, attestations, Ground::Attested);
+            Ok(Admitted::Attested(path))
+        } else if !signatures.is_empty() {
+            Ok(Admitted::Signed(SignedNarInfo { facts: facts.covered_by_nix(), signatures }))
+        } else {
+            Err(Refusal::NoTrustedKey)
         }
     }
 
     /// Judges again what the store has kept: a path whose only ground was a key that is trusted no longer is gone.
+    ///
+    /// A path that was added here also keeps the signatures by keys that are not known: other nodes may trust them.
     pub fn readmit(&self, stored: StoredPath) -> Result<TrustedPath, Refusal> {
         let StoredPath { claim, nar_matched, added_here, .. } = stored;
         if added_here {
-            let Claim { facts, signatures, attestations } = claim;
+            let Claim { facts, signatures, attestations } =
+                self.sift(claim, |verdict| verdict != Verdict::False);
             return Ok(TrustedPath::new(facts, signatures, attestations, Ground::AddedHere));
         }
-        let Evidence { attestations, signatures, lie } = self.weigh(&claim);
+        let Claim { facts, signatures, attestations } = self.sift(claim, |verdict| verdict == Verdict::True);
         if !attestations.is_empty() {
-            Ok(TrustedPath::new(claim.facts, signatures, attestations, Ground::Attested))
+            Ok(TrustedPath::new(facts, signatures, attestations, Ground::Attested))
         } else if nar_matched && !signatures.is_empty() {
-            Ok(TrustedPath::new(claim.facts, signatures, Vec::new(), Ground::NarMatch))
+            Ok(TrustedPath::new(facts, signatures, Vec::new(), Ground::NarMatch))
         } else {
-            Err(lie.unwrap_or(Refusal::NoTrustedKey))
+            Err(Refusal::NoTrustedKey)
         }
     }
 
-    fn weigh(&self, claim: &Claim) -> Evidence {
-        let mut evidence = Evidence { attestations: Vec::new(), signatures: Vec::new(), lie: None };
-        let fingerprint = claim.facts.fingerprint();
-        for signature in &claim.signatures {
-            if evidence.signatures.contains(signature) {
-                continue;
-            }
-            match self.verdict(signature, |key| key.verify(fingerprint.as_bytes(), signature)) {
-                Verdict::True => evidence.signatures.push(signature.clone()),
-                Verdict::False => evidence.lie = Some(Refusal::FalseSignature(signature.key_name().clone())),
-                Verdict::Unknown => {}
-            }
-        }
-        for attestation in &claim.attestations {
-            if evidence.attestations.contains(attestation) {
-                continue;
-            }
-            let signature = attestation.signature();
-            match self.verdict(signature, |key| attestation.verify(&claim.facts, key)) {
-                Verdict::True => evidence.attestations.push(attestation.clone()),
-                Verdict::False => {
-                    evidence.lie = Some(Refusal::FalseAttestation(signature.key_name().clone()))
+    /// The claim with only those of its signatures and attestations that stay, each once, and no more than a claim may
+    /// have.
+    fn sift(&self, claim: Claim, stays: impl Fn(Verdict) -> bool) -> Claim {
+        let Claim { facts, signatures, attestations } = claim;
+        let of_those = |signatures: Vec<Signature>, text: String, max: usize| {
+            let mut kept: Vec<Signature> = Vec::new();
+            for signature in signatures {
+                if !kept.contains(&signature) && stays(self.verdict(&signature, &text)) {
+                    kept.push(signature);
                 }
-                Verdict::Unknown => {}
             }
-        }
-        evidence
+            kept.truncate(max);
+            kept
+        };
+        let attestations: Vec<Signature> =
+            attestations.iter().map(|attestation| attestation.signature().clone()).collect();
+        let signatures = of_those(signatures, facts.fingerprint(), SIGNATURES_MAX);
+        let attestations = of_those(attestations, attestation_text(&facts), ATTESTATIONS_MAX);
+        Claim { signatures, attestations: attestations.into_iter().map(Attestation::from).collect(), facts }
     }
 
-    fn verdict(
-        &self,
-        signature: &Signature,
-        verify: impl Fn(&PublicKey) -> Result<(), SignatureError>,
-    ) -> Verdict {
+    fn verdict(&self, signature: &Signature, text: &str) -> Verdict {
         let mut namesakes = self.keys.iter().filter(|key| key.name() == signature.key_name()).peekable();
         if namesakes.peek().is_none() {
             Verdict::Unknown
-        } else if namesakes.any(|key| verify(key).is_ok()) {
+        } else if namesakes.any(|key| key.verify(text.as_bytes(), signature).is_ok()) {
             Verdict::True
         } else {
             Verdict::False
@@ -167,15 +146,13 @@ impl Policy {
     }
 }
 
-/// What a claim's signatures are worth.
-struct Evidence {
-    attestations: Vec<Attestation>,
-    signatures: Vec<Signature>,
-    lie: Option<Refusal>,
-}
-
+/// What a signature is worth.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Verdict {
+    /// A trusted key has made it.
     True,
+    /// It names a trusted key that has not made it.
     False,
+    /// It names no trusted key.
     Unknown,
 }

@@ -39,9 +39,10 @@ pub enum LieKind {
     /// The true Nix signatures beside the root of a tree in which a file is longer or shorter than it is. Caught when
     /// the true length is proven; nobody is blamed.
     WrongLengthDirectory,
-    /// Signatures and attestations in the names of keys that did not make them. Caught by verifying them.
+    /// Signatures and attestations in the names of keys that did not make them. They count for nothing; nobody is blamed.
     FalseSignature,
-    /// Another content address than the signed one. Caught by the attestation; where there is none it is dropped.
+    /// Another content address than the signed one. The attestation does not hold for it, and it is dropped; nobody is
+    /// blamed.
     AlteredCa,
     /// The true Nix signatures beside the root of a tree of 2^60 entries. Caught before it is walked; nobody is blamed.
     EntriesBomb,

@@ -8,7 +8,7 @@ use firn_trust::{Policy, TrustedPath};
 use super::plan::{Holding, Number, Part, SwarmPlan};
 use crate::dice::Dice;
 use crate::tree::Tree;
-use crate::world::{Truth, key, vouched};
+use crate::world::{Truth, beside_garbage, key, namesake, vouched};
 
 const EXPECT_MEMORY: &str = "a store in memory takes what is legal";
 /// What of a blob goes into one share, in groups.
@@ -18,7 +18,7 @@ const SHARE_GROUPS: u64 = 4;
 pub(super) struct Ground {
     /// In the order of the plan.
     pub(super) truths: Vec<Truth>,
-    /// The same, with what their publisher has signed.
+    /// The same, with what their publisher has signed; beside half of them stands what others have.
     pub(super) paths: Vec<TrustedPath>,
     /// Whom all nodes trust.
     pub(super) policy: Policy,
@@ -27,12 +27,16 @@ pub(super) struct Ground {
 impl Ground {
     pub(super) fn make(plan: &SwarmPlan) -> Self {
         let mut dice = Dice::new(plan.seed ^ 0x6772_6f75_6e64);
-        let publisher = key("publisher-1", &mut dice);
+        let (publisher, stranger) = (key("publisher-1", &mut dice), key("stranger-1", &mut dice));
         let (mut truths, mut paths) = (Vec::new(), Vec::new());
         for published in &plan.trees {
             let tree = Tree::make(published.tree, &mut dice);
-            let truth = Truth::of(tree, published.vouching, false, &mut dice);
-            paths.push(vouched(&truth.facts, published.vouching, &publisher));
+            let truth = Truth::of(tree, published.vouching, false, publisher.public(), &mut dice);
+            let mut path = vouched(&truth.facts, published.vouching, &publisher);
+            if dice.percent(50) {
+                path.keep_signatures_of(&beside_garbage(&truth.facts, &namesake(&publisher), &stranger));
+            }
+            paths.push(path);
             truths.push(truth);
         }
         Self { truths, paths, policy: Policy::new(vec![publisher.public()]) }

@@ -2,7 +2,7 @@
 
 use firn_trust::Admitted;
 
-use super::tree::{Fault, Task};
+use super::tree::Task;
 use super::{Fetch, InFlight, Micros, Output};
 use crate::check::{Lie, Verified};
 use crate::{Key, PeerId};
@@ -71,8 +71,7 @@ impl Fetch {
                 }
                 self.outputs.extend(taken.spans.into_iter().map(Output::Keep));
             }
-            Err(Fault::OfRoot(rejection)) => self.reject(rejection),
-            Err(Fault::OfPeer(lie)) => self.blame(now, &ask, lie),
+            Err(rejection) => self.reject(rejection),
         }
     }
 

@@ -15,7 +15,7 @@ use super::pieces::{PieceId, Pieces};
 use super::queue::{End, Queue, Work};
 use super::sharing::{Offer, Sharing};
 use super::{Micros, Rejection};
-use crate::check::{BatchAnswer, Lie, RootFault, Verified};
+use crate::check::{BatchAnswer, RootFault, Verified};
 use crate::{Known, PeerId, Request};
 
 /// How long one peer has for the closure before another one is asked as well.
@@ -66,18 +66,6 @@ pub(super) struct Question {
     pub(super) task: Task,
     /// How many bytes of contents it asks for.
     pub(super) bytes: u64,
-}
-
-/// Who is at fault.
-pub(super) enum Fault {
-    OfRoot(Rejection),
-    OfPeer(Lie),
-}
-
-impl<E: Into<Rejection>> From<E> for Fault {
-    fn from(rejection: E) -> Self {
-        Fault::OfRoot(rejection.into())
-    }
 }
 
 /// What a reply has brought.
@@ -366,7 +354,7 @@ impl Tree {
         peer: PeerId,
         task: &Task,
         verified: Verified,
-    ) -> Result<Taken, Fault> {
+    ) -> Result<Taken, Rejection> {
         let mut taken = Taken::default();
         match (task, verified) {
             (_, Verified::BadRoot(fault)) => return Err(fault.into()),
@@ -406,9 +394,8 @@ impl Tree {
             (Task::Tail { claimed, other, .. }, Verified::Span(_)) => {
                 return Err(RootFault::BlobSize { blob: *claimed, actual: other.size }.into());
             }
-            (Task::Tail { claimed, .. }, Verified::OtherSize(_)) => {
-                return Err(Fault::OfPeer(Lie::TwoSizes(claimed.digest)));
-            }
+            // Also where it tells a third length for the last group: it has not proven what it said first, perhaps because
+            // it has learned better meanwhile.
             (task, _) => {
                 if let Some(work) = task.piece().and_then(|piece| self.pieces.work(piece)) {
                     let parts = work.parts();

@@ -4,11 +4,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 use firn_bao::{BLOB_BYTES_MAX, Groups, Span, SpanError};
 use firn_castore::{BlobRef, ClosureError, Directory, DirectoryDigest, DirectoryError, Node, Root};
 use firn_exchange::{
-    BatchAnswer, CLAIMS_MAX, FrameError, Known, Lie, Presence, Request, RootFault, Verified, check,
+    BatchAnswer, CLAIM_BYTES_MAX, CLAIMS_MAX, FrameError, Known, Lie, Presence, Request, RootFault, Verified,
+    check,
 };
 use firn_proto::exchange as proto;
 use firn_proto::exchange::Status;
-use firn_trust::ClaimError;
+use firn_proto::pathinfo::PathInfo;
+use firn_trust::{REFERENCES_MAX, SIGNATURES_MAX};
 use prost::Message;
 use prost::encoding::encode_varint;
 
@@ -49,8 +51,9 @@ fn statuses() {
         assert!(matches!(status(Status::Missing), Ok(Verified::Missing)));
         assert!(matches!(status(Status::Busy), Ok(Verified::Busy { after: None })));
         assert!(matches!(status(Status::Refused), Ok(Verified::Refused)));
-        assert_eq!(lie(&request, header(4)), Lie::Status(4));
-        assert_eq!(lie(&request, header(-1)), Lie::Status(-1));
+        // What another version may say.
+        assert!(matches!(checked(&request, header(4)), Ok(Verified::Refused)));
+        assert!(matches!(checked(&request, header(-1)), Ok(Verified::Refused)));
         assert_eq!(lie(&request, Bytes::new()), Lie::Garbage(FrameError::Length));
         let more = [&header(Status::Missing.into())[..], &[0]].concat();
         assert_eq!(lie(&request, more.into()), Lie::NotAsked);
@@ -76,7 +79,37 @@ fn claims_that_are_not_about_what_was_asked() {
     assert!(matches!(checked(&request, items(&vec![claim.clone(); CLAIMS_MAX])), Ok(Verified::Claims(_))));
     assert_eq!(lie(&request, items(&vec![claim; CLAIMS_MAX + 1])), Lie::NotAsked);
     let empty = proto::Claim::default();
-    assert_eq!(lie(&request, items(&[empty])), Lie::Claim(ClaimError::Absent("path info")));
+    assert_eq!(lie(&request, items(&[empty])), Lie::EmptyClaim);
+}
+
+/// What an honest peer may have got from its user's Nix, or have made in another version.
+#[test]
+fn a_claim_that_cannot_be_read_is_passed_over_and_the_others_count() {
+    let world = World::new();
+    let request = Request::Path(*world.public.path.facts().path.hash());
+    let honest = world.claim().to_proto();
+    let changed = |change: fn(&mut PathInfo)| {
+        let mut claim = honest.clone();
+        change(claim.path_info.as_mut().unwrap());
+        claim
+    };
+    let odd = [
+        changed(|info| info.narinfo = None),
+        changed(|info| info.entry = None),
+        changed(|info| info.references = vec![Bytes::new(); REFERENCES_MAX + 1]),
+        changed(|info| info.references = vec![Bytes::from_static(&[0; 19])]),
+        changed(|info| {
+            let signatures = vec![Default::default(); SIGNATURES_MAX + 1];
+            info.narinfo.as_mut().unwrap().signatures = signatures;
+        }),
+        changed(|info| info.narinfo.as_mut().unwrap().nar_sha256 = Bytes::from_static(&[1; 20])),
+    ];
+    for odd in odd {
+        let alone = checked(&request, items(std::slice::from_ref(&odd)));
+        assert!(matches!(alone, Ok(Verified::Untrusted)), "{odd:?}: {alone:?}");
+        let beside = checked(&request, items(&[odd.clone(), honest.clone()]));
+        assert!(matches!(&beside, Ok(Verified::Claims(claims)) if claims.len() == 1), "{odd:?}: {beside:?}");
+    }
 }
 
 #[test]
@@ -104,6 +137,8 @@ fn a_claim_of_nothing_but_empty_signatures_is_too_much_before_it_is_taken_apart(
     };
     let claim = field(0x0a, &field(0x1a, &[0x1a, 0].repeat(16 << 20)));
     assert_eq!(lie(&request, frames(&[&claim])), Lie::TooMuch);
+    let alone = checked(&request, frames(&[&claim[..CLAIM_BYTES_MAX + 1]]));
+    assert!(matches!(alone, Ok(Verified::Untrusted)), "{alone:?}");
 }
 
 #[test]
@@ -177,7 +212,7 @@ fn batches() {
     assert_eq!(lie(&request, items(&[ok(b"one"), ok(b""), ok(b"three"), ok(b"")])), Lie::NotAsked);
     assert_eq!(lie(&request, items(&[ok(b"one"), ok(b""), item(Status::Missing, b"x")])), Lie::NotAsked);
     let status = proto::BatchItem { status: 9, contents: Bytes::new() };
-    assert_eq!(lie(&request, items(&[ok(b"one"), status, ok(b"three")])), Lie::Status(9));
+    assert_eq!(answers(&[ok(b"one"), status, ok(b"three")])[1], BatchAnswer::Missing);
     let swapped = lie(&request, items(&[ok(b"three"), ok(b""), ok(b"one")]));
     let source = SpanError::WrongBytes { offset: 0 };
     assert_eq!(swapped, Lie::Blob { blob: blobs[0], source: source.clone() });
@@ -239,5 +274,5 @@ fn presences() {
     assert_eq!(lie(&request, items(std::slice::from_ref(&whole))), Lie::Incomplete);
     assert_eq!(lie(&request, items(&vec![whole.clone(); 3])), Lie::NotAsked);
     let unknown = proto::HaveItem { status: 7, ..Default::default() };
-    assert_eq!(lie(&request, items(&[whole, unknown])), Lie::Status(7));
+    assert_eq!(said(&[whole, unknown])[1], (blobs[1], Presence::Missing));
 }

@@ -3,10 +3,13 @@
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use firn_castore::{DigestError, NameError, RootError};
-use firn_nix::{ContentAddressError, HashError, KeyError, StorePathError};
+use firn_nix::{StorePath, StorePathError, StorePathHash};
 use firn_proto::castore::entry::Entry as Kind;
-use firn_proto::{castore, exchange, pathinfo};
-use firn_trust::{ATTESTATIONS_MAX, Claim, ClaimError, REFERENCES_MAX, SIGNATURES_MAX};
+use firn_proto::{castore, exchange, pathinfo, store};
+use firn_trust::{
+    ATTESTATIONS_MAX, Claim, ClaimError, PathFacts, REFERENCES_MAX, SIGNATURES_MAX, StoredPath, TooMany,
+    TrustedPath,
+};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use prost::Message;
@@ -80,7 +83,7 @@ fn what_must_be_there() {
 
 #[test]
 fn too_many() {
-    let many = |what, max| ClaimError::TooMany { what, count: max + 1, max };
+    let many = |what, max| ClaimError::TooMany(TooMany { what, count: max + 1, max });
     let references = refused(|info| info.references = vec![Bytes::new(); REFERENCES_MAX + 1]);
     assert_eq!(references, many("references", REFERENCES_MAX));
     let signatures = refused_narinfo(|n| n.signatures = vec![n.signatures[0].clone(); SIGNATURES_MAX + 1]);
@@ -88,6 +91,31 @@ fn too_many() {
     let mut claim = honest();
     claim.attestations = vec![claim.attestations[0].clone(); ATTESTATIONS_MAX + 1];
     assert_eq!(Claim::from_proto(claim), Err(many("attestations", ATTESTATIONS_MAX)));
+}
+
+/// Facts with so many references.
+fn referring(count: usize) -> PathFacts {
+    let mut facts = facts();
+    facts.nar.references = (0..count)
+        .map(|n| StorePath::new(StorePathHash::from([7; 20]), &format!("r-{n}")).unwrap())
+        .collect();
+    facts
+}
+
+#[test]
+fn what_fits_is_taken_by_others_and_what_does_not_fit_stays_here() {
+    let claim_of = |count| TrustedPath::added_here(referring(count), Vec::new(), &[trusted()]);
+    let most = claim_of(REFERENCES_MAX);
+    assert_eq!(most.claim().fits(), Ok(()));
+    assert_eq!(Claim::from_proto(most.claim().to_proto()).as_ref(), Ok(most.claim()));
+
+    let more = claim_of(REFERENCES_MAX + 1);
+    let what = "references";
+    let too_many = TooMany { what, count: REFERENCES_MAX + 1, max: REFERENCES_MAX };
+    assert_eq!(more.claim().fits(), Err(too_many));
+    assert_eq!(Claim::from_proto(more.claim().to_proto()), Err(too_many.into()));
+    let stored = more.to_stored(false);
+    assert_eq!(StoredPath::from_bytes(&stored.to_bytes()), Ok(stored));
 }
 
 #[test]
@@ -109,8 +137,6 @@ fn store_paths() {
         directory(info).name = (&b"0c5b8vw40dy178xlpddw65q9gf1h2186-app\xff"[..]).into();
     };
     assert!(matches!(refused(not_utf_8), ClaimError::StorePath { field: "path", .. }));
-    let space = refused_narinfo(|n| n.deriver.as_mut().unwrap().name = "a b".into());
-    assert_eq!(space, error("deriver", StorePathError::Forbidden(b' ')));
     let absolute =
         refused_narinfo(|n| n.reference_names[0] = "/nix/store/00000000000000000000000000000001-b".into());
     assert_eq!(absolute, error("reference", StorePathError::NoHash));
@@ -129,30 +155,48 @@ fn bytes_of_a_wrong_length() {
     let error = |field, length| ClaimError::Length { field, length };
     assert_eq!(refused_narinfo(|n| n.nar_sha256.truncate(31)), error("nar_sha256", 31));
     assert_eq!(refused_narinfo(|n| n.nar_sha256.clear()), error("nar_sha256", 0));
-    assert_eq!(refused_narinfo(|n| n.signatures[0].data.truncate(63)), error("signature", 63));
-    assert_eq!(refused_narinfo(|n| n.deriver.as_mut().unwrap().digest.truncate(19)), error("deriver", 19));
+}
+
+/// What is read of an honest claim in which something was changed.
+fn read(change: impl FnOnce(&mut exchange::Claim)) -> Claim {
     let mut claim = honest();
-    claim.attestations[0].signature = Bytes::from_static(&[0; 65]);
-    assert_eq!(Claim::from_proto(claim), Err(error("signature", 65)));
+    change(&mut claim);
+    Claim::from_proto(claim).unwrap()
+}
+
+fn read_narinfo(change: impl FnOnce(&mut pathinfo::NarInfo)) -> Claim {
+    read(|claim| change(claim.path_info.as_mut().unwrap().narinfo.as_mut().unwrap()))
 }
 
 #[test]
-fn key_names() {
-    assert_eq!(refused_narinfo(|n| n.signatures[0].name.clear()), ClaimError::KeyName(KeyError::NoName));
-    let colon = refused_narinfo(|n| n.signatures[0].name = "a:b".into());
-    assert_eq!(colon, ClaimError::KeyName(KeyError::NameCharacter));
-    let mut claim = honest();
-    claim.attestations[0].key_name = "a\n".into();
-    assert_eq!(Claim::from_proto(claim), Err(ClaimError::KeyName(KeyError::NameCharacter)));
+fn what_is_no_signature_is_passed_over_and_the_others_count() {
+    let expected = claim(facts(), &[trusted()], &[trusted()]);
+    for (name, length) in [("", 64), ("a:b", 64), ("a\n", 64), ("a", 63), ("a", 65), ("a", 0)] {
+        let data = Bytes::from(vec![1; length]);
+        let read = read(|claim| {
+            let narinfo = claim.path_info.as_mut().unwrap().narinfo.as_mut().unwrap();
+            let none = pathinfo::nar_info::Signature { name: name.into(), data: data.clone() };
+            narinfo.signatures.insert(0, none);
+            let none = store::Attestation { key_name: name.into(), signature: data };
+            claim.attestations.push(none);
+        });
+        assert_eq!(read, expected, "{name:?} {length}");
+    }
 }
 
 #[test]
-fn content_addresses() {
-    let kind = refused_narinfo(|n| n.ca.as_mut().unwrap().r#type = 9);
-    assert_eq!(kind, ClaimError::ContentAddress(ContentAddressError::Kind(9)));
-    let length = refused_narinfo(|n| n.ca.as_mut().unwrap().digest.truncate(20));
-    let source = HashError::Length { len: 20, want: 32 }.into();
-    assert_eq!(length, ClaimError::ContentAddress(source));
+fn a_deriver_or_a_content_address_of_an_unknown_form_is_passed_over() {
+    let without = |change: fn(&mut PathFacts)| {
+        let mut facts = facts();
+        change(&mut facts);
+        facts
+    };
+    let no_deriver = without(|facts| facts.deriver = None);
+    assert_eq!(read_narinfo(|n| n.deriver.as_mut().unwrap().name = "a b".into()).facts, no_deriver);
+    assert_eq!(read_narinfo(|n| n.deriver.as_mut().unwrap().digest.truncate(19)).facts, no_deriver);
+    let no_ca = without(|facts| facts.ca = None);
+    assert_eq!(read_narinfo(|n| n.ca.as_mut().unwrap().r#type = 9).facts, no_ca);
+    assert_eq!(read_narinfo(|n| n.ca.as_mut().unwrap().digest.truncate(20)).facts, no_ca);
 }
 
 #[test]

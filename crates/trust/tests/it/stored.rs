@@ -111,7 +111,7 @@ fn a_matched_path_is_gone_with_the_key_that_signed_the_nar() {
     assert_eq!(Policy::default().readmit(stored.clone()), Err(Refusal::NoTrustedKey));
     // Another key under the same name.
     let namesake = Policy::new(vec![key("cache-1", 8).public()]);
-    assert_eq!(namesake.readmit(stored), Err(Refusal::FalseSignature(trusted().name().clone())));
+    assert_eq!(namesake.readmit(stored), Err(Refusal::NoTrustedKey));
 }
 
 #[test]
@@ -121,6 +121,11 @@ fn what_was_added_here_stays() {
     assert_eq!(added.claim(), &claim(facts(), &[trusted()], &[trusted()]));
     let stored = over_bytes(&added, false);
     assert_eq!(Policy::default().readmit(stored.clone()).as_ref(), Ok(&added));
+    assert_eq!(policy().readmit(stored).as_ref(), Ok(&added));
+    // Under another key of this name its signatures are false: they are not told, and stay in the store.
+    let namesake = Policy::new(vec![key("cache-1", 8).public()]);
+    let stored = over_bytes(&added, false);
+    assert_eq!(namesake.readmit(stored.clone()).unwrap().claim(), &claim(facts(), &[], &[]));
     assert_eq!(policy().readmit(stored), Ok(added));
     let unsigned = TrustedPath::added_here(facts(), Vec::new(), &[]);
     assert_eq!(Policy::default().readmit(over_bytes(&unsigned, false)), Ok(unsigned));
