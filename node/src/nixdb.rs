@@ -25,6 +25,9 @@ use firn_nix::{ContentAddress, NarFacts, PublicKey, STORE_DIR, Signature, StoreP
 pub use listing::{DatabaseState, Registration, RegistrationId, RowDigest};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
 
+/// What stands in place of a deriver that is not known.
+const NO_DERIVER: &str = "unknown-deriver";
+
 /// How long a writer is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -50,14 +53,13 @@ pub struct ValidPath {
 }
 
 impl ValidPath {
-    /// The signatures without those that are false under a trusted key: Nix keeps them unchecked, and such a one would
-    /// make us a liar before our peers.
+    /// The signatures to tell of: first those that [vouch for it](ValidPath::vouched_for), for of many some are left out
+    /// later, then those by keys that are not known here. Nix keeps all of them unchecked; what is false under a trusted
+    /// key's name is not told.
     pub fn without_false(&self, trust: &[PublicKey]) -> Vec<Signature> {
-        let is_false = |signature: &&Signature| {
-            let mut namesakes = trust.iter().filter(|key| key.name() == signature.key_name()).peekable();
-            namesakes.peek().is_some() && !self.is_true(signature, namesakes)
-        };
-        self.signatures.iter().filter(|signature| !is_false(signature)).cloned().collect()
+        let is_known = |signature: &Signature| trust.iter().any(|key| key.name() == signature.key_name());
+        let unknown = self.signatures.iter().filter(|signature| !is_known(signature)).cloned();
+        self.vouched_for(trust).into_iter().chain(unknown).collect()
     }
 
     /// The signatures by trusted keys that are true.
@@ -327,7 +329,8 @@ impl Columns {
         let nar_size = self.nar_size.and_then(|size| u64::try_from(size).ok()).filter(|&size| size > 0);
         let references = self.references.iter().map(|text| StorePath::from_absolute(text));
         let signatures = self.signatures.as_deref().unwrap_or_default().split_ascii_whitespace();
-        let not_empty = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let deriver = self.deriver.as_deref().filter(|text| !text.is_empty() && *text != NO_DERIVER);
+        let ca = self.ca.as_deref().filter(|text| !text.is_empty());
         Ok(ValidPath {
             path: path.clone(),
             nar: NarFacts {
@@ -337,23 +340,14 @@ impl Columns {
                     .collect::<Result<_, _>>()
                     .map_err(|error| row("references").because(error))?,
             },
-            deriver: not_empty(&self.deriver)
-                .map(|text| StorePath::from_absolute(&text))
-                .transpose()
-                .map_err(|error| row("deriver").because(error))?,
-            signatures: signatures
-                .map(str::parse)
-                .collect::<Result<_, _>>()
-                .map_err(|error| row("sigs").because(error))?,
-            ca: not_empty(&self.ca)
-                .map(|text| text.parse())
-                .transpose()
-                .map_err(|error| row("ca").because(error))?,
+            deriver: deriver.and_then(|text| row("deriver").if_read(StorePath::from_absolute(text))),
+            signatures: signatures.filter_map(|text| row("sigs").if_read(text.parse())).collect(),
+            ca: ca.and_then(|text| row("ca").if_read(text.parse())),
         })
     }
 }
 
-/// Names a column, to be completed with what is wrong with it.
+/// Names a column of a path, to be completed with what is wrong with it.
 struct Wrong<'a> {
     path: &'a str,
     column: &'static str,
@@ -362,6 +356,13 @@ struct Wrong<'a> {
 impl Wrong<'_> {
     fn because(self, source: impl Error + Send + Sync + 'static) -> NixDatabaseError {
         NixDatabaseError::Row { path: self.path.into(), column: self.column, source: Box::new(source) }
+    }
+
+    /// What stands beside what Nix signs is passed over where it cannot be read: Nix itself keeps whatever a cache has
+    /// sent along, and takes the path.
+    fn if_read<T>(self, read: Result<T, impl Error>) -> Option<T> {
+        let Self { path, column } = self;
+        read.inspect_err(|error| tracing::debug!(path, column, %error, "passed over in Nix's database")).ok()
     }
 }
 

@@ -26,5 +26,5 @@ pub use nar::{
     LITERAL_BYTES_MAX, LayoutError, NarContents, NarError, NarEvent, NarFrame, NarLayout, NarReader,
     NarWriteError, Segment, Segments, write_nar,
 };
-pub use narinfo::{NARINFO_BYTES_MAX, NarInfo, NarInfoError, SIGNATURES_MAX};
+pub use narinfo::{NARINFO_BYTES_MAX, NarInfo, NarInfoError};
 pub use store_path::{STORE_DIR, STORE_PATH_NAME_BYTES_MAX, StorePath, StorePathError, StorePathHash};

@@ -2,15 +2,10 @@
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
-use crate::{
-    ContentAddress, ContentAddressError, FileHash, HashError, KeyError, NarFacts, NarHash, Signature,
-    StorePath, StorePathError,
-};
+use crate::{ContentAddress, FileHash, HashError, NarFacts, NarHash, Signature, StorePath, StorePathError};
 
-/// The longest narinfo that is read, in bytes; about fifteen thousand references fit.
+/// The longest narinfo that is read, in bytes; about fifteen thousand references fit. It bounds the signatures, too.
 pub const NARINFO_BYTES_MAX: usize = 1 << 20;
-/// The most signatures that a narinfo may have.
-pub const SIGNATURES_MAX: usize = 64;
 
 /// Why text is no narinfo.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,9 +25,6 @@ pub enum NarInfoError {
     /// Not a positive number of bytes.
     #[error("{0} in the narinfo is not a positive number")]
     Size(&'static str),
-    /// More than [`SIGNATURES_MAX`].
-    #[error("the narinfo has more than {SIGNATURES_MAX} signatures")]
-    TooManySignatures,
     /// A malformed store path.
     #[error("{key} in the narinfo: {error}")]
     Path {
@@ -49,12 +41,6 @@ pub enum NarInfoError {
         /// What is wrong with it.
         error: HashError,
     },
-    /// A malformed signature.
-    #[error("Sig in the narinfo: {0}")]
-    Signature(KeyError),
-    /// A malformed content address.
-    #[error("CA in the narinfo: {0}")]
-    ContentAddress(ContentAddressError),
 }
 
 /// What a binary cache says of a store path; nothing of it is believed yet.
@@ -83,7 +69,8 @@ pub struct NarInfo {
 }
 
 impl NarInfo {
-    /// Reads the text; keys that are not known are passed over, as Nix does.
+    /// Reads the text; keys that are not known are passed over, as Nix does. So is what no signature covers and cannot be
+    /// read: a signature that is none, a deriver, a content address.
     pub fn parse(text: &str) -> Result<Self, NarInfoError> {
         if text.len() > NARINFO_BYTES_MAX {
             return Err(NarInfoError::TooLong(text.len()));
@@ -111,7 +98,7 @@ struct Fields {
     references: Option<BTreeSet<StorePath>>,
     deriver: Option<Option<StorePath>>,
     signatures: Vec<Signature>,
-    ca: Option<ContentAddress>,
+    ca: Option<Option<ContentAddress>>,
 }
 
 impl Fields {
@@ -133,15 +120,14 @@ impl Fields {
                 once("References", &mut self.references, paths.collect::<Result<_, _>>()?)
             }
             "Deriver" => {
-                let known = (value != "unknown-deriver").then(|| base_name("Deriver", value));
-                once("Deriver", &mut self.deriver, known.transpose()?)
+                // Nix writes "unknown-deriver" where there is none: that is no store path either.
+                once("Deriver", &mut self.deriver, value.parse().ok())
             }
-            "Sig" if self.signatures.len() == SIGNATURES_MAX => Err(NarInfoError::TooManySignatures),
             "Sig" => {
-                self.signatures.push(value.parse().map_err(NarInfoError::Signature)?);
+                self.signatures.extend(value.parse::<Signature>());
                 Ok(())
             }
-            "CA" => once("CA", &mut self.ca, value.parse().map_err(NarInfoError::ContentAddress)?),
+            "CA" => once("CA", &mut self.ca, value.parse().ok()),
             _ => Ok(()),
         }
     }
@@ -161,7 +147,7 @@ impl Fields {
             },
             deriver: self.deriver.flatten(),
             signatures: self.signatures,
-            ca: self.ca,
+            ca: self.ca.flatten(),
         })
     }
 }

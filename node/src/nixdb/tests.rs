@@ -221,13 +221,7 @@ fn what_is_not_there_is_named() {
 fn a_row_that_nix_did_not_write_is_named() {
     let root = Root::new();
     let [a, ..] = root.texts();
-    for (column, value) in [
-        ("hash", "sha256:00"),
-        ("deriver", "/tmp/x"),
-        ("sigs", "nonsense"),
-        ("ca", "magic"),
-        ("narSize", "-1"),
-    ] {
+    for (column, value) in [("hash", "sha256:00"), ("narSize", "-1")] {
         let read = format!("select cast({column} as text) from ValidPaths where path = ?1");
         let connection = Connection::open(root.database()).unwrap();
         let before: Option<String> =
@@ -240,6 +234,25 @@ fn a_row_that_nix_did_not_write_is_named() {
         root.edit(&update, params![before, a.to_absolute()]);
     }
     assert!(root.store().path(&a).is_ok());
+}
+
+#[test]
+fn what_no_signature_covers_and_cannot_be_read_is_passed_over() {
+    let root = Root::new();
+    let [a, b, _] = root.texts();
+    let good = SigningKey::generate("k-1".parse().unwrap(), [1; 32]).sign(b"text");
+    let update = "update ValidPaths set deriver = ?1, sigs = ?2, ca = ?3 where path = ?4";
+    let sigs = format!("nonsense {good} another-1:AAAA k-1: :AAAA");
+    for (deriver, ca) in [("/tmp/x", "magic"), ("unknown-deriver", "fixed:git:sha1:00"), ("", "")] {
+        root.edit(update, params![deriver, sigs, ca, a.to_absolute()]);
+        let found = root.store().path(&a).unwrap();
+        assert_eq!(found.signatures, [good.clone()]);
+        assert_eq!((found.deriver, found.ca), (None, None));
+    }
+    // What can be read stays.
+    root.edit(update, params![b.to_absolute(), good.to_string(), "magic", a.to_absolute()]);
+    let found = root.store().path(&a).unwrap();
+    assert_eq!((found.deriver, found.ca, found.signatures), (Some(b), None, vec![good]));
 }
 
 #[test]
@@ -446,7 +459,10 @@ fn a_signature_that_is_false_under_a_trusted_key_is_not_passed_on() {
     let signatures = vec![trusted.sign(b"something else"), good.clone(), other.clone()];
     let row = ValidPath { path, nar, deriver: None, signatures, ca: None };
     let trust = [key("trusted-1", 3).public(), trusted.public()];
-    assert_eq!(row.without_false(&trust), [good.clone(), other]);
-    assert_eq!(row.vouched_for(&trust), [good]);
+    assert_eq!(row.without_false(&trust), [good.clone(), other.clone()]);
+    assert_eq!(row.vouched_for(&trust), [good.clone()]);
     assert!(row.vouched_for(&[]).is_empty());
+    // True ones come first, for of very many only the first stay.
+    let row = ValidPath { signatures: vec![other.clone(), other.clone(), good.clone()], ..row };
+    assert_eq!(row.without_false(&trust), [good, other.clone(), other]);
 }
