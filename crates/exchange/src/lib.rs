@@ -33,4 +33,4 @@ pub use request::{
     CLOSURE_BYTES_MAX, HAVE_BLOBS_MAX, INLINE_BYTES_MAX, Question, REQUEST_BYTES_MAX, Request, RequestError,
     SPAN_GROUPS_MAX,
 };
-pub use shared::Shared;
+pub use shared::{Shared, Unshareable, shareable};

@@ -6,10 +6,35 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use firn_castore::{BlobDigest, BlobRef, Closure, Root};
 use firn_nix::StorePathHash;
 use firn_store::Visible;
-use firn_trust::{Claim, TrustedPath};
+use firn_trust::{Claim, TooMany, TrustedPath};
 use indexmap::{IndexMap, map::Entry};
 
-use crate::{Key, frame};
+use crate::{CLOSURE_BYTES_MAX, Key, frame};
+
+/// Why peers cannot be told of a path: none takes a reply that is so long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unshareable {
+    /// More than a claim may have.
+    #[error("it has {0}")]
+    Claim(#[from] TooMany),
+    /// More Directories than a reply may have.
+    #[error("its directories take {0} bytes, more than the {CLOSURE_BYTES_MAX} that a reply may have")]
+    Directories(usize),
+}
+
+/// Whether peers can be told of a path and its tree, by the limits to which they hold a reply.
+pub fn shareable(path: &TrustedPath, closure: &Closure) -> Result<(), Unshareable> {
+    path.claim().fits()?;
+    match closure_bytes(closure) {
+        bytes if bytes > CLOSURE_BYTES_MAX => Err(Unshareable::Directories(bytes)),
+        _ => Ok(()),
+    }
+}
+
+/// The length of all Directories as a reply has them.
+fn closure_bytes(closure: &Closure) -> usize {
+    closure.directories().map(|directory| frame::put_bytes(directory.encoded())).sum()
+}
 
 /// All that can be reached from what is shared. Whatever is not in here does not exist for peers.
 #[derive(Debug, Default)]
@@ -44,8 +69,12 @@ pub(crate) enum Extent {
 
 impl Shared {
     /// Shares a path and all beneath it. One that is shared with another root must be [removed](Shared::remove) first.
+    /// What peers [cannot be told of](shareable) stays unseen: they would take whoever told it for a liar.
     pub fn add_path(&self, path: &TrustedPath, closure: &Closure) {
         let hash = *path.facts().path.hash();
+        if shareable(path, closure).is_err() {
+            return;
+        }
         let mut reachable = self.write();
         reachable.claims.insert(hash, path.claim().clone());
         reachable.add(Visible::Path(hash), closure);
@@ -137,9 +166,7 @@ impl Reachable {
             for blob in closure.blobs() {
                 blobs.entry(blob.digest).or_insert((blob.size, 0)).1 += 1;
             }
-            let closure_bytes =
-                closure.directories().map(|directory| frame::put_bytes(directory.encoded())).sum();
-            SharedRoot { closure_bytes, holders: BTreeSet::new(), coming: 0 }
+            SharedRoot { closure_bytes: closure_bytes(closure), holders: BTreeSet::new(), coming: 0 }
         })
     }
 

@@ -10,13 +10,12 @@ use std::{
 use firn_bao::Span;
 use firn_castore::Root;
 use firn_engine::EngineError;
+use firn_exchange::{Unshareable, shareable};
 use firn_nix::{NarFacts, NarHash, Signature, StorePath};
 use firn_store::{
     AddError, AddOptions, AddProgress, AddedTree, Reason, StoreError, UnixSeconds, add_tree, closure,
 };
-use firn_trust::{
-    Admitted, Claim, Ground, NarMatch, NarMismatch, PathFacts, REFERENCES_MAX, Refusal, TrustedPath,
-};
+use firn_trust::{Admitted, Claim, Ground, NarMatch, NarMismatch, PathFacts, Refusal, TrustedPath};
 
 use super::{
     Shared,
@@ -51,8 +50,8 @@ enum Failure {
     Mismatch(Box<NarMismatch>),
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("it has more than {REFERENCES_MAX} references")]
-    References,
+    #[error("peers can't be told of it: {0}")]
+    Unshareable(#[from] Unshareable),
 }
 
 impl Failure {
@@ -166,9 +165,6 @@ impl Shared {
             (true, Some(known)) => Grounds::Named { shared: known.shared },
             (true, None) => return Ok(Outcome::Untrusted),
         };
-        if row.nar.references.len() > REFERENCES_MAX {
-            return Err(Failure::References);
-        }
         self.adopt(job, row, grounds, known)
     }
 
@@ -183,18 +179,24 @@ impl Shared {
         let _hold = self.engine.store().hold();
         let added = self.read(&row, false)?;
         // A path of this root that is here already keeps its ground, its signatures, and who may have it.
-        if let Some(known) = known.filter(|known| known.path.facts().root == *added.closure.root()) {
-            return self.commit(known.path, known.shared);
+        let closure = added.closure.clone();
+        if let Some(known) = known.filter(|known| known.path.facts().root == *closure.root()) {
+            let shared = known.shared && shareable(&known.path, &closure).is_ok();
+            return self.commit(known.path, shared);
         }
         let ValidPath { path, nar, deriver, ca, .. } = row.clone();
-        let facts = PathFacts { path, root: added.closure.root().clone(), nar, deriver, ca };
+        let facts = PathFacts { path, root: closure.root().clone(), nar, deriver, ca };
         let (path, shared) = match grounds {
             Grounds::Signed(signatures) => {
                 let claim = Claim { facts, signatures, attestations: Vec::new() };
-                (TrustedPath::nar_match(self.prove(claim, &row, added)?), true)
+                let path = TrustedPath::nar_match(self.prove(claim, &row, added)?);
+                shareable(&path, &closure)?;
+                (path, true)
             }
             Grounds::Named { shared } => {
-                (TrustedPath::added_here(facts, row.without_false(&self.trust), &[]), shared)
+                let path = TrustedPath::added_here(facts, row.without_false(&self.trust), &[]);
+                let shared = shared && shareable(&path, &closure).is_ok();
+                (path, shared)
             }
         };
         self.commit(path, shared)

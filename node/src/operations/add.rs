@@ -16,6 +16,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use firn_exchange::{Unshareable, shareable};
 use firn_nix::{
     ContentAddress, ContentHash, KeyError, NarFacts, NarHash, PublicKey, Signature, SigningKey, StorePath,
     StorePathError, StorePathHash, source_store_path,
@@ -59,6 +60,12 @@ enum AddPathError {
         path.to_absolute()
     )]
     NotAsRegistered { path: StorePath, hash: NarHash, size: u64, actual: NarHash, actual_size: u64 },
+    #[error(
+        "{} can't be shared, since peers can't be told of it: {why}; nothing was added. Without --share and --sign-key \
+         it can be added for this machine alone",
+        path.to_absolute()
+    )]
+    Unshareable { path: StorePath, why: Unshareable },
 }
 
 /// Reads all, then commits all: a closure of which something can't be read is not added in part.
@@ -115,6 +122,7 @@ async fn take(
         for added in &mut added {
             let known = engine.path(added.path.facts().path.hash());
             added.keep_earlier(&*store, known.as_deref())?;
+            added.must_be_shareable()?;
         }
         Ok(added)
     };
@@ -159,6 +167,8 @@ struct Added {
     is_shared: bool,
     was_known: bool,
     size: Size,
+    /// Why peers cannot be told of it, if they cannot.
+    unshareable: Option<Unshareable>,
 }
 
 impl Added {
@@ -177,11 +187,23 @@ impl Added {
         }
     }
 
+    /// What peers cannot be told of is not said to be shared.
+    fn must_be_shareable(&self) -> Result<(), Failure> {
+        match self.unshareable {
+            Some(why) if self.is_shared => {
+                let path = self.path.facts().path.clone();
+                Err(Failure::failed(AddPathError::Unshareable { path, why }))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// What was signed, and who may have it, stays from an earlier time if the contents are the same.
     fn keep_earlier(&mut self, store: &dyn Store, known: Option<&TrustedPath>) -> Result<(), StoreError> {
         let facts = self.path.facts();
         let stored = stored(store, facts.path.hash())?;
-        self.is_shared |= stored.is_some_and(|stored| stored.shared() && *stored.root() == facts.root);
+        let was_shared = stored.is_some_and(|stored| stored.shared() && *stored.root() == facts.root);
+        self.is_shared |= was_shared && self.unshareable.is_none();
         if let Some(known) = known {
             self.path.keep_signatures_of(known);
         }
@@ -193,7 +215,7 @@ impl Added {
 struct Adding {
     store: Arc<dyn Store>,
     nix: NixStore,
-    /// Whose false signatures are not passed on.
+    /// Whose true signatures come first, and whose false ones are not passed on.
     trust: Vec<PublicKey>,
     keys: Vec<SigningKey>,
     is_shared: bool,
@@ -325,8 +347,8 @@ impl Adding {
 
     fn added(&self, facts: PathFacts, signatures: Vec<Signature>, tree: &AddedTree) -> Added {
         let path = TrustedPath::added_here(facts, signatures, &self.keys);
-        let size = Size::of(&tree.closure);
-        Added { path, is_shared: self.is_shared, was_known: tree.was_known, size }
+        let (size, unshareable) = (Size::of(&tree.closure), shareable(&path, &tree.closure).err());
+        Added { path, is_shared: self.is_shared, was_known: tree.was_known, size, unshareable }
     }
 }
 

@@ -1,15 +1,17 @@
 //! What a peer sees, and what it cannot tell from what is not there.
 
+use std::sync::Arc;
+
 use firn_bao::Span;
-use firn_castore::{BlobDigest, BlobRef, Directory, Node, SymlinkTarget};
+use firn_castore::{BlobDigest, BlobRef, Closure, Directory, Node, SymlinkTarget};
 use firn_exchange::{
     BATCH_BLOBS_MAX, BATCH_BYTES_MAX, BatchAnswer, CLOSURE_BYTES_MAX, HAVE_BLOBS_MAX, Known, Presence,
-    Request, SPAN_GROUPS_MAX, Shared, SharedView, Verified, answer,
+    Request, SPAN_GROUPS_MAX, Shared, SharedView, Unshareable, Verified, answer, check, shareable,
 };
 use firn_store::Blobs;
-use firn_trust::Admitted;
+use firn_trust::{Admitted, PathFacts, REFERENCES_MAX, TooMany, TrustedPath};
 
-use crate::world::{World, closure_of, contents, name};
+use crate::world::{World, closure_of, contents, key, name, policy};
 
 #[test]
 fn what_is_shared_is_given_whole() {
@@ -193,6 +195,38 @@ fn a_closure_that_no_reply_can_hold_is_refused_rather_than_begun() {
         world.ask(&Request::Closure { root: closure.root().clone(), known: Known::default() }),
         Ok(Verified::Refused)
     ));
+
+    // As a path it is not told of, either.
+    let facts = PathFacts { root: closure.root().clone(), ..world.public.path.facts().clone() };
+    assert_not_told(&TrustedPath::added_here(facts, Vec::new(), &[key()]), &closure);
+}
+
+/// Whoever shares it all the same has nothing of it for peers.
+fn assert_not_told(path: &TrustedPath, closure: &Closure) {
+    assert!(shareable(path, closure).is_err());
+    let (world, shared) = (World::new(), Shared::default());
+    shared.add_path(path, closure);
+    assert!(shared.keys().is_empty());
+    let view = SharedView::new(world.store, Arc::new(shared));
+    let request = Request::Path(*path.facts().path.hash());
+    let reply = answer(&view, request.encode(false)).collect().unwrap();
+    assert!(matches!(check(&request, reply, &policy()), Ok(Verified::Missing)));
+}
+
+#[test]
+fn a_claim_that_no_peer_takes_is_not_told() {
+    let world = World::new();
+    let told = |references: usize| {
+        let mut facts = world.public.path.facts().clone();
+        facts.nar.references =
+            (0..references).map(|n| format!("{}-{n}", "0".repeat(32)).parse().unwrap()).collect();
+        TrustedPath::added_here(facts, Vec::new(), &[key()])
+    };
+    let closure = &world.public.closure;
+    assert_eq!(shareable(&told(REFERENCES_MAX), closure), Ok(()));
+    let too_many = TooMany { what: "references", count: REFERENCES_MAX + 1, max: REFERENCES_MAX };
+    assert_eq!(shareable(&told(REFERENCES_MAX + 1), closure), Err(Unshareable::Claim(too_many)));
+    assert_not_told(&told(REFERENCES_MAX + 1), closure);
 }
 
 #[test]

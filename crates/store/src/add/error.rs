@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use firn_bao::BLOB_BYTES_MAX;
 use firn_castore::{ClosureError, DEPTH_MAX, DirectoryError, NameError};
 use rustix::io::Errno;
 
@@ -42,6 +43,9 @@ pub enum AddError {
         /// How many it has now, or were read.
         after: u64,
     },
+    /// A file that is longer than any blob; a sparse one may be.
+    #[error("{} has more than {BLOB_BYTES_MAX} bytes", .0.display())]
+    TooLong(PathBuf),
     /// Too many directories within each other.
     #[error("{} is deeper than {DEPTH_MAX} directories", .0.display())]
     TooDeep(PathBuf),

@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use firn_bao::BLOB_BYTES_MAX;
 use firn_castore::{ClosureError, DEPTH_MAX, ENTRIES_MAX, PathComponent, SymlinkTarget};
 use rustix::{
     fs::{self, AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat},
@@ -265,6 +266,9 @@ fn look(
     at: &dyn Fn() -> PathBuf,
 ) -> Result<Seen, AddError> {
     let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile if !matches!(u64::try_from(stat.st_size), Ok(..=BLOB_BYTES_MAX)) => {
+            return Err(AddError::TooLong(at()));
+        }
         FileType::RegularFile => SeenKind::File { executable: stat.st_mode & 0o100 != 0 },
         FileType::Directory => SeenKind::Directory(0),
         FileType::Symlink => {
@@ -357,6 +361,21 @@ mod tests {
         let AddError::Tree { path, source } = error else { panic!("{error}") };
         assert_eq!(path, dir.path());
         assert!(matches!(source, ClosureError::TooManyEntries(9)), "{source}");
+    }
+
+    #[test]
+    fn a_file_that_is_longer_than_any_blob_is_refused_before_it_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        write(&file, "").unwrap();
+        let look_at = |length| {
+            let mut stat = fs::statat(CWD, &file, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+            stat.st_size = length;
+            look(CWD, &file, stat, &|| file.clone())
+        };
+        let longest = i64::try_from(BLOB_BYTES_MAX).unwrap();
+        assert!(look_at(longest).is_ok());
+        assert!(matches!(look_at(longest + 1), Err(AddError::TooLong(path)) if path == file));
     }
 
     #[test]
