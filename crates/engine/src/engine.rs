@@ -218,9 +218,10 @@ impl Engine {
         }
         let seat = self.0.clone().join(Goal::Claims(hash), None);
         match tokio::time::timeout(budget, seat.landing).await {
-            Err(_) | Ok(Err(EngineError::NotFound | EngineError::Untrusted | EngineError::TimedOut)) => {
-                Ok(None)
-            }
+            Err(_)
+            | Ok(Err(
+                EngineError::NotFound | EngineError::Blamed | EngineError::Untrusted | EngineError::TimedOut,
+            )) => Ok(None),
             Ok(Err(error)) => Err(error),
             Ok(Ok(Landed::Here(_))) => Ok(None),
             Ok(Ok(Landed::Claims(claims))) => {
@@ -282,7 +283,12 @@ impl Engine {
         if let Some(Admitted::Attested(path)) = self.0.index.admitted(&hash) {
             match self.board(&Resolved::Proven(Arc::new(path))).landed(on_progress).await {
                 // Another root may do.
-                Err(EngineError::Rejected(_) | EngineError::NotFound | EngineError::TimedOut) => {}
+                Err(
+                    EngineError::Rejected(_)
+                    | EngineError::NotFound
+                    | EngineError::Blamed
+                    | EngineError::TimedOut,
+                ) => {}
                 landed => return fetched(landed?),
             }
         }

@@ -15,6 +15,12 @@ pub enum EngineError {
     /// Nobody that could be reached has it.
     #[error("nobody that can be reached has it")]
     NotFound,
+    /// Nobody that may be asked has it; a peer that may have it has lied, and is asked nothing.
+    #[error(
+        "nobody else that can be reached has it, and a peer that may have it is not asked, because it has lied: \
+         `firn status` names it"
+    )]
+    Blamed,
     /// Somebody has it, and nobody says what a trusted key has signed.
     #[error("somebody has it, but no trusted key vouches for it")]
     Untrusted,

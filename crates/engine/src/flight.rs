@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use firn_bao::VerifiedSpan;
 use firn_castore::{BlobDigest, Closure, Root};
 use firn_exchange::{
-    AskId, Fellow, Fetch, Goal, Input, Key, Known, Lie, Limits, Micros, Outcome, Output, PeerId, Request,
-    Verified, check, fellows,
+    AskId, Fellow, Fetch, Goal, Input, Key, Known, Lie, Limits, Micros, Outcome, Output, PeerId, Rejection,
+    Request, Verified, check, fellows,
 };
 use firn_nix::StorePath;
 use firn_store::{MissingBlob, Store, StoreError, hash_nar, missing_spans};
@@ -102,6 +103,8 @@ struct Flight {
     events: FuturesUnordered<BoxFuture<'static, Result<Event, EngineError>>>,
     asks: BTreeMap<AskId, Asking>,
     finds: SelectAll<BoxStream<'static, Input>>,
+    /// Whether a peer that may have it has lied, now or earlier, and is asked nothing.
+    has_liars: Arc<AtomicBool>,
     /// Verified spans that are not with the store yet.
     spans: Vec<VerifiedSpan>,
     keeps: FuturesUnordered<BoxFuture<'static, Result<Kept, EngineError>>>,
@@ -131,6 +134,7 @@ pub(crate) async fn fly(
         events: FuturesUnordered::new(),
         asks: BTreeMap::new(),
         finds: SelectAll::new(),
+        has_liars: Arc::default(),
         spans: Vec::new(),
         keeps: FuturesUnordered::new(),
     };
@@ -311,6 +315,7 @@ impl Flight {
             Output::Blame { peer, lie } => {
                 tracing::warn!(%peer, %lie, "a peer lies and is dropped");
                 self.crew.ledger.lied(peer, lie, uses::now());
+                self.has_liars.store(true, Ordering::Relaxed);
             }
             Output::Reject { root, claimants, reason } => {
                 tracing::warn!(%root, %reason, "a root is rejected");
@@ -320,7 +325,12 @@ impl Flight {
             }
             Output::Done(outcome) => {
                 self.keep_everything().await?;
-                return Ok(Some(outcome));
+                let is_missing =
+                    matches!(outcome, Outcome::NotFound | Outcome::Rejected(Rejection::Undeliverable));
+                return match is_missing && self.has_liars.load(Ordering::Relaxed) {
+                    true => Err(EngineError::Blamed),
+                    false => Ok(Some(outcome)),
+                };
             }
         }
         Ok(None)
@@ -334,12 +344,12 @@ impl Flight {
                 self.root = Some(root.clone());
             }
         }
-        let ledger = self.crew.ledger.clone();
+        let (ledger, has_liars) = (self.crew.ledger.clone(), self.has_liars.clone());
         let ended = Input::FindEnded(key.clone());
         let found = self.crew.find.find(key.clone()).filter_map(move |found: Found| {
-            let input =
-                ledger.found(found, uses::now()).then(|| Input::Found { key: key.clone(), peer: found.peer });
-            std::future::ready(input)
+            let may_be_asked = ledger.found(found, uses::now());
+            has_liars.fetch_or(!may_be_asked, Ordering::Relaxed);
+            std::future::ready(may_be_asked.then(|| Input::Found { key: key.clone(), peer: found.peer }))
         });
         self.finds.push(found.chain(futures::stream::once(std::future::ready(ended))).boxed());
     }

@@ -190,7 +190,11 @@ fn missing() -> Response {
 /// Something else than *not found* went wrong. Nix must still go on to its next substituter, so it is told nothing else.
 fn failed(error: &EngineError) -> Response {
     match error {
-        EngineError::NotFound | EngineError::Untrusted | EngineError::Rejected(_) | EngineError::TimedOut => {
+        EngineError::NotFound
+        | EngineError::Blamed
+        | EngineError::Untrusted
+        | EngineError::Rejected(_)
+        | EngineError::TimedOut => {
             tracing::info!(%error, "missing")
         }
         error => tracing::error!(%error, "counts as missing"),

@@ -111,10 +111,10 @@ async fn fetch(
             Ok(fetched)
         }
         // It may be here under a key that is trusted no longer.
-        (Err(EngineError::NotFound), Subject::Path(path)) => {
+        (Err(error @ (EngineError::NotFound | EngineError::Blamed)), Subject::Path(path)) => {
             let (store, hash) = (ops.engine.store().clone(), *path.hash());
             let stored = ops.engine.run_blocking(move || store.path(&hash)).await??;
-            Err(if stored.is_some() { EngineError::Untrusted } else { EngineError::NotFound })
+            Err(if stored.is_some() { EngineError::Untrusted } else { error })
         }
         (fetched, _) => fetched,
     }

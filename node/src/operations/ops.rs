@@ -207,7 +207,9 @@ fn traffic_status(traffic: &Traffic) -> TrafficStatus {
 /// What an engine's error means to whoever asked.
 pub(super) fn kind(error: &EngineError) -> Kind {
     match error {
-        EngineError::NotFound | EngineError::Rejected(Rejection::Undeliverable) => Kind::Missing,
+        EngineError::NotFound | EngineError::Blamed | EngineError::Rejected(Rejection::Undeliverable) => {
+            Kind::Missing
+        }
         EngineError::Untrusted => Kind::Untrusted,
         EngineError::Reference { source, .. } => kind(source),
         _ => Kind::Failed,

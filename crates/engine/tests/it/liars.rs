@@ -51,7 +51,7 @@ async fn a_remembered_liar_is_not_asked_and_a_forgiven_one_is() {
     let engine = node(&net).await;
     engine.remember_liars(lied(LIAR_DAYS - 1), UnixSeconds(now));
     let error = engine.get_path(hash, &|_| {}).await.unwrap_err();
-    assert!(matches!(error, EngineError::NotFound), "{error}");
+    assert!(matches!(error, EngineError::Blamed), "{error}");
     assert_eq!(net.count_to(&liar), 0);
     assert_eq!(engine.liars(UnixSeconds(now)), lied(LIAR_DAYS - 1));
 
@@ -69,7 +69,7 @@ async fn a_liar_alone_gets_nothing_in() {
     let hash = publish(&false_friend, "there", &tree, Signed::Attested).await;
     let engine = node(&net).await;
     let error = engine.get_path(hash, &|_| {}).await.unwrap_err();
-    assert!(matches!(error, EngineError::Rejected(Rejection::Undeliverable)), "{error}");
+    assert!(matches!(error, EngineError::Blamed), "{error}");
     assert!(engine.paths().is_empty() && !tree.is_in(&**engine.store()));
 }
 
