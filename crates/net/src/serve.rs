@@ -259,8 +259,10 @@ async fn serve_connection(incoming: Incoming, slot: Slot, serving: Arc<Serving>,
             },
         }
     }
-    streams.shutdown().await;
+    // The connection ends first: a stream that is dropped while its connection stands ends as if its reply were whole, and
+    // the asker would take this node for a liar.
     connection.close(code, b"");
+    streams.shutdown().await;
 }
 
 /// What was asked first is sent first: whoever asks for several things at once can use the first one sooner.

@@ -76,6 +76,26 @@ async fn a_fifth_connection_supersedes_the_first() {
     shut_down([giver]).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn replies_that_the_end_of_a_node_cuts_off_do_not_end_as_if_they_were_whole() {
+    let giver = start(near(1), Manner::Long(4 << 20)).await;
+    let endpoint = raw_endpoint(16 << 10).await;
+    let connection = connect(&endpoint, &giver).await;
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS_MAX {
+        let (_, mut receive) = open(&connection, b"x").await;
+        receive.read_exact(&mut [0; 1000]).await.unwrap();
+        streams.push(receive);
+    }
+    let read_on = async {
+        for mut receive in streams {
+            let read = timeout(DEADLINE, receive.read_to_end(8 << 20)).await.unwrap();
+            assert!(read.is_err(), "{:?}", read.map(|reply| reply.len()));
+        }
+    };
+    tokio::join!(shut_down([giver]), read_on);
+}
+
 /// A process that was killed and has come again: what it left behind may hold all that the peer may have.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_have_died_do_not_keep_their_peer_waiting() {
