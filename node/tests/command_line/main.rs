@@ -7,5 +7,6 @@ mod in_place;
 mod nix_store;
 mod offline;
 mod peers;
+mod relayed;
 mod room;
 mod world;
