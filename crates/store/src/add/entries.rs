@@ -1,16 +1,14 @@
 //! A walked tree in the order of a NAR.
 
-use std::{
-    ffi::OsStr,
-    os::unix::ffi::OsStrExt,
-    path::{Path, PathBuf},
-    vec,
-};
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::PathBuf, vec};
 
 use firn_castore::{PathComponent, SymlinkTarget};
 use firn_nix::NarFrame;
 
-use super::walk::{Seen, SeenKind, Stamp, Walked};
+use super::{
+    beneath::Top,
+    walk::{Seen, SeenKind, Stamp, Walked},
+};
 use crate::{Listing, UnixSeconds};
 
 /// How many seconds old an entry must be before its times tell it from what it may become: those of some file systems
@@ -38,7 +36,8 @@ pub(super) enum Kind {
 /// All entries of a tree in the order of a NAR.
 #[derive(Debug)]
 pub(super) struct Entries {
-    path: PathBuf,
+    /// Where the tree is.
+    pub(super) place: Top,
     list: Vec<Entry>,
     /// How long the files are together.
     pub(super) file_bytes: u64,
@@ -49,10 +48,10 @@ pub(super) struct Entries {
 }
 
 impl Entries {
-    /// Puts the entries of the tree at `path` in order. `in_place`: what was adopted is not
+    /// Puts the entries of a tree in order. `in_place`: what was adopted is not
     /// known to who wants it copied.
-    pub(super) fn new(path: &Path, walked: Walked, in_place: bool) -> Self {
-        let Walked { top, mut directories } = walked;
+    pub(super) fn new(walked: Walked, in_place: bool) -> Self {
+        let Walked { place, top, mut directories } = walked;
         let mut entries = Flattening::new(in_place);
         let mut open: Vec<(u32, vec::IntoIter<(PathComponent, Seen)>)> = Vec::new();
         let mut next = Some((None, top));
@@ -76,7 +75,7 @@ impl Entries {
                 }
             }
         }
-        entries.end(path)
+        entries.end(place)
     }
 
     /// All of them.
@@ -92,15 +91,18 @@ impl Entries {
 
     /// Where in the file system an entry is.
     pub(super) fn path(&self, index: usize) -> PathBuf {
+        self.place.path(&self.inner(index))
+    }
+
+    /// Where within the tree an entry is.
+    pub(super) fn inner(&self, index: usize) -> PathBuf {
         let mut names = Vec::new();
         let mut entry = self.opening(index);
         while let Some(name) = &entry.name {
             names.push(name);
             entry = &self.list[entry.parent as usize];
         }
-        let mut path = self.path.clone();
-        path.extend(names.into_iter().rev().map(|name| OsStr::from_bytes(name.as_bytes())));
-        path
+        names.into_iter().rev().map(|name| OsStr::from_bytes(name.as_bytes())).collect()
     }
 
     /// Whether all times are so old that no change could have left them as they are.
@@ -170,9 +172,9 @@ impl Flattening {
         self.list.push(Entry { name: None, parent, kind: Kind::Close });
     }
 
-    fn end(self, path: &Path) -> Entries {
+    fn end(self, place: Top) -> Entries {
         let Self { list, file_bytes, digest, youngest } = self;
-        Entries { path: path.to_path_buf(), list, file_bytes, listing: digest.finish(), youngest }
+        Entries { place, list, file_bytes, listing: digest.finish(), youngest }
     }
 }
 

@@ -33,7 +33,7 @@ pub enum AddError {
         /// What is wrong with it.
         source: NameError,
     },
-    /// The file was written to, or replaced, meanwhile.
+    /// The file was written to, or something else came in its place, meanwhile.
     #[error("{} has changed while it was read{}", .path.display(), lengths(*.before, *.after))]
     Changed {
         /// Which file.
@@ -77,6 +77,20 @@ impl AddError {
     /// Puts the file's name to an error.
     pub(super) fn io(path: &Path) -> impl FnOnce(Errno) -> Self {
         |errno| Self::Io { path: path.to_path_buf(), source: errno.into() }
+    }
+
+    /// Why what was found a moment ago cannot be opened.
+    pub(super) fn open(path: &Path, errno: Errno) -> Self {
+        match errno {
+            // A symlink or a file is where a directory was, or a symlink where a file was.
+            Errno::LOOP | Errno::NOTDIR => Self::exchanged(path),
+            errno => Self::io(path)(errno),
+        }
+    }
+
+    /// Something else is where this was.
+    pub(super) fn exchanged(path: &Path) -> Self {
+        Self::Changed { path: path.to_path_buf(), before: 0, after: 0 }
     }
 }
 

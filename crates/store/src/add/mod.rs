@@ -10,6 +10,7 @@
 //!
 //! No thread is there for one of these things alone: whoever has finished something goes on with what is most wanted.
 
+mod beneath;
 mod build;
 mod crew;
 mod entries;
@@ -95,7 +96,8 @@ pub struct AddedTree {
 }
 
 /// Keeps the tree at `path`, as `nix-store --add` sees it: symlinks are not followed, not even a topmost one, and of a
-/// file's mode only the owner's executable bit counts.
+/// file's mode only the owner's executable bit counts. Where something else comes in place of a directory or a file
+/// meanwhile, the tree is refused.
 ///
 /// A tree that was added before and has not changed since, by its times and inodes, is not read again; it is then as the
 /// store has it, be that copied or in place. Nothing is visible or durable before the caller commits a path or a root,
@@ -109,7 +111,7 @@ where
     let absolute = absolute.map_err(|source| AddError::Io { path: path.to_path_buf(), source })?;
     let path = absolute.as_deref().unwrap_or(path);
     let jobs = options.jobs.get();
-    let entries = Entries::new(path, walk::walk(path, jobs)?, options.in_place);
+    let entries = Entries::new(walk::walk(path, jobs)?, options.in_place);
     options.tell(&entries, 0)?;
     if !options.rehash
         && let Some(tree) = known::find(store, &entries, options)?

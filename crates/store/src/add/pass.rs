@@ -223,7 +223,7 @@ impl<'a, S: Blobs + Intake + ?Sized> Pass<'a, S> {
         let mut buffer = self.buffers.take(bytes as usize + 1);
         let mut read = Vec::new();
         for (index, stamp) in files {
-            let file = OpenFile::open(self.entries.path(index), stamp)?;
+            let file = OpenFile::open(self.entries, index, stamp)?;
             let begin = buffer.len();
             file.read_whole(&mut buffer)?;
             file.check()?;
@@ -269,8 +269,7 @@ impl<'a, S: Blobs + Intake + ?Sized> Pass<'a, S> {
     }
 
     fn open(&self, large: &Large<'a>) -> Result<Opened<'a>, AddError> {
-        let file = OpenFile::open(self.entries.path(large.entry), large.stamp)?;
-        file.check()?;
+        let file = OpenFile::open(self.entries, large.entry, large.stamp)?;
         if self.options.in_place {
             return Ok(Opened::adopt(file, large.stamp.size));
         }

@@ -7,11 +7,11 @@ use std::{
 
 use rustix::{
     buffer::spare_capacity,
-    fs::{self, Mode, OFlags},
+    fs::{self, OFlags},
     io::{self, retry_on_intr},
 };
 
-use super::{AddError, walk::Stamp};
+use super::{AddError, entries::Entries, walk::Stamp};
 
 /// A file that is read.
 #[derive(Debug)]
@@ -23,11 +23,16 @@ pub(super) struct OpenFile {
 }
 
 impl OpenFile {
-    /// Opens what was a file a moment ago. If it is something else by now, no symlink is followed and no pipe waited for.
-    pub(super) fn open(path: PathBuf, stamp: Stamp) -> Result<Self, AddError> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = retry_on_intr(|| fs::open(&path, flags, Mode::empty())).map_err(AddError::io(&path))?;
-        Ok(Self { file, path, stamp })
+    /// Opens what was a file a moment ago. If it is something else by now, no symlink is followed, no pipe waited for, and
+    /// nothing read.
+    pub(super) fn open(entries: &Entries, index: usize, stamp: Stamp) -> Result<Self, AddError> {
+        let inner = entries.inner(index);
+        let path = entries.place.path(&inner);
+        let opened = entries.place.open(&inner, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY);
+        let file = opened.map_err(|errno| AddError::open(&path, errno))?;
+        let opened = Self { file, path, stamp };
+        opened.check()?;
+        Ok(opened)
     }
 
     /// Where it is.
@@ -75,7 +80,7 @@ impl OpenFile {
         Ok(())
     }
 
-    /// After reading: whether it is the file, and as it was, that was walked over.
+    /// Whether it is the file, and as it was, that was walked over.
     pub(super) fn check(&self) -> Result<(), AddError> {
         let stat = fs::fstat(&self.file).map_err(AddError::io(&self.path))?;
         let now = Stamp::of(&stat);

@@ -4,7 +4,7 @@ use std::{
     ffi::{CStr, OsStr},
     mem::MaybeUninit,
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
@@ -14,13 +14,14 @@ use bytes::Bytes;
 use firn_bao::BLOB_BYTES_MAX;
 use firn_castore::{ClosureError, DEPTH_MAX, ENTRIES_MAX, PathComponent, SymlinkTarget};
 use rustix::{
-    fs::{self, AtFlags, CWD, FileType, Mode, OFlags, RawDir, Stat},
+    fs::{self, AtFlags, CWD, FileType, OFlags, RawDir, Stat},
     io::Errno,
     path::Arg,
 };
 
 use super::{
     AddError,
+    beneath::Top,
     crew::{self, Next, Work},
 };
 
@@ -48,6 +49,11 @@ pub(super) struct Time {
 
 #[allow(clippy::unnecessary_cast, reason = "the types of these fields differ from platform to platform")]
 impl Stamp {
+    /// Whether both are of one file, be it as it was or not.
+    pub(super) fn is_same_file(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
     pub(super) fn of(stat: &Stat) -> Self {
         let time = |seconds, nanoseconds| Time { seconds, nanoseconds };
         Self {
@@ -80,6 +86,8 @@ pub(super) enum SeenKind {
 /// All entries of a tree.
 #[derive(Debug)]
 pub(super) struct Walked {
+    /// Where it is.
+    pub(super) place: Top,
     pub(super) top: Seen,
     /// The entries of each directory, sorted.
     pub(super) directories: Vec<Vec<(PathComponent, Seen)>>,
@@ -87,8 +95,16 @@ pub(super) struct Walked {
 
 /// Looks at all entries of a tree. Of what is wrong with it, that is reported which comes first in the order of a NAR.
 pub(super) fn walk(path: &Path, threads: usize) -> Result<Walked, AddError> {
-    let limits = Limits { depth: DEPTH_MAX, entries: ENTRIES_MAX };
-    Walker { path, limits }.walk(threads)
+    walk_within(path, Limits { depth: DEPTH_MAX, entries: ENTRIES_MAX }, threads)
+}
+
+fn walk_within(path: &Path, limits: Limits, threads: usize) -> Result<Walked, AddError> {
+    let (walker, top, state) = Walker::begin(path, limits)?;
+    let found = crew::work(&walker, state, threads);
+    match found.error {
+        Some(refusal) => Err(refusal.error),
+        None => Ok(Walked { place: walker.place, top, directories: found.directories }),
+    }
 }
 
 struct Limits {
@@ -96,15 +112,18 @@ struct Limits {
     entries: u64,
 }
 
-struct Walker<'a> {
-    path: &'a Path,
+struct Walker {
+    place: Top,
     limits: Limits,
 }
 
 /// A directory that is to be read.
 struct Unread {
     index: u32,
-    path: PathBuf,
+    /// Where it is within the tree.
+    inner: PathBuf,
+    /// What was there when it was found.
+    stamp: Stamp,
     /// How many directories it is within.
     depth: u32,
 }
@@ -116,9 +135,9 @@ struct Level {
     error: Option<Box<Refusal>>,
 }
 
-/// What is wrong, and where that was seen.
+/// What is wrong, and where within the tree that was seen.
 struct Refusal {
-    path: PathBuf,
+    inner: PathBuf,
     error: AddError,
 }
 
@@ -131,40 +150,50 @@ struct Found {
     error: Option<Box<Refusal>>,
 }
 
-impl Walker<'_> {
-    fn walk(&self, threads: usize) -> Result<Walked, AddError> {
-        let stat = fs::statat(CWD, self.path, AtFlags::SYMLINK_NOFOLLOW).map_err(AddError::io(self.path))?;
-        let top = look(CWD, self.path, stat, &|| self.path.to_path_buf())?;
-        let unread = match top.kind {
+impl Walker {
+    /// Looks at the topmost entry.
+    fn begin(path: &Path, limits: Limits) -> Result<(Self, Seen, Found), AddError> {
+        let stat = fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).map_err(AddError::io(path))?;
+        let top = look(CWD, path, stat, &|| path.to_path_buf())?;
+        let (place, unread) = match top.kind {
             SeenKind::Directory(index) => {
-                vec![Unread { index, path: self.path.to_path_buf(), depth: 0 }]
+                let place = Top::open_directory(path).map_err(|errno| AddError::open(path, errno))?;
+                (place, vec![Unread { index, inner: PathBuf::new(), stamp: top.stamp, depth: 0 }])
             }
-            SeenKind::File { .. } | SeenKind::Symlink(_) => Vec::new(),
+            SeenKind::File { .. } | SeenKind::Symlink(_) => (Top::without_directory(path), Vec::new()),
         };
         let directories = unread.iter().map(|_| Vec::new()).collect();
         let state = Found { directories, unread, reading: 0, entries: 1, error: None };
-        let found = crew::work(self, state, threads);
-        match found.error {
-            Some(refusal) => Err(refusal.error),
-            None => Ok(Walked { top, directories: found.directories }),
-        }
+        Ok((Self { place, limits }, top, state))
     }
 
     /// Reads a directory up to the first entry that cannot be taken.
     fn read(&self, unread: &Unread, entries: &mut Vec<(PathComponent, Seen)>) -> Result<(), Box<Refusal>> {
-        let path = &unread.path;
-        let fail = |error| Box::new(Refusal { path: path.clone(), error });
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = fs::open(path, flags, Mode::empty()).map_err(AddError::io(path)).map_err(fail)?;
+        let inner = &unread.inner;
+        let fail = |error| Box::new(Refusal { inner: inner.clone(), error });
+        let directory = self.open(unread).map_err(fail)?;
         let directory = directory.as_fd();
-        let names = read_names(directory).map_err(AddError::io(path)).map_err(fail)?;
+        let names = read_names(directory).map_err(AddError::io(&self.place.path(inner))).map_err(fail)?;
         entries.reserve_exact(names.len());
         for name in names.iter() {
-            let at = || path.join(OsStr::from_bytes(name.to_bytes()));
-            let entry = self.read_entry(directory, name, &names, unread.depth, &at);
-            entries.push(entry.map_err(|error| Box::new(Refusal { path: at(), error }))?);
+            let at = || inner.join(OsStr::from_bytes(name.to_bytes()));
+            let path = || self.place.path(&at());
+            let entry = self.read_entry(directory, name, &names, unread.depth, &path);
+            entries.push(entry.map_err(|error| Box::new(Refusal { inner: at(), error }))?);
         }
         Ok(())
+    }
+
+    /// Opens a directory, which must be the one that was found.
+    fn open(&self, unread: &Unread) -> Result<OwnedFd, AddError> {
+        let path = || self.place.path(&unread.inner);
+        let opened = self.place.open(&unread.inner, OFlags::RDONLY | OFlags::DIRECTORY);
+        let directory = opened.map_err(|errno| AddError::open(&path(), errno))?;
+        let stat = fs::fstat(&directory).map_err(|errno| AddError::io(&path())(errno))?;
+        match Stamp::of(&stat).is_same_file(&unread.stamp) {
+            true => Ok(directory),
+            false => Err(AddError::exchanged(&path())),
+        }
     }
 
     fn read_entry(
@@ -188,7 +217,7 @@ impl Walker<'_> {
     }
 }
 
-impl Work for Walker<'_> {
+impl Work for Walker {
     type State = Found;
     type Task = Unread;
     type Outcome = Level;
@@ -217,16 +246,17 @@ impl Work for Walker<'_> {
         if state.entries > self.limits.entries {
             let source = ClosureError::TooManyEntries(state.entries);
             // Nothing comes before the top, so nothing more is read.
-            let error = AddError::Tree { path: self.path.into(), source };
-            return state.fail(Box::new(Refusal { path: self.path.into(), error }));
+            let error = AddError::Tree { path: self.place.path(Path::new("")), source };
+            return state.fail(Box::new(Refusal { inner: PathBuf::new(), error }));
         }
         let begin = state.unread.len();
         for (name, seen) in &mut entries {
             if let SeenKind::Directory(index) = &mut seen.kind {
                 *index = state.directories.len() as u32;
                 state.directories.push(Vec::new());
-                let path = unread.path.join(OsStr::from_bytes(name.as_bytes()));
-                state.unread.push(Unread { index: *index, path, depth: unread.depth + 1 });
+                let inner = unread.inner.join(OsStr::from_bytes(name.as_bytes()));
+                let (stamp, depth) = (seen.stamp, unread.depth + 1);
+                state.unread.push(Unread { index: *index, inner, stamp, depth });
             }
         }
         state.unread[begin..].reverse();
@@ -245,7 +275,7 @@ impl Work for Walker<'_> {
 impl Found {
     /// Keeps the error that comes first in the order of a NAR, which is that of paths by their components.
     fn fail(&mut self, refusal: Box<Refusal>) {
-        if self.error.as_ref().is_none_or(|first| refusal.path < first.path) {
+        if self.error.as_ref().is_none_or(|first| refusal.inner < first.inner) {
             self.error = Some(refusal);
         }
         self.forget_what_comes_after_the_error();
@@ -253,7 +283,7 @@ impl Found {
 
     fn forget_what_comes_after_the_error(&mut self) {
         if let Some(first) = &self.error {
-            self.unread.retain(|unread| unread.path < first.path);
+            self.unread.retain(|unread| unread.inner < first.inner);
         }
     }
 }
@@ -273,7 +303,10 @@ fn look(
         FileType::Directory => SeenKind::Directory(0),
         FileType::Symlink => {
             let target = fs::readlinkat(directory, name, Vec::new());
-            let target = target.map_err(|errno| AddError::io(&at())(errno))?;
+            let target = target.map_err(|errno| match errno {
+                Errno::INVAL => AddError::exchanged(&at()),
+                errno => AddError::io(&at())(errno),
+            })?;
             let target = SymlinkTarget::try_from(Bytes::from(target.into_bytes()));
             SeenKind::Symlink(target.map_err(|source| AddError::Name { path: at(), source })?)
         }
@@ -334,7 +367,60 @@ mod tests {
     use super::*;
 
     fn walk_within(path: &Path, depth: u32, entries: u64) -> Result<Walked, AddError> {
-        Walker { path, limits: Limits { depth, entries } }.walk(2)
+        super::walk_within(path, Limits { depth, entries }, 2)
+    }
+
+    /// Walks over a tree in which `change` happens before the directory `at` is read, when it has been found.
+    fn walk_and_change(path: &Path, at: &str, change: impl Fn()) -> Result<(), AddError> {
+        let limits = Limits { depth: DEPTH_MAX, entries: ENTRIES_MAX };
+        let (walker, _, mut state) = Walker::begin(path, limits)?;
+        while let Next::Do(unread) = walker.next(&mut state) {
+            if unread.inner == Path::new(at) {
+                change();
+            }
+            let level = walker.run(unread);
+            walker.finish(&mut state, level);
+        }
+        state.error.map_or(Ok(()), |refusal| Err(refusal.error))
+    }
+
+    #[test]
+    fn a_directory_that_is_exchanged_during_the_walk_is_not_gone_into() {
+        type Exchange = fn(&Path, &Path);
+        let exchanges: [Exchange; 3] = [
+            |directory, outside| std::os::unix::fs::symlink(outside, directory).unwrap(),
+            |directory, outside| std::fs::rename(outside, directory).unwrap(),
+            |directory, _| write(directory, "").unwrap(),
+        ];
+        for exchange in exchanges {
+            // The one that is read next, the one that it is in, and the topmost.
+            for (at, exchanged) in [("a/b", "a/b"), ("a/b", "a"), ("", "")] {
+                let dir = tempfile::tempdir().unwrap();
+                let (tree, outside) = (dir.path().join("tree"), dir.path().join("outside"));
+                [tree.join("a/b"), outside.join("b/a/b")].iter().for_each(|dir| create_dir_all(dir).unwrap());
+                for secret in ["secret", "b/secret", "a/b/secret"] {
+                    let secret = outside.join(secret);
+                    create_dir_all(secret.parent().unwrap()).unwrap();
+                    write(secret, "").unwrap();
+                }
+                let directory = if exchanged.is_empty() { tree.clone() } else { tree.join(exchanged) };
+                let change = || {
+                    std::fs::rename(&directory, dir.path().join("aside")).unwrap();
+                    exchange(&directory, &outside);
+                };
+                let walked = walk_and_change(&tree, at, change);
+                // The topmost stays open, so that it is the tree that was asked for, wherever it is now.
+                match exchanged.is_empty() {
+                    true => walked.unwrap(),
+                    false => {
+                        let error = walked.unwrap_err();
+                        let is_it =
+                            matches!(&error, AddError::Changed { path, .. } if *path == tree.join(at));
+                        assert!(is_it, "{error}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]
@@ -387,7 +473,7 @@ mod tests {
             }
         }
         let names = |threads| {
-            let entries = crate::add::Entries::new(dir.path(), walk(dir.path(), threads).unwrap(), false);
+            let entries = crate::add::Entries::new(walk(dir.path(), threads).unwrap(), false);
             let list = entries.list().iter().map(|entry| entry.name.clone());
             (list.collect::<Vec<_>>(), entries.listing)
         };

@@ -4,7 +4,7 @@ use std::{
     fs, io,
     ops::ControlFlow,
     os::unix::{
-        fs::{FileExt, PermissionsExt},
+        fs::{FileExt, PermissionsExt, symlink},
         net::UnixListener,
     },
     panic::{self, AssertUnwindSafe},
@@ -89,6 +89,30 @@ fn a_small_file_that_changes_after_the_walk_is_named() {
         let store = Watched { searches, ..Watched::default() };
         let error = add_tree(&store, dir.path(), &options(1, false)).unwrap_err();
         assert!(matches!(&error, AddError::Changed { path: at, .. } if *at == path), "{error}");
+        assert_eq!(store.keeps.take(), 0);
+    }
+}
+
+#[test]
+fn no_file_is_read_through_a_symlink_that_has_come_in_place_of_a_directory() {
+    for size in [10, 3 * PIECE_BYTES] {
+        let dir = tempfile::tempdir().unwrap();
+        let (tree, outside) = (dir.path().join("tree"), dir.path().join("outside"));
+        for place in [tree.join("a/b"), outside.join("b")] {
+            fs::create_dir_all(&place).unwrap();
+            fs::write(place.join("file"), contents(size, 0)).unwrap();
+        }
+        let searches = Calls::then(|_| {
+            fs::rename(tree.join("a"), dir.path().join("aside")).unwrap();
+            symlink(&outside, tree.join("a")).unwrap();
+            Ok(())
+        });
+        let store = Watched { searches, ..Watched::default() };
+        let error = add_tree(&store, &tree, &options(1, false)).unwrap_err();
+        assert!(
+            matches!(&error, AddError::Changed { path, .. } if *path == tree.join("a/b/file")),
+            "{error}"
+        );
         assert_eq!(store.keeps.take(), 0);
     }
 }

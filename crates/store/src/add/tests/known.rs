@@ -56,7 +56,7 @@ fn a_listing_tells_trees_apart() {
     let dir = tempfile::tempdir().unwrap();
     let listing = || {
         let path = dir.path().join("tree");
-        Entries::new(&path, walk::walk(&path, 1).unwrap(), false).listing
+        Entries::new(walk::walk(&path, 1).unwrap(), false).listing
     };
     let at = |name: &str| dir.path().join("tree").join(name);
     fs::create_dir(at("")).unwrap();
@@ -107,7 +107,7 @@ fn a_tree_of_which_something_is_missing_is_read_again() {
     let options = AddOptions { now: at_age(&[&path], 3), ..options(1, false) };
     let added = add_tree(&MemoryStore::new(), &path, &options).unwrap();
     let store = MemoryStore::new();
-    let listing = Entries::new(&path, walk::walk(&path, 1).unwrap(), false).listing;
+    let listing = Entries::new(walk::walk(&path, 1).unwrap(), false).listing;
     let AddedTree { closure, nar_hash, nar_size, .. } = added;
     store.note_tree(&listing, &KnownTree { root: closure.root().clone(), nar_hash, nar_size }).unwrap();
     assert!(!add_tree(&store, &path, &options).unwrap().was_known);
