@@ -6,6 +6,7 @@ use firn_nix::StorePath;
 use firn_store::{Collected, Eviction, Reason, StoreError, UnixSeconds, Visible, plan_eviction};
 
 use crate::inner::Inner;
+use crate::uses;
 use crate::{Engine, EngineError};
 
 /// What [`Engine::collect`] has done, or would do.
@@ -93,8 +94,15 @@ impl Engine {
 impl Inner {
     /// Takes out what has to go so that what is visible takes no more than this.
     fn evict(&self, bytes_max: u64, dry_run: bool) -> Result<Collection, StoreError> {
-        let Eviction { remove, bytes, bytes_left, is_enough } = plan_eviction(self.store(), bytes_max)?;
+        let now = uses::now();
+        let planned = plan_eviction(self.store(), bytes_max, now)?;
+        let Eviction { remove, bytes, bytes_left, is_enough } = planned;
         let uses = self.store().uses()?;
+        if !dry_run {
+            // From now on what a clock has noted that was ahead grows old like all else.
+            let mut of_the_future = uses.iter().filter(|(_, at)| **at > now);
+            of_the_future.try_for_each(|(what, _)| self.store().used(what, now))?;
+        }
         let mut evicted: Vec<_> = remove
             .into_iter()
             .map(|what| Evicted { path: self.index.name(&what), used: uses.get(&what).copied(), what })

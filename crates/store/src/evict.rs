@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, btree_map::Entry};
 use firn_castore::{BlobDigest, DirectoryDigest, Node, Root};
 
 use crate::{
-    Store, StoreError, Visible,
+    Store, StoreError, UnixSeconds, Visible,
     mark::{read, visible},
 };
 
@@ -23,12 +23,13 @@ pub struct Eviction {
 }
 
 /// Chooses what is removed, so that all that is visible takes at most `bytes_max`: nothing that is pinned, the least
-/// recently used first, and what was never used before all else.
+/// recently used first, and what was never used before all else. A use that lies after `now` is one of a clock that was
+/// ahead; it counts as one of now.
 ///
 /// What counts are the lengths of the blobs and Directories beneath what is visible, each once, less those of all
 /// adopted blobs, which lie elsewhere. What outboards, the index and garbage take comes on top. What would free nothing,
 /// since others share all of it, stays. This only plans; it keeps a count in memory for each blob and Directory.
-pub fn plan_eviction(store: &dyn Store, bytes_max: u64) -> Result<Eviction, StoreError> {
+pub fn plan_eviction(store: &dyn Store, bytes_max: u64, now: UnixSeconds) -> Result<Eviction, StoreError> {
     let (pins, uses) = (store.pins()?, store.uses()?);
     let visible = visible(store)?;
     let mut counts = Counts::default();
@@ -38,7 +39,7 @@ pub fn plan_eviction(store: &dyn Store, bytes_max: u64) -> Result<Eviction, Stor
     let adopted_bytes = store.usage()?.adopted_bytes;
     let before = counts.bytes.saturating_sub(adopted_bytes);
     let mut candidates: Vec<_> = visible.into_iter().filter(|(what, _)| !pins.contains_key(what)).collect();
-    candidates.sort_by_cached_key(|(what, _)| (uses.get(what).copied(), what.clone()));
+    candidates.sort_by_cached_key(|(what, _)| (uses.get(what).map(|at| now.min(*at)), what.clone()));
     let mut left = before;
     let mut removed = Vec::new();
     for (what, root) in candidates {
@@ -146,11 +147,12 @@ fn unname<K: Ord>(entry: Entry<'_, K, Counted>) -> u64 {
 mod tests {
     use super::*;
     use crate::{
-        Directories, MemoryStore, Paths, Pins, Reason, Room, UnixSeconds,
+        Directories, MemoryStore, Paths, Pins, Reason, Room,
         conformance::{add, contents, directory, stored_path},
     };
 
     const KIB: u64 = 1024;
+    const NOW: UnixSeconds = UnixSeconds(1000);
 
     /// A tree of blobs of so many KiB, by their seeds; two of one seed are one blob.
     fn commit(store: &MemoryStore, blobs: &[(u64, u64)], used: Option<u64>) -> Visible {
@@ -172,8 +174,8 @@ mod tests {
 
     /// Plans, does it, and sees whether it was true.
     fn evict(store: &MemoryStore, kib_max: u64) -> Eviction {
-        let planned = plan_eviction(store, kib_max * KIB).unwrap();
-        assert_eq!(plan_eviction(store, kib_max * KIB).unwrap(), planned);
+        let planned = plan_eviction(store, kib_max * KIB, NOW).unwrap();
+        assert_eq!(plan_eviction(store, kib_max * KIB, NOW).unwrap(), planned);
         for what in &planned.remove {
             assert!(store.remove(what).unwrap());
         }
@@ -182,7 +184,7 @@ mod tests {
         assert_eq!(store.usage().unwrap().blob_bytes + directories, planned.bytes_left);
         assert_eq!(planned.is_enough, planned.bytes_left <= kib_max * KIB);
         crate::verify_all(store, &mut |finding| panic!("{finding:?}"));
-        let again = plan_eviction(store, kib_max * KIB).unwrap();
+        let again = plan_eviction(store, kib_max * KIB, NOW).unwrap();
         assert_eq!((again.bytes_left, again.is_enough), (planned.bytes_left, planned.is_enough));
         assert_eq!((again.remove, again.bytes), (vec![], 0));
         planned
@@ -207,6 +209,24 @@ mod tests {
         assert_eq!(planned.remove, [never, oldest]);
         assert!(planned.is_enough && (200 * KIB..202 * KIB).contains(&planned.bytes));
         assert_eq!(evict(&store, 0).remove, [middle, newest]);
+    }
+
+    #[test]
+    fn a_use_that_lies_in_the_future_does_not_keep_anything_for_ever() {
+        let store = MemoryStore::new();
+        let (far, near) =
+            (commit(&store, &[(100, 1)], Some(u64::MAX)), commit(&store, &[(100, 2)], Some(2000)));
+        let used = commit(&store, &[(100, 3)], Some(999));
+        let mut of_the_future = [far, near];
+        of_the_future.sort();
+        let plan = |now| plan_eviction(&store, 0, now).unwrap().remove;
+        let [first, second] = of_the_future.clone();
+        assert_eq!(plan(NOW), [used.clone(), first, second], "they count as used now");
+        // From then on they are as old as anything else.
+        of_the_future.iter().for_each(|what| store.used(what, NOW).unwrap());
+        store.used(&used, UnixSeconds(1001)).unwrap();
+        let [first, second] = of_the_future;
+        assert_eq!(plan(UnixSeconds(1002)), [first, second, used]);
     }
 
     #[test]
@@ -264,9 +284,9 @@ mod tests {
         let root = Node::File { blob: hashed.blob(), executable: false }.into();
         store.commit_root(&root, true, Some(&Reason::adopted())).unwrap();
         commit(&store, &[(100, 2)], None);
-        let planned = plan_eviction(&store, 150 * KIB).unwrap();
+        let planned = plan_eviction(&store, 150 * KIB, NOW).unwrap();
         assert_eq!((planned.remove, planned.is_enough), (vec![], true));
-        assert_eq!(plan_eviction(&store, 50 * KIB).unwrap().remove.len(), 1);
+        assert_eq!(plan_eviction(&store, 50 * KIB, NOW).unwrap().remove.len(), 1);
     }
 
     #[test]
@@ -278,7 +298,7 @@ mod tests {
         let Node::Directory { digest, .. } = root.node() else { panic!() };
         store.quarantine(&crate::Item::Directory(*digest)).unwrap();
         commit(&store, &[(10, 2)], Some(1));
-        let planned = plan_eviction(&store, 0).unwrap();
+        let planned = plan_eviction(&store, 0, NOW).unwrap();
         assert_eq!((planned.remove.len(), planned.bytes_left), (2, 0));
     }
 }

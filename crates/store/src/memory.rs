@@ -215,8 +215,7 @@ impl Room for MemoryStore {
     fn used(&self, what: &Visible, at: UnixSeconds) -> Result<(), StoreError> {
         let mut contents = self.lock();
         if contents.is_visible(what) {
-            let last = contents.uses.entry(what.clone()).or_default();
-            *last = at.max(*last);
+            contents.uses.insert(what.clone(), at);
         }
         Ok(())
     }

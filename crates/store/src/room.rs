@@ -87,7 +87,7 @@ pub trait Room: Send + Sync {
     /// [`Room::collect`]. Durable on return.
     fn remove(&self, what: &Visible) -> Result<bool, StoreError>;
 
-    /// Remembers that something was used. It is durable with the next commit.
+    /// Remembers when something was used, in place of an earlier time. It is durable with the next commit.
     fn used(&self, what: &Visible, at: UnixSeconds) -> Result<(), StoreError>;
 
     /// When what is visible was used last; what never was is left out.

@@ -237,7 +237,7 @@ fn read_blobs(store: &dyn Store, blobs: &[BlobRef]) -> Vec<(Thing, StoreError)> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{MemoryStore, Paths, Room, Visible, conformance, plan_eviction, stats};
+    use crate::{MemoryStore, Paths, Room, UnixSeconds, Visible, conformance, plan_eviction, stats};
 
     fn findings(store: &dyn Store) -> Vec<Finding> {
         let mut findings = Vec::new();
@@ -298,7 +298,7 @@ mod tests {
         assert!(store.path(&path(0).path_hash()).is_err());
         let counted = stats(&store).unwrap();
         assert_eq!((counted.paths, counted.roots), (1, 1));
-        assert_eq!(plan_eviction(&store, 0).unwrap().remove.len(), 2);
+        assert_eq!(plan_eviction(&store, 0, UnixSeconds(0)).unwrap().remove.len(), 2);
         for dry_run in [true, false] {
             let error = store.collect(dry_run).unwrap_err();
             assert!(matches!(error, StoreError::NotCollected { .. }));

@@ -6,7 +6,7 @@ use std::{
 };
 
 use firn_castore::Closure;
-use redb::{Error, ReadableTable, WriteTransaction};
+use redb::{Error, WriteTransaction};
 
 use super::{
     DiskStore,
@@ -244,9 +244,7 @@ fn insert(transaction: &WriteTransaction, waiting: &Waiting, dirty: &Dirty) -> R
     }
     let mut uses = transaction.open_table(tables::USES)?;
     for (what, at) in &waiting.uses {
-        let key = visible_key(what);
-        let last = uses.get(&key[..])?.map_or(0, |last| last.value());
-        uses.insert(&key[..], at.0.max(last))?;
+        uses.insert(&visible_key(what)[..], at.0)?;
     }
     let mut packs = transaction.open_table(tables::PACKS)?;
     for (pack, end) in dirty.ends() {

@@ -175,9 +175,7 @@ impl Room for DiskStore {
 
     fn used(&self, what: &Visible, at: UnixSeconds) -> Result<(), StoreError> {
         if self.is_visible(what)? {
-            let mut state = self.state_mut();
-            let last = state.waiting.uses.entry(what.clone()).or_default();
-            *last = at.max(*last);
+            self.state_mut().waiting.uses.insert(what.clone(), at);
         }
         self.make_room()
     }
@@ -192,10 +190,7 @@ impl Room for DiskStore {
             }
             Ok(uses)
         })?;
-        for (what, at) in waiting {
-            let last: &mut UnixSeconds = uses.entry(what).or_default();
-            *last = at.max(*last);
-        }
+        uses.extend(waiting);
         Ok(uses)
     }
 

@@ -6,6 +6,7 @@ use firn_bao::{PIECE_BYTES, Span};
 use firn_castore::{BlobRef, Root};
 use firn_store::{
     Blobs, Damage, Directories, DiskStore, Finding, Item, OpenError, Paths, Room, Store, StoreError,
+    UnixSeconds,
     conformance::{self, contents},
     verify_all,
 };
@@ -90,7 +91,7 @@ fn one_damaged_record_hides_no_other_one() {
     assert_eq!(store.paths().unwrap(), std::slice::from_ref(&second));
     assert_eq!(store.roots().unwrap(), [(root.clone(), false)]);
     assert_eq!(firn_store::stats(&store).unwrap().paths, 1);
-    assert_eq!(firn_store::plan_eviction(&store, 0).unwrap().remove.len(), 2);
+    assert_eq!(firn_store::plan_eviction(&store, 0, UnixSeconds(0)).unwrap().remove.len(), 2);
     for dry_run in [true, false] {
         assert!(matches!(store.collect(dry_run), Err(StoreError::NotCollected { .. })));
     }
