@@ -85,12 +85,20 @@ pub(crate) struct Cockpit {
     pub(crate) changes: watch::Sender<u64>,
 }
 
+/// Where a flight goes.
+pub(crate) struct Plan {
+    pub(crate) goal: Goal,
+    /// Whether others may have what comes.
+    pub(crate) may_share: bool,
+}
+
 struct Flight {
     crew: Crew,
     index: Arc<Index>,
     changes: watch::Sender<u64>,
     reading: watch::Receiver<Option<BlobDigest>>,
     askers: broadcast::Receiver<(Root, Fellow)>,
+    may_share: bool,
     /// What others may have of the tree while it comes.
     coming: Option<Coming>,
     /// Whose holders are looked for.
@@ -115,10 +123,11 @@ struct Flight {
 pub(crate) async fn fly(
     crew: Crew,
     index: Arc<Index>,
-    goal: Goal,
+    plan: Plan,
     cockpit: Cockpit,
 ) -> Result<(Outcome, Option<Coming>), EngineError> {
     let Cockpit { progress, reading, changes } = cockpit;
+    let Plan { goal, may_share } = plan;
     let flight = Flight {
         fetch: Fetch::new(goal, crew.me, crew.limits, crew.seed),
         askers: crew.askers.subscribe(),
@@ -126,6 +135,7 @@ pub(crate) async fn fly(
         index,
         changes,
         reading,
+        may_share,
         coming: None,
         root: None,
         in_endgame: false,
@@ -375,10 +385,10 @@ impl Flight {
             self.progress.send_modify(|progress| progress.path.clone_from(&path));
         }
         let Crew { store, pool, .. } = self.crew.clone();
-        let index = self.index.clone();
+        let (index, may_share) = (self.index.clone(), self.may_share);
         let recall = move || {
             let (closure, known) = recall(&*store, &index, &root, path.as_ref())?;
-            let coming = closure.map(|closure| index.coming(closure));
+            let coming = closure.map(|closure| index.coming(closure, may_share));
             Ok::<_, StoreError>(Event::Recalled { coming, known })
         };
         self.events.push(async move { pool.run(recall).await?.map_err(Into::into) }.boxed());
@@ -402,11 +412,11 @@ impl Flight {
     fn keep_tree(&mut self, closure: Arc<Closure>) {
         telling::tree(&closure);
         let Crew { store, pool, .. } = self.crew.clone();
-        let index = self.index.clone();
+        let (index, may_share) = (self.index.clone(), self.may_share);
         let keep = move || {
             let directories: Vec<_> = closure.directories().cloned().collect();
             store.keep_directories(&directories)?;
-            Ok::<_, StoreError>(index.coming(closure))
+            Ok::<_, StoreError>(index.coming(closure, may_share))
         };
         self.keeps.push(async move { Ok(Kept::Tree(pool.run(keep).await??)) }.boxed());
     }

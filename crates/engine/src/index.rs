@@ -11,6 +11,7 @@ use firn_nix::{NarHash, StorePath, StorePathHash};
 use firn_store::{Store, StoreError, Visible, closure};
 use firn_trust::{Admitted, Policy, TrustedPath};
 
+use crate::private::Private;
 use crate::recall::stem;
 
 const HASH_FIRST: [u8; 20] = [0; 20];
@@ -23,11 +24,12 @@ const ADMITTED_MAX: usize = 65_536;
 pub(crate) struct Index {
     names: RwLock<Names>,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) private: Private,
 }
 
-/// A tree that is on its way, and of which peers may have what has come.
+/// A tree that is on its way, and of which peers may have what has come, unless it is private.
 pub(crate) struct Coming {
-    shared: Arc<Shared>,
+    shared: Option<Arc<Shared>>,
     closure: Arc<Closure>,
 }
 
@@ -39,7 +41,9 @@ impl Coming {
 
 impl Drop for Coming {
     fn drop(&mut self) {
-        self.shared.end_coming(&self.closure);
+        if let Some(shared) = &self.shared {
+            shared.end_coming(&self.closure);
+        }
     }
 }
 
@@ -64,14 +68,18 @@ struct Names {
 impl Index {
     /// Judges all that the store has; damaged records are left out. Blocks.
     pub(crate) fn load(store: &dyn Store, policy: &Policy) -> Result<Self, StoreError> {
-        let index = Self { names: RwLock::default(), shared: Arc::default() };
+        let index = Self { names: RwLock::default(), shared: Arc::default(), private: Private::default() };
         for stored in store.paths()? {
-            let (path_hash, shared) = (stored.path_hash(), stored.shared());
+            let (path_hash, shared, root) = (stored.path_hash(), stored.shared(), stored.root().clone());
             match policy.readmit(stored) {
                 Ok(path) => index.add(store, path, shared, None)?,
                 Err(reason) => {
                     tracing::debug!(path = %path_hash, %reason, "a stored path is out of view");
                     index.write().refused.insert(path_hash);
+                    if !shared {
+                        index.private.insert(Visible::Path(path_hash));
+                        index.private.insert(Visible::Root(root));
+                    }
                 }
             }
         }
@@ -81,6 +89,7 @@ impl Index {
         for error in store.damaged_records()? {
             tracing::warn!(%error, "a record is out of view");
         }
+        index.load_withdrawn(store)?;
         Ok(index)
     }
 
@@ -99,6 +108,7 @@ impl Index {
         if shared && let Some(closure) = known_or_readable(known, store, &path.facts().root)? {
             self.shared.add_path(&path, &closure);
         }
+        self.private.committed(Visible::Path(hash), shared);
         let mut names = self.write();
         // Its NAR hash may be another one than that of an earlier record.
         names.take(&Visible::Path(hash));
@@ -122,6 +132,7 @@ impl Index {
         if shared && let Some(closure) = known_or_readable(known, store, &root)? {
             self.shared.add_root(&closure);
         }
+        self.private.committed(Visible::Root(root.clone()), shared);
         self.write().trees.insert(root, shared);
         Ok(())
     }
@@ -130,6 +141,7 @@ impl Index {
     ///
     /// It must be in the store still: what peers may see of it is counted by its closure.
     pub(crate) fn remove(&self, store: &dyn Store, what: &Visible) -> bool {
+        self.private.remove(what);
         let Some(root) = self.write().take(what) else { return false };
         if self.shared.has(what) {
             match readable(store, &root) {
@@ -179,6 +191,20 @@ impl Index {
         self.read().trees.get(root).copied().unwrap_or(false)
     }
 
+    pub(crate) fn is_in_view(&self, what: &Visible) -> bool {
+        match what {
+            Visible::Path(hash) => self.read().here.contains_key(hash),
+            Visible::Root(root) => self.read().trees.contains_key(root),
+        }
+    }
+
+    /// All that is in view with this root.
+    pub(crate) fn names_of(&self, root: &Root) -> Vec<Visible> {
+        let names = self.read();
+        let tree = names.trees.contains_key(root).then(|| Visible::Root(root.clone()));
+        names.paths_of(root).map(Visible::Path).chain(tree).collect()
+    }
+
     /// Whether this tree is here by itself, or as a path.
     pub(crate) fn is_visible(&self, root: &Root) -> bool {
         self.read().trees.contains_key(root) || self.by_root(root).is_some()
@@ -190,9 +216,7 @@ impl Index {
 
     pub(crate) fn by_root(&self, root: &Root) -> Option<Arc<TrustedPath>> {
         let names = self.read();
-        let first = (root.clone(), StorePathHash::from(HASH_FIRST));
-        let last = (root.clone(), StorePathHash::from(HASH_LAST));
-        names.by_root.range(first..=last).find_map(|(_, hash)| names.here.get(hash).cloned())
+        names.paths_of(root).find_map(|hash| names.here.get(&hash).cloned())
     }
 
     pub(crate) fn by_nar_hash(&self, nar_hash: &NarHash) -> Option<Arc<TrustedPath>> {
@@ -211,10 +235,13 @@ impl Index {
         roots.take(count_max).collect()
     }
 
-    /// Shares what comes of a tree, as long as the result lives.
-    pub(crate) fn coming(self: &Arc<Self>, closure: Arc<Closure>) -> Coming {
-        self.shared.begin_coming(&closure);
-        Coming { shared: self.shared.clone(), closure }
+    /// Shares what comes of a tree, if it may be, as long as the result lives.
+    pub(crate) fn coming(self: &Arc<Self>, closure: Arc<Closure>, may_share: bool) -> Coming {
+        let shared = may_share.then(|| self.shared.clone());
+        if let Some(shared) = &shared {
+            shared.begin_coming(&closure);
+        }
+        Coming { shared, closure }
     }
 
     pub(crate) fn paths(&self) -> Vec<Arc<TrustedPath>> {
@@ -255,6 +282,13 @@ impl Index {
 }
 
 impl Names {
+    /// The paths in view that have this tree.
+    fn paths_of(&self, root: &Root) -> impl Iterator<Item = StorePathHash> {
+        let first = (root.clone(), StorePathHash::from(HASH_FIRST));
+        let last = (root.clone(), StorePathHash::from(HASH_LAST));
+        self.by_root.range(first..=last).map(|(_, hash)| *hash)
+    }
+
     /// Takes away all that stands for this; gives its root if it was in view.
     fn take(&mut self, what: &Visible) -> Option<Root> {
         match what {

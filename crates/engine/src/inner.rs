@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use crate::flight::{Cockpit, Crew, fly};
+use crate::flight::{Cockpit, Crew, Plan, fly};
 use crate::flights::{FlightKey, Flights, Landed, Seat};
 use crate::index::Index;
 use crate::uses::{self, Uses};
@@ -111,20 +111,22 @@ impl Inner {
     ) -> Result<Landed, EngineError> {
         // What it finds here, and what it brings, must still be here when it is committed.
         let _hold = self.crew.store.hold();
+        let may_share = self.index.may_share(&goal, path.as_deref());
         if let Goal::Tree(root) = &goal
             && let Some(closure) = self.local_tree(root.clone()).await?
         {
             return match path {
-                Some(_) => self.land(closure, path).await,
+                Some(_) => self.land(closure, path, may_share).await,
                 None => self.land_local(closure).await,
             };
         }
         // Peers may have what has come until it is committed.
-        let (outcome, _coming) = fly(self.crew.clone(), self.index.clone(), goal, cockpit).await?;
+        let (outcome, _coming) =
+            fly(self.crew.clone(), self.index.clone(), Plan { goal, may_share }, cockpit).await?;
         match outcome {
             Outcome::Claims(claims) => Ok(Landed::Claims(claims)),
-            Outcome::Path(path, closure) => self.land(closure, Some(Arc::new(*path))).await,
-            Outcome::Tree(closure) => self.land(closure, path).await,
+            Outcome::Path(path, closure) => self.land(closure, Some(Arc::new(*path)), may_share).await,
+            Outcome::Tree(closure) => self.land(closure, path, may_share).await,
             Outcome::NotFound => Err(EngineError::NotFound),
             Outcome::Untrusted => Err(EngineError::Untrusted),
             Outcome::Rejected(rejection) => Err(EngineError::Rejected(rejection)),
@@ -132,17 +134,18 @@ impl Inner {
         }
     }
 
-    /// Commits what a flight has brought. What came from others may go to others.
+    /// Commits what a flight has brought. What came from others may go to others, unless it was private before.
     async fn land(
         self: Arc<Self>,
         closure: Arc<Closure>,
         path: Option<Arc<TrustedPath>>,
+        may_share: bool,
     ) -> Result<Landed, EngineError> {
         match &path {
             Some(path) => {
-                self.commit(TrustedPath::clone(path), true, None, Some(closure.clone())).await?;
+                self.commit(TrustedPath::clone(path), may_share, None, Some(closure.clone())).await?;
             }
-            None => self.commit_root(closure.root().clone(), true, None, Some(closure.clone())).await?,
+            None => self.commit_root(closure.root().clone(), may_share, None, Some(closure.clone())).await?,
         }
         self.used(match &path {
             Some(path) => Visible::Path(*path.facts().path.hash()),

@@ -17,6 +17,7 @@ mod inner;
 mod ledger;
 mod nar;
 mod pool;
+mod private;
 mod progress;
 mod reader;
 mod recall;

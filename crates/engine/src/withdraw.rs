@@ -17,6 +17,8 @@ pub struct Withdrawn {
     pub what: Visible,
     /// The path's name, where it is one.
     pub path: Option<StorePath>,
+    /// Its tree.
+    pub root: Root,
     /// What of it is lost; the first that was found.
     pub lost: Item,
 }
@@ -65,7 +67,7 @@ impl Inner {
             for (what, path, root) in self.index.visible() {
                 if let Some(lost) = search.first_lost(&root)? {
                     let path = path.map(|path| path.facts().path.clone());
-                    withdrawn.push(Withdrawn { what, path, lost });
+                    withdrawn.push(Withdrawn { what, path, root, lost });
                 }
             }
         }
@@ -88,9 +90,15 @@ impl Inner {
                 still.push(item);
             }
         }
-        for Withdrawn { what, path, lost } in &still {
+        for Withdrawn { what, path, root, lost } in &still {
             tracing::warn!(?path, %lost, "withdrawn");
+            let is_private = self.index.private.contains(what);
             self.take_out(what)?;
+            if is_private {
+                // Should it come again, it is as private as it was.
+                self.index.private.insert(what.clone());
+                self.index.private.insert(Visible::Root(root.clone()));
+            }
             if let Some(reason) = pins.get(what).filter(|reason| **reason != Reason::adopted()) {
                 self.store().pin(what, reason)?;
             }

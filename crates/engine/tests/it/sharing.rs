@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use firn_engine::EngineError;
 use firn_exchange::{Key, Rejection};
-use firn_store::{MemoryStore, Paths};
+use firn_store::{Item, MemoryStore, Paths, Pins, Reason, Room, Store, Visible};
 
 use crate::fakes::net::{Net, honest};
 use crate::fakes::tree::{Tree, varied};
@@ -86,4 +86,59 @@ async fn getting_what_is_here_shares_nothing() {
     engine.commit_root(loose.root(), true, None).await.unwrap();
     engine.commit_root(loose.root(), false, None).await.unwrap();
     assert_eq!(store.roots().unwrap(), [(loose.root(), true)], "what was given away stays given away");
+}
+
+/// Makes a part of a tree absent, as damage that was found does.
+fn lose_a_part(store: &dyn Store, tree: &Tree) {
+    let closure = firn_store::closure(store, &tree.root()).unwrap().unwrap();
+    let lost = closure.blobs().into_iter().max_by_key(|blob| blob.size).unwrap();
+    store.quarantine(&Item::Blob(lost.digest)).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_private_and_is_fetched_again_stays_private() {
+    let net = Net::default();
+    let (_, other) = peer(&net, 1, honest()).await;
+    let tree = varied(1);
+    crate::fakes::publish(&other, "private", &tree, Signed::Attested).await;
+    let is_private = |engine: &firn_engine::Engine| {
+        let store = engine.store();
+        let shared = store.paths().unwrap().iter().any(|path| path.shared());
+        engine.keys().is_empty() && !shared && store.roots().unwrap().iter().all(|(_, shared)| !shared)
+    };
+    // By its path, by its root, and by its path when an earlier process has withdrawn it.
+    for how in ["path", "root", "restarted"] {
+        let store = Arc::new(MemoryStore::new());
+        let mut engine = open(&net, store.clone()).await;
+        let hash = add_private(&engine, &tree).await;
+        engine.pin(&Visible::Path(hash), &Reason::added()).await.unwrap();
+        lose_a_part(&*store, &tree);
+        if how == "restarted" {
+            store.remove(&Visible::Path(hash)).unwrap();
+            store.pin(&Visible::Path(hash), &Reason::added()).unwrap();
+            engine = open(&net, store.clone()).await;
+        }
+        match how {
+            "root" => drop(engine.get_root(tree.root(), &|_| {}).await.unwrap()),
+            _ => drop(engine.get_path(hash, &|_| {}).await.unwrap()),
+        }
+        assert!(tree.is_in(&*store), "{how}");
+        assert!(is_private(&engine), "{how}");
+        assert!(is_private(&open(&net, store).await), "{how}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_shared_and_is_fetched_again_stays_shared() {
+    let net = Net::default();
+    let (_, other) = peer(&net, 1, honest()).await;
+    let tree = varied(1);
+    crate::fakes::publish(&other, "shared", &tree, Signed::Attested).await;
+    let store = Arc::new(MemoryStore::new());
+    let engine = open(&net, store.clone()).await;
+    let hash = crate::fakes::publish(&engine, "shared", &tree, Signed::Attested).await;
+    engine.pin(&Visible::Path(hash), &Reason::added()).await.unwrap();
+    lose_a_part(&*store, &tree);
+    engine.get_path(hash, &|_| {}).await.unwrap();
+    assert_eq!(engine.keys(), [Key::Path(hash), Key::Root(tree.root())]);
 }
