@@ -3,7 +3,6 @@
 use std::{
     io,
     net::SocketAddr,
-    os::unix::fs::DirBuilderExt,
     path::Path,
     process::ExitCode,
     sync::{Arc, OnceLock},
@@ -14,7 +13,7 @@ use firn_engine::{Engine, EngineConfig};
 use firn_exchange::{Limits, Micros, PeerId};
 use firn_gateway::{Gateway, GatewayConfig, PRIORITY, WRITE_TIMEOUT};
 use firn_net::{Answerer, DialRules, Identity, Net, NetConfig, Reach};
-use firn_store::DiskStore;
+use firn_store::{DiskStore, create_private_dir};
 use firn_trust::Policy;
 use tokio::{
     net::TcpListener,
@@ -88,7 +87,8 @@ pub struct Node {
 /// Opens the data directory's store, for this process alone.
 pub async fn open_store(data_dir: &Path) -> Result<Arc<DiskStore>, Failure> {
     let failed = |source| Failure::advised(StartError::DataDir { path: data_dir.into(), source });
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(failed)?;
+    create_private_dir(data_dir).map_err(failed)?;
+    remembered::close(data_dir);
     let dir = data_dir.join("store");
     let opened = tokio::task::spawn_blocking(move || DiskStore::open(&dir)).await.map_err(Failure::failed)?;
     Ok(Arc::new(opened.map_err(Failure::advised)?))

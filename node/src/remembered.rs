@@ -4,18 +4,25 @@
 //! from starting: what it said is lost, and its peers are found out again by their next lie.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use firn_engine::{Engine, EngineError, Liar};
-use firn_store::UnixSeconds;
+use firn_store::{UnixSeconds, make_private};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+/// The file in the data directory.
+const FILE: &str = "liars.json";
+/// What it is called once it could not be read.
+const DAMAGED: &str = "liars.json.damaged";
+/// What it is called while it is written.
+const NEW: &str = "liars.json.new";
 /// The most liars in the file; of more, the newest.
 const LIARS_MAX: usize = 1000;
 /// The longest reason in the file.
@@ -47,7 +54,14 @@ pub fn now() -> UnixSeconds {
 
 /// Where they are kept.
 fn file_of(data_dir: &Path) -> PathBuf {
-    data_dir.join("liars.json")
+    data_dir.join(FILE)
+}
+
+/// Closes to others what an earlier version has left open. What is not there, or is none of ours, is left alone.
+pub fn close(data_dir: &Path) {
+    for name in [FILE, DAMAGED, NEW] {
+        let _ = make_private(&data_dir.join(name));
+    }
 }
 
 /// Tells the engine of the liars that this data directory knows of; to be called before it fetches anything.
@@ -62,9 +76,9 @@ fn load(data_dir: &Path) -> Vec<Liar> {
         Ok(liars) => liars,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => {
-            let aside = data_dir.join("liars.json.damaged");
+            let aside = data_dir.join(DAMAGED);
             let file = file.display();
-            match fs::rename(data_dir.join("liars.json"), &aside) {
+            match fs::rename(data_dir.join(FILE), &aside) {
                 Ok(()) => {
                     let aside = aside.display();
                     tracing::warn!(%file, %error, %aside, "which peers have lied can't be read, it is set aside");
@@ -103,8 +117,9 @@ fn save(data_dir: &Path, liars: &[Liar]) -> io::Result<()> {
         at: liar.at.0,
     });
     let text = serde_json::to_vec_pretty(&Remembered { liars: liars.collect() })?;
-    let aside = data_dir.join("liars.json.new");
-    let mut file = File::create(&aside)?;
+    let aside = data_dir.join(NEW);
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+    make_private(&aside)?;
     file.write_all(&text)?;
     file.sync_all()?;
     fs::rename(aside, file_of(data_dir))

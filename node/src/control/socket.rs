@@ -11,12 +11,14 @@ use std::{
 };
 
 use firn_castore::BlobDigest;
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixSocket};
 
 use crate::config::Environment;
 
 /// `sun_path` has 108 bytes on Linux, the last of which is NUL.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// How many commands may wait to be answered.
+const BACKLOG: u32 = 128;
 
 /// Nowhere is the path short enough for a socket.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,7 +89,6 @@ impl ControlSocket {
             return Err(BindError::NodeRuns(path.into()));
         }
         let listener = bind_aside(path).map_err(failed)?;
-        let listener = UnixListener::from_std(listener).map_err(failed)?;
         Ok(Self { listener, file: SocketFile(path.into()) })
     }
 
@@ -107,7 +108,7 @@ fn is_answered(path: &Path) -> io::Result<bool> {
     }
 }
 
-fn bind_aside(path: &Path) -> io::Result<net::UnixListener> {
+fn bind_aside(path: &Path) -> io::Result<UnixListener> {
     if let Some(dir) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     }
@@ -117,9 +118,11 @@ fn bind_aside(path: &Path) -> io::Result<net::UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = net::UnixListener::bind(&aside)?;
-    listener.set_nonblocking(true)?;
+    let socket = UnixSocket::new_stream()?;
+    socket.bind(&aside)?;
+    // Nobody can connect before it listens.
     fs::set_permissions(&aside, fs::Permissions::from_mode(0o600))?;
+    let listener = socket.listen(BACKLOG)?;
     fs::rename(&aside, path)?;
     Ok(listener)
 }

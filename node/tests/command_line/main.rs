@@ -8,5 +8,6 @@ mod nix_store;
 mod offline;
 mod peers;
 mod relayed;
+mod private;
 mod room;
 mod world;

@@ -10,7 +10,10 @@ use std::{
 
 use rustix::{fs::OFlags, io::Errno};
 
-use super::vfs::{Access, Disk, DiskFile};
+use super::{
+    private::{FILE_MODE, set_mode},
+    vfs::{Access, Disk, DiskFile},
+};
 use crate::StoreError;
 
 /// The version of the layout and of what is in the index.
@@ -253,7 +256,7 @@ impl Lock {
     pub(super) fn take(dir: &Path) -> Result<Self, OpenError> {
         let path = dir.join(LOCK);
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
+        options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
         // A pipe in its place would be waited for.
         options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
         let mut file = options.open(&path).map_err(OpenError::io(&path))?;
@@ -262,7 +265,7 @@ impl Lock {
         // Whoever holds it may be writing just now; then the name is not known.
         let read = (&mut file).take(32).read_to_string(&mut before);
         match locked {
-            Ok(()) => {}
+            Ok(()) => set_mode(&file).map_err(OpenError::io(&path))?,
             Err(TryLockError::WouldBlock) => {
                 let pid = read.ok().and_then(|_| before.trim_end().parse().ok());
                 return Err(OpenError::Locked { path: dir.to_path_buf(), pid });

@@ -30,6 +30,7 @@ mod layout;
 mod packs;
 mod partials;
 mod place;
+mod private;
 mod prune;
 mod read;
 mod state;
@@ -40,7 +41,7 @@ mod vfs;
 mod visible;
 
 use std::{
-    fmt, fs,
+    fmt,
     path::Path,
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -49,6 +50,7 @@ use std::{
 };
 
 pub use layout::{FORMAT_VERSION, OpenError};
+pub use private::{create_private_dir, make_private};
 pub use vfs::{Access, Disk, DiskFile, RealDisk};
 
 use self::{
@@ -100,11 +102,12 @@ impl fmt::Debug for DiskStore {
 impl DiskStore {
     /// Opens the store in this directory, or makes one where there is nothing or an empty directory.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
-        fs::create_dir_all(dir).map_err(OpenError::io(dir))?;
+        create_private_dir(dir).map_err(OpenError::io(dir))?;
         let disk = Arc::new(RealDisk::of(dir).map_err(OpenError::io(dir))?);
         // Before anything is made in a directory that may be something else.
         layout::check_version(&*disk, dir)?;
         let lock = Lock::take(dir)?;
+        private::close_store(dir).map_err(OpenError::io(dir))?;
         let was_left = lock.was_left;
         Self::open_with(disk, dir, Some(lock), was_left)
     }

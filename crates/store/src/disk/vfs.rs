@@ -1,13 +1,13 @@
 //! The file system beneath a store, as far as a store needs it.
 //!
 //! [`RealDisk`] is the operating system's. Simulations put a stricter one in its place, which loses and reorders what
-//! was not synced.
+//! was not synced. What it makes is for its owner alone.
 
 use std::{
     ffi::OsString,
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io,
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -18,6 +18,8 @@ use rustix::{
     fs::{OFlags, fstatvfs, syncfs},
     io::{Errno, pread},
 };
+
+use super::private::{DIR_MODE, FILE_MODE, make_private, set_mode};
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,20 +121,25 @@ impl RealDisk {
 
 impl Disk for RealDisk {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        match fs::create_dir(dir) {
+        match DirBuilder::new().mode(DIR_MODE).create(dir) {
+            Ok(()) => make_private(dir),
             // A symlink may lead to another file system, which a sync of this one would not make durable.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 if fs::symlink_metadata(dir)?.is_dir() { Ok(()) } else { Err(error) }
             }
-            made => made,
+            Err(error) => Err(error),
         }
     }
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
         options.read(true).write(access != Access::Read).create_new(access == Access::CreateNew);
-        options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
-        Ok(Arc::new(RealFile(options.open(path)?)))
+        options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32).mode(FILE_MODE);
+        let file = options.open(path)?;
+        if access == Access::CreateNew {
+            set_mode(&file)?;
+        }
+        Ok(Arc::new(RealFile(file)))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
