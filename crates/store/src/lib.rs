@@ -47,7 +47,7 @@ pub use room::{
 pub use stats::{Stats, stats};
 pub use traits::{Blobs, Directories, Incoming, Intake, Paths, Record, Store};
 pub use tree::{MissingBlob, closure, closure_or_refuse, missing_blobs, missing_spans};
-pub use verify::{Finding, Holder, Verified, verify_all, verify_some};
+pub use verify::{Finding, Holder, Verified, verify_all, verify_some, verify_tree};
 pub use write::{WriteError, write_tree};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -10,7 +10,7 @@ use std::{
 };
 
 use firn_bao::{PIECE_GROUPS, Span};
-use firn_castore::{BlobRef, Directory, DirectoryDigest, Node, Root};
+use firn_castore::{BlobRef, Closure, Directory, DirectoryDigest, Node, Root};
 use firn_nix::StorePath;
 
 use crate::{Item, Store, StoreError};
@@ -102,6 +102,17 @@ pub fn verify_some(
         on_damage(Finding { error, item: Some(thing.item()), holders });
     }
     verified
+}
+
+/// Reads and verifies all of a tree, visible or not. Gives what of it is not what it was, or is not here, and why.
+pub fn verify_tree(store: &dyn Store, closure: &Closure) -> Vec<(Item, StoreError)> {
+    let mut bad: Vec<(Thing, StoreError)> = Vec::new();
+    for directory in closure.directories() {
+        let digest = directory.digest();
+        bad.extend(read_directory(store, digest).err().map(|error| (Thing::Directory(digest), error)));
+    }
+    bad.extend(read_blobs(store, &closure.blobs()));
+    bad.into_iter().map(|(thing, error)| (thing.item(), error)).collect()
 }
 
 /// Everything visible, with its root; and why something cannot be told.

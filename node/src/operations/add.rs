@@ -23,7 +23,8 @@ use firn_nix::{
 };
 use firn_proto::control::{AddReply, AddRequest, AddedPath, Progress, progress::Phase};
 use firn_store::{
-    AddError, AddOptions, AddProgress, AddedTree, Reason, Store, StoreError, UnixSeconds, Visible, add_tree,
+    AddError, AddOptions, AddProgress, AddedTree, Item, Reason, Store, StoreError, UnixSeconds, Visible,
+    add_tree,
 };
 use firn_trust::{PathFacts, TrustedPath};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -52,6 +53,11 @@ enum AddPathError {
     NoClosure(PathBuf),
     #[error("{}: {source}", .path.display())]
     Place { path: PathBuf, source: io::Error },
+    #[error(
+        "{} was read, but {things} things that were kept of it cannot be read back as they were: the disk of the \
+         store may be failing; nothing was added", .path.display()
+    )]
+    StaysDamaged { path: PathBuf, things: usize },
     #[error("a key to sign with: {0}")]
     Key(KeyError),
     #[error(
@@ -337,11 +343,27 @@ impl Adding {
                 _ => Failure::advised(error),
             })
         };
-        let tree = read()?;
-        // What was here already was not kept anew: where it is not what it was, it is kept now.
-        match self.rehash && put_aside_damage(&*self.store, tree.closure.root())? {
-            true => read(),
-            false => Ok(tree),
+        let mut tree = read()?;
+        let mut seen = BTreeSet::new();
+        loop {
+            let damaged = self.put_aside_damage(&tree)?;
+            if damaged.is_empty() {
+                return Ok(tree);
+            }
+            if damaged.is_subset(&seen) {
+                let (path, things) = (path.into(), damaged.len());
+                return Err(Failure::failed(AddPathError::StaysDamaged { path, things }));
+            }
+            seen.extend(damaged);
+            tree = read()?;
+        }
+    }
+
+    /// What was here already was not kept anew: where it is not what it was, it is to be kept with the next reading.
+    fn put_aside_damage(&self, tree: &AddedTree) -> Result<BTreeSet<Item>, StoreError> {
+        match self.rehash {
+            true => put_aside_damage(&*self.store, &tree.closure),
+            false => Ok(BTreeSet::new()),
         }
     }
 

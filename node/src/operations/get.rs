@@ -22,6 +22,7 @@ use super::{
     repair,
     size::Size,
     subject::{Subject, named},
+    verify::put_aside_damage,
 };
 use crate::failure::Failure;
 
@@ -137,6 +138,9 @@ async fn write_out(ops: &Ops, fetched: &Fetched, out: PathBuf, watch: &Watch<'_>
             let root = || Visible::Root(fetched.closure.root().clone());
             let what = hash.map_or_else(root, Visible::Path);
             let note = |flown: &Flown| watch.note(hash, flown);
+            // All that is damaged, not only what was met first.
+            let (store, closure) = (ops.engine.store().clone(), fetched.closure.clone());
+            ops.engine.run_blocking(move || put_aside_damage(&*store, &closure)).await??;
             let again = watch.tell_during(repair::get_again(ops, &what, &note)).await;
             again.map_err(|why| {
                 let subject = named(&what, fetched.path.as_ref().map(|path| &path.facts().path)).into();

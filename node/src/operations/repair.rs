@@ -1,7 +1,7 @@
 //! Putting aside what is damaged, and getting it again.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -14,12 +14,14 @@ use firn_trust::{StoredPath, TrustedPath};
 
 use super::{
     Ops, Report,
-    verify::{Damaged, Found},
+    verify::{Damaged, Found, look},
 };
 use crate::failure::Failure;
 
 /// Why a damage stays that nothing visible has, such as that of a record.
 const NOT_BY_ITSELF: &str = "what it was cannot be read any more: add or get it anew";
+/// Why a damage stays though what was damaged has come again.
+const STILL: &str = "it came again, and was damaged when it was read back";
 
 /// What was visible before anything was read.
 pub(super) struct Records {
@@ -46,39 +48,110 @@ impl Records {
     }
 }
 
-/// Puts aside all that was found, then gets again what it is part of, one after the other.
+/// Puts aside all that was found and gets again what it is part of, until that has been read back whole or nothing more
+/// comes of it. A Directory that has come again shows what else is damaged beneath it.
 pub(super) async fn repair(
     ops: &Ops,
     records: &Records,
     found: Found,
-    mut reply: VerifyReply,
     report: &Report,
 ) -> Result<VerifyReply, Failure> {
     // What has come again is not collected before it is visible again.
     let _hold = ops.engine.store().hold();
-    let Found { findings, damaged, .. } = found;
-    put_aside(ops, &findings).await?;
-    let fetched: Mutex<BTreeMap<String, u64>> = Mutex::default();
-    let mut results: BTreeMap<Visible, Result<(), String>> = BTreeMap::new();
-    for (damage, Damaged { what, .. }) in reply.damages.iter_mut().zip(damaged) {
-        let Some(what) = what else {
-            note(damage, Err(NOT_BY_ITSELF.to_owned()));
-            continue;
-        };
-        if !results.contains_key(&what) {
+    let (checked, bytes) = (found.checked, found.bytes);
+    let mut repairs = Repairs::new(ops, records, report);
+    let mut left = found;
+    while repairs.note_new(&left) {
+        put_aside(ops, &left.findings).await?;
+        repairs.get_again(&left).await;
+        left = repairs.read_back().await?;
+    }
+    let still: BTreeMap<&Visible, &str> = { left.damaged.iter() }
+        .filter_map(|damaged| Some((damaged.what.as_ref()?, damaged.text.as_str())))
+        .collect();
+    let damages = repairs.all.iter().map(|damaged| {
+        let result = repairs.result(damaged.what.as_ref(), &still);
+        Damage {
+            repaired: result.is_ok(),
+            unrepaired_because: result.err().unwrap_or_default(),
+            ..damaged.told()
+        }
+    });
+    let damages = damages.collect();
+    let fetched_bytes = lock(&repairs.fetched).values().sum();
+    Ok(VerifyReply { checked, bytes, damages, fetched_bytes })
+}
+
+/// What has been found and done.
+struct Repairs<'a> {
+    ops: &'a Ops,
+    records: &'a Records,
+    report: &'a Report,
+    /// Each damage once.
+    all: Vec<Damaged>,
+    results: BTreeMap<Visible, Result<(), String>>,
+    /// How often it has been tried to get again what is damaged.
+    rounds: usize,
+    /// How many bytes came for each subject in each round.
+    fetched: Mutex<BTreeMap<(String, usize), u64>>,
+}
+
+impl<'a> Repairs<'a> {
+    fn new(ops: &'a Ops, records: &'a Records, report: &'a Report) -> Self {
+        let (all, results, fetched) = (Vec::new(), BTreeMap::new(), Mutex::default());
+        Self { ops, records, report, all, results, rounds: 0, fetched }
+    }
+
+    /// Whether something was found that was not known: else there is nothing more to be done. What was damaged may be
+    /// missing later, and what has it be withdrawn, which is nothing new.
+    fn note_new(&mut self, found: &Found) -> bool {
+        let of = |damaged: &Damaged| (damaged.subject.clone(), damaged.item.clone());
+        let known: BTreeSet<(String, Option<Item>)> = self.all.iter().map(of).collect();
+        let is_first = self.rounds == 0;
+        let is_new =
+            |damaged: &&Damaged| is_first || (damaged.item.is_some() && !known.contains(&of(damaged)));
+        let new: Vec<Damaged> = found.damaged.iter().filter(is_new).cloned().collect();
+        let has_new = !new.is_empty();
+        self.all.extend(new);
+        has_new
+    }
+
+    /// Gets again what is damaged, one after the other.
+    async fn get_again(&mut self, found: &Found) {
+        self.rounds += 1;
+        let mut tried = BTreeSet::new();
+        for Damaged { what, subject, .. } in &found.damaged {
+            let Some(what) = what.as_ref().filter(|what| tried.insert(*what)) else { continue };
+            let key = (subject.clone(), self.rounds);
             let tell = |flown: &Flown| {
                 let bytes = flown.givers.iter().map(|(_, bytes)| bytes).sum();
-                lock(&fetched).insert(damage.subject.clone(), bytes);
-                report.send_replace(progress(ops, &damage.subject, flown));
+                lock(&self.fetched).insert(key.clone(), bytes);
+                self.report.send_replace(progress(self.ops, subject, flown));
             };
             tell(&Flown::default());
-            let result = Repair { ops, records, tell: &tell }.get_again(&what).await;
-            results.insert(what.clone(), result.map_err(|failure| failure.to_string()));
+            let result = Repair { ops: self.ops, records: self.records, tell: &tell }.get_again(what).await;
+            self.results.insert(what.clone(), result.map_err(|failure| failure.to_string()));
         }
-        note(damage, results.get(&what).cloned().unwrap_or(Ok(())));
     }
-    reply.fetched_bytes = lock(&fetched).values().sum();
-    Ok(reply)
+
+    /// Reads once more all that was damaged.
+    async fn read_back(&self) -> Result<Found, Failure> {
+        let was_damaged: BTreeSet<Visible> = self.results.keys().cloned().collect();
+        let store = self.ops.engine.store().clone();
+        let read = move || look(&*store, &|what, _| was_damaged.contains(what));
+        Ok(self.ops.engine.run_blocking(read).await??)
+    }
+
+    /// Whether something is whole now: it was got again, and nothing of it was found damaged after that.
+    fn result(&self, what: Option<&Visible>, still: &BTreeMap<&Visible, &str>) -> Result<(), String> {
+        let Some(what) = what else { return Err(NOT_BY_ITSELF.to_owned()) };
+        match (self.results.get(what), still.get(what)) {
+            (Some(Err(why)), _) => Err(why.clone()),
+            (_, Some(damage)) => Err(format!("{STILL}: {damage}")),
+            (Some(Ok(())), None) => Ok(()),
+            (None, None) => Err(NOT_BY_ITSELF.to_owned()),
+        }
+    }
 }
 
 /// Gets one thing again of which something is damaged or missing, and makes it visible as it was.
@@ -107,11 +180,6 @@ fn progress(ops: &Ops, subject: &str, flown: &Flown) -> Progress {
     }
 }
 
-fn note(damage: &mut Damage, result: Result<(), String>) {
-    damage.repaired = result.is_ok();
-    damage.unrepaired_because = result.err().unwrap_or_default();
-}
-
 /// Makes everything that was found damaged absent.
 async fn put_aside(ops: &Ops, findings: &[Finding]) -> Result<(), Failure> {
     let items: Vec<Item> = findings.iter().filter_map(|finding| finding.item.clone()).collect();
@@ -132,16 +200,22 @@ impl Repair<'_> {
         match what {
             Visible::Path(hash) => match self.records.paths.get(hash) {
                 Some((stored, trusted)) => self.path_again(stored, trusted.as_deref()).await,
-                // It was withdrawn earlier, and its root is not known any more: somebody trusted must vouch for one.
+                // It was withdrawn earlier, and its root is not known any more: somebody trusted must vouch for one. The
+                // engine remembers whether it was private.
                 None => Ok(self.ops.engine.get_path(*hash, self.tell).await.map(drop)?),
             },
             Visible::Root(root) => self.tree_again(root).await,
         }
     }
 
-    /// A path whose record is known. Who may have it is as it was, but for the moment in which its tree has come and
-    /// the path has not: whoever knows the root could ask for it then, as they could ask whoever gave it.
+    /// A path whose record is known. Who may have it is as it was, also while it comes.
     async fn path_again(&self, stored: &StoredPath, trusted: Option<&TrustedPath>) -> Result<(), Failure> {
+        if !stored.shared() {
+            self.ops.engine.keep_private(Visible::Path(stored.path_hash()));
+            if !self.records.roots.contains_key(stored.root()) {
+                self.ops.engine.keep_private(Visible::Root(stored.root().clone()));
+            }
+        }
         self.tree_again(stored.root()).await?;
         let pin = self.records.pins.get(&Visible::Path(stored.path_hash())).cloned();
         match trusted {
@@ -160,6 +234,9 @@ impl Repair<'_> {
 
     /// A tree, which its root proves. Who may have it is as it was.
     async fn tree_again(&self, root: &Root) -> Result<(), Failure> {
+        if self.records.roots.get(root) == Some(&false) {
+            self.ops.engine.keep_private(Visible::Root(root.clone()));
+        }
         self.ops.engine.get_root(root.clone(), self.tell).await?;
         let Some(shared) = self.records.roots.get(root) else { return Ok(()) };
         let what = Visible::Root(root.clone());

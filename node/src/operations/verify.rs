@@ -8,9 +8,9 @@ use std::{
     path::PathBuf,
 };
 
-use firn_castore::{Node, PathComponent, Root};
+use firn_castore::{Closure, Node, PathComponent, Root};
 use firn_proto::control::{Damage, Progress, VerifyReply, VerifyRequest, progress::Phase};
-use firn_store::{Finding, Holder, Item, Reason, Store, StoreError, Visible, verify_some};
+use firn_store::{Finding, Holder, Item, Reason, Store, StoreError, Visible, verify_some, verify_tree};
 
 use super::{
     Ops, Report,
@@ -33,19 +33,28 @@ const NO_LONGER_THERE: &str = "the file that was added in place or adopted has c
     or a copy was damaged and put aside";
 
 /// Something visible, or that should be, and what is wrong with it.
+#[derive(Clone)]
 pub(super) struct Damaged {
     /// None where the store itself is damaged.
     pub(super) what: Option<Visible>,
+    /// What of it, if that is known.
+    pub(super) item: Option<Item>,
     pub(super) subject: String,
     pub(super) text: String,
 }
 
 /// What was found.
 pub(super) struct Found {
-    checked: u64,
-    bytes: u64,
+    pub(super) checked: u64,
+    pub(super) bytes: u64,
     pub(super) findings: Vec<Finding>,
     pub(super) damaged: Vec<Damaged>,
+}
+
+impl Damaged {
+    pub(super) fn told(&self) -> Damage {
+        Damage { subject: self.subject.clone(), what: self.text.clone(), ..Damage::default() }
+    }
 }
 
 /// Reads what is asked for, or all, and gets again what is damaged where that is asked for.
@@ -64,35 +73,41 @@ pub(super) async fn verify(
     let store = ops.engine.store().clone();
     // Before anything is read: what is found damaged may be withdrawn at once, and its record with it.
     let records = if request.repair { Some(Records::read(ops).await?) } else { None };
-    let found = ops.engine.run_blocking(move || read(&*store, &subjects)).await??;
-    let (checked, bytes) = (found.checked, found.bytes);
-    let told = |damaged: &Damaged| Damage {
-        subject: damaged.subject.clone(),
-        what: damaged.text.clone(),
-        ..Damage::default()
-    };
-    let damages: Vec<Damage> = found.damaged.iter().map(told).collect();
-    let reply = VerifyReply { checked, bytes, damages, fetched_bytes: 0 };
-    match records {
-        Some(records) if !reply.damages.is_empty() => {
-            repair::repair(ops, &records, found, reply, &report).await
+    let read = move || {
+        let is_wanted = |what: &Visible, root: Option<&Root>| {
+            subjects.is_empty() || subjects.iter().any(|subject| is_part(subject, what, root))
+        };
+        let found = look(&*store, &is_wanted)?;
+        for subject in &subjects {
+            let is_damaged = found.damaged.iter().any(|damaged| damaged.what == Some(subject.visible()));
+            if !is_damaged && !is_here(&*store, subject)? {
+                return Err(Failure::missing(NotHere(subject.to_string().into())));
+            }
         }
-        _ => Ok(reply),
+        Ok::<_, Failure>(found)
+    };
+    let found = ops.engine.run_blocking(read).await??;
+    match records {
+        Some(records) if !found.damaged.is_empty() => repair::repair(ops, &records, found, &report).await,
+        _ => {
+            let damages = found.damaged.iter().map(Damaged::told).collect();
+            Ok(VerifyReply { checked: found.checked, bytes: found.bytes, damages, fetched_bytes: 0 })
+        }
     }
 }
 
-fn read(store: &dyn Store, subjects: &[Subject]) -> Result<Found, Failure> {
-    let mut damaged = withdrawn(store, subjects)?;
-    for subject in subjects {
-        let is_damaged = damaged.iter().any(|damaged| damaged.what == Some(subject.visible()));
-        if !is_damaged && !is_here(store, subject)? {
-            return Err(Failure::missing(NotHere(subject.to_string().into())));
-        }
-    }
+/// Reads all that is wanted of what is visible, or should be.
+pub(super) fn look(
+    store: &dyn Store,
+    is_wanted: &dyn Fn(&Visible, Option<&Root>) -> bool,
+) -> Result<Found, StoreError> {
+    let mut damaged = withdrawn(store, is_wanted)?;
     let roots = RefCell::new(BTreeMap::new());
     let is_wanted = |holder: &Holder, root: &Root| {
-        roots.borrow_mut().insert(visible(holder), root.clone());
-        subjects.is_empty() || subjects.iter().any(|subject| is_part(subject, holder, root))
+        let what = visible(holder);
+        let is_wanted = is_wanted(&what, Some(root));
+        roots.borrow_mut().insert(what, root.clone());
+        is_wanted
     };
     let mut findings = Vec::new();
     let verified = verify_some(store, is_wanted, &mut |finding| findings.push(finding));
@@ -101,25 +116,33 @@ fn read(store: &dyn Store, subjects: &[Subject]) -> Result<Found, Failure> {
         let text = told(error);
         // A damage that nothing visible has is the store's own.
         if holders.is_empty() {
-            damaged.push(Damaged { what: None, subject: "the store".into(), text: text.clone() });
+            let (item, subject) = (item.clone(), "the store".into());
+            damaged.push(Damaged { what: None, item, subject, text: text.clone() });
         }
         for holder in holders {
             let (what, subject) = (visible(holder), subject_of(holder));
             let place = item.as_ref().zip(roots.get(&what)).and_then(|(item, root)| find(store, root, item));
             let text = place.map_or(text.clone(), |place| format!("{place}: {text}"));
-            damaged.push(Damaged { what: Some(what), subject, text });
+            damaged.push(Damaged { what: Some(what), item: item.clone(), subject, text });
         }
     }
     Ok(Found { checked: verified.holders, bytes: verified.blob_bytes, findings, damaged })
 }
 
 /// What was added here and is no longer visible: its damage was found earlier.
-fn withdrawn(store: &dyn Store, subjects: &[Subject]) -> Result<Vec<Damaged>, StoreError> {
+fn withdrawn(
+    store: &dyn Store,
+    is_wanted: &dyn Fn(&Visible, Option<&Root>) -> bool,
+) -> Result<Vec<Damaged>, StoreError> {
     let mut damaged = Vec::new();
     let roots: BTreeSet<Root> = store.roots()?.into_iter().map(|(root, _)| root).collect();
     for (what, reason) in store.pins()? {
-        let is_wanted = subjects.is_empty() || subjects.iter().any(|subject| subject.visible() == what);
-        if reason != Reason::added() || !is_wanted {
+        // Which tree a path had is not known any more.
+        let root = match &what {
+            Visible::Root(root) => Some(root),
+            Visible::Path(_) => None,
+        };
+        if reason != Reason::added() || !is_wanted(&what, root) {
             continue;
         }
         let is_visible = match &what {
@@ -128,24 +151,17 @@ fn withdrawn(store: &dyn Store, subjects: &[Subject]) -> Result<Vec<Damaged>, St
         };
         if !is_visible {
             let subject = subject_in(store, &what)?;
-            damaged.push(Damaged { what: Some(what), subject, text: WITHDRAWN.into() });
+            damaged.push(Damaged { what: Some(what), item: None, subject, text: WITHDRAWN.into() });
         }
     }
     Ok(damaged)
 }
 
-/// Makes absent what of a visible tree is not what it was; whether there is such.
-pub(super) fn put_aside_damage(store: &dyn Store, root: &Root) -> Result<bool, StoreError> {
-    let mut items = Vec::new();
-    verify_some(store, |_, other| other == root, &mut |finding| {
-        let is_damage = finding.error.lost().is_some();
-        // What nothing visible has is the record of something else.
-        if is_damage && !finding.holders.is_empty() {
-            items.extend(finding.item);
-        }
-    });
-    items.iter().try_for_each(|item| store.quarantine(item))?;
-    Ok(!items.is_empty())
+/// Makes absent what of a tree is not what it was, also where nothing visible has the tree yet. Gives all of that.
+pub(super) fn put_aside_damage(store: &dyn Store, closure: &Closure) -> Result<BTreeSet<Item>, StoreError> {
+    let damaged: BTreeSet<Item> = verify_tree(store, closure).into_iter().map(|(item, _)| item).collect();
+    damaged.iter().try_for_each(|item| store.quarantine(item))?;
+    Ok(damaged)
 }
 
 /// What was found, for a person. The store says only that it is missing where an adopted file is not what it was.
@@ -194,11 +210,10 @@ fn find(store: &dyn Store, root: &Root, item: &Item) -> Option<String> {
     None
 }
 
-fn is_part(subject: &Subject, holder: &Holder, root: &Root) -> bool {
-    match (subject, holder) {
-        (Subject::Path(wanted), Holder::Path(path)) => wanted == path,
-        (Subject::Path(_), Holder::Root(_)) => false,
-        (Subject::Tree(wanted), _) => wanted == root,
+fn is_part(subject: &Subject, what: &Visible, root: Option<&Root>) -> bool {
+    match subject {
+        Subject::Path(_) => subject.visible() == *what,
+        Subject::Tree(wanted) => Some(wanted) == root,
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod bad_input;
+mod healing;
 mod in_place;
 mod nix_store;
 mod offline;

@@ -110,7 +110,7 @@ impl DiskStore {
         };
         for directory in directories {
             let digest = directory.digest();
-            if self.has_directory(&digest)? {
+            if self.is_readable(&digest) {
                 continue;
             }
             let encoded = directory.encoded();
@@ -123,6 +123,12 @@ impl DiskStore {
         }
         self.write_records(&batch, keep)?;
         self.end_batch(&mut batch)
+    }
+
+    /// Whether a Directory is here and is what it was. It is read for that: else the Directories beneath a damaged one would
+    /// be found damaged level by level. One that cannot be read for whatever reason is kept anew.
+    fn is_readable(&self, digest: &DirectoryDigest) -> bool {
+        matches!(self.directory(digest), Ok(Some(_)))
     }
 
     /// Writes what was gathered, and has the state know of it.
