@@ -2,7 +2,7 @@
 
 use std::{error::Error, io, path::Path};
 
-use firn_store::OpenError;
+use firn_store::{OpenError, StoreError};
 
 use crate::failure::Failure;
 
@@ -46,10 +46,13 @@ fn about_opening(error: &OpenError) -> Option<String> {
         OpenError::Locked { .. } => {
             Some("one process at a time uses a store: end that one, or give another --data-dir".into())
         }
-        OpenError::NoIndex(index) | OpenError::Index { path: index, .. } => Some(format!(
-            "nothing in the store can be found without it: move {} away, then add and get anew what it had",
-            index.parent().unwrap_or(index).display()
-        )),
+        OpenError::NoIndex(_)
+        | OpenError::Index { .. }
+        | OpenError::Sweep(StoreError::Index { .. }) => Some(
+            "nothing in the store can be found without it: `firn verify --rebuild-index` makes a new one of what \
+             the store holds"
+                .into(),
+        ),
         OpenError::NotAStore { .. } => Some("another place is given by --data-dir".into()),
         OpenError::Io { path, source } => about_a_file(path, source),
         _ => None,
@@ -91,8 +94,6 @@ fn about_io(error: &io::Error) -> Option<String> {
 mod tests {
     use std::path::PathBuf;
 
-    use firn_store::StoreError;
-
     use super::*;
 
     #[test]
@@ -103,7 +104,7 @@ mod tests {
         assert!(text.starts_with("/s/packs: ") && text.contains("firn gc"), "{text}");
         assert_eq!(text.matches(&full().to_string()).count(), 1, "{text}");
         let index = OpenError::NoIndex("/s/index".into());
-        assert!(Failure::advised(index).to_string().contains("move /s away"));
+        assert!(Failure::advised(index).to_string().contains("firn verify --rebuild-index"));
         let at_opening =
             |source| Failure::advised(OpenError::Io { path: "/s/temp".into(), source }).to_string();
         assert!(at_opening(full()).contains("other means"), "`firn gc` cannot be what helps");

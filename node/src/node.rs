@@ -3,7 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
@@ -13,7 +13,7 @@ use firn_engine::{Engine, EngineConfig};
 use firn_exchange::{Limits, Micros, PeerId};
 use firn_gateway::{Gateway, GatewayConfig, PRIORITY, WRITE_TIMEOUT};
 use firn_net::{Answerer, DialRules, Identity, Net, NetConfig, Reach};
-use firn_store::{DiskStore, create_private_dir};
+use firn_store::{DiskStore, Rebuilt, create_private_dir};
 use firn_trust::Policy;
 use tokio::{
     net::TcpListener,
@@ -89,9 +89,22 @@ pub async fn open_store(data_dir: &Path) -> Result<Arc<DiskStore>, Failure> {
     let failed = |source| Failure::advised(StartError::DataDir { path: data_dir.into(), source });
     create_private_dir(data_dir).map_err(failed)?;
     remembered::close(data_dir);
-    let dir = data_dir.join("store");
+    let dir = store_dir(data_dir);
     let opened = tokio::task::spawn_blocking(move || DiskStore::open(&dir)).await.map_err(Failure::failed)?;
-    Ok(Arc::new(opened.map_err(Failure::advised)?))
+    let store = opened.map_err(Failure::advised)?;
+    for stray in store.strays() {
+        tracing::error!(stray = %stray.display(), "it is no file of a store, and is out of its way");
+    }
+    Ok(Arc::new(store))
+}
+
+/// Makes a new index for the data directory's store, which nobody has open.
+pub fn rebuild_index(data_dir: &Path) -> Result<Rebuilt, Failure> {
+    DiskStore::rebuild_index(&store_dir(data_dir)).map_err(Failure::failed)
+}
+
+fn store_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("store")
 }
 
 /// How the engine of a node or of a command is set up; `me` is its name on the network, if it has one.

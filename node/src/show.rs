@@ -15,7 +15,7 @@ pub(crate) use givers::giver_lines;
 #[cfg(feature = "demo")]
 pub(crate) use givers::short;
 pub use status::status;
-pub use store::{add, adopt, collect, pin, pins, stats, unpin, verify};
+pub use store::{add, adopt, collect, pin, pins, rebuilt, stats, unpin, verify};
 
 use crate::{config::Config, node::Ready};
 

@@ -33,7 +33,8 @@ mod write;
 pub use add::{AddError, AddOptions, AddProgress, AddedTree, add_tree};
 pub use buffers::Buffers;
 pub use disk::{
-    Access, Disk, DiskFile, DiskStore, FORMAT_VERSION, OpenError, RealDisk, create_private_dir, make_private,
+    Access, Disk, DiskFile, DiskStore, FORMAT_VERSION, OpenError, RealDisk, Rebuilt, create_private_dir,
+    make_private,
 };
 pub use error::{Damage, Item, StoreError};
 pub use evict::{Eviction, plan_eviction};

@@ -162,7 +162,12 @@ pub(super) const VERIFY_ABOUT: &str = "\
 Reads what the store holds, adopted files too, and checks every byte.
 
 With --repair, what is damaged is put aside (in the store's directory quarantine) and got again from peers: by the \
-node where one runs, else by this command itself, if --peer, --bootstrap or the configuration names any.";
+node where one runs, else by this command itself, if --peer, --bootstrap or the configuration names any.
+
+With --rebuild-index, which needs no store that can be opened, an index that is damaged or gone is put aside and a new \
+one made of what the packs and files hold. Paths, pins and who may have what are lost with the old one: what is here is \
+visible afterwards as trees without a path, for this machine alone, until it is added or got again, which fetches \
+nothing that is here.";
 
 pub(super) const VERIFY_HELP: &str = "\
 What no peer has is whole again when it is added again; `firn add --rehash` does so without --repair, too. What was put
@@ -171,7 +176,8 @@ aside stays until you delete it.
 Exit code 1 while anything is damaged.
 
 --json: {checked, bytes, fetched_bytes,
-         damages: [{subject, what, repaired, unrepaired_because or null}]}";
+         damages: [{subject, what, repaired, unrepaired_because or null}]}
+--rebuild-index --json: {blobs, directories, trees, damaged, old_index or null}";
 
 /// `firn verify`.
 #[derive(Debug, Args)]
@@ -181,6 +187,9 @@ pub struct VerifyArgs {
     /// Put aside what is damaged, and get it again from peers
     #[arg(long)]
     pub repair: bool,
+    /// Make a new index in place of one that is damaged or gone; no node may run
+    #[arg(long, conflicts_with_all = ["repair", "what"])]
+    pub rebuild_index: bool,
     /// Whom to ask where no node runs.
     #[command(flatten, next_help_heading = "With --repair, where no node runs")]
     pub settings: Settings,

@@ -4,6 +4,7 @@ use firn_proto::control::{
     AddReply, AddedPath, AdoptReply, AdoptStatus, CollectReply, Damage, PinReply, PinnedItem, PinsReply,
     StatsReply, UnpinReply, VerifyReply,
 };
+use firn_store::Rebuilt;
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
@@ -290,6 +291,31 @@ pub fn verify(reply: &VerifyReply) -> Answer {
     let remarks =
         format!("checked {checked}, {}; {result}\n{}", HumanBytes(reply.bytes), what_to_do(&reply.damages));
     Answer { json, text: reply.damages.iter().map(damage_line).collect(), remarks }
+}
+
+/// What `firn verify --rebuild-index` prints.
+pub fn rebuilt(rebuilt: &Rebuilt) -> Answer {
+    let old_index = rebuilt.put_aside.as_ref().map(|path| path.to_string_lossy());
+    let json = json!({
+        "blobs": rebuilt.blobs,
+        "directories": rebuilt.directories,
+        "trees": rebuilt.trees,
+        "damaged": rebuilt.damaged,
+        "old_index": old_index,
+    });
+    let mut text = format!(
+        "found: {}, Directories: {}, visible as {}; damaged: {}\n",
+        counted(rebuilt.blobs, "blob"),
+        rebuilt.directories,
+        counted(rebuilt.trees, "tree"),
+        rebuilt.damaged,
+    );
+    if let Some(old_index) = old_index {
+        text += &format!("the old index is {old_index}\n");
+    }
+    let remarks = "paths, pins, who may have what, and where adopted files are were in the old index alone and are lost: \
+        add, adopt or get again what is wanted; contents that are here are not fetched anew\n";
+    Answer { json, text, remarks: remarks.to_owned() }
 }
 
 /// What helps against what is still damaged.

@@ -221,7 +221,7 @@ fn an_index_that_is_damaged_is_named_and_left_as_it_is() {
     fs::remove_file(&index).unwrap();
     let (code, json) = firn.json(&["status"], &[]);
     assert_eq!((code, error(&json).contains("index.redb")), (1, true), "{json}");
-    assert!(error(&json).contains("away"), "what to do is told: {json}");
+    assert!(error(&json).contains("--rebuild-index"), "what to do is told: {json}");
     assert!(!index.exists());
 }
 
@@ -247,10 +247,23 @@ fn a_flipped_bit_in_the_index_is_harmless_or_named_in_one_line() {
 #[test]
 fn what_stands_where_the_store_should_be_is_named() {
     let (firn, _) = filled();
+    // What is no file is put aside, or passed over, and is in nobody's way.
     fs::create_dir(firn.store("temp/foreign")).unwrap();
+    fs::create_dir(firn.store("packs/00000009")).unwrap();
+    fs::create_dir(firn.store("packs/foreign")).unwrap();
+    symlink("/dev/zero", firn.store("packs/0000000a")).unwrap();
+    let blob = files(&firn.store("blobs")).remove(0);
+    UnixListener::bind(blob.with_file_name("socket")).unwrap();
+    fs::create_dir_all(firn.store("blobs/00").join("0".repeat(64))).unwrap();
+    // As after a kill, so that all is looked at.
+    fs::write(firn.store("lock"), "1\n").unwrap();
     let (code, json) = firn.json(&["status"], &[]);
-    assert_eq!(code, 1, "{json}");
-    assert!(error(&json).contains("temp/foreign") && error(&json).contains("move it away"), "{json}");
+    assert_eq!((code, &json["store"]["paths"]), (0, &2.into()), "{json}");
+    assert!(firn.store("quarantine/foreign").is_dir());
+    assert_eq!(firn.json(&["verify"], &[]).0, 0);
+    assert_eq!(firn.json(&["gc"], &[]).0, 0);
+    fs::write(firn.path("another"), noise(77, 10_000)).unwrap();
+    assert_eq!(firn.json(&["add", "another"], &[]).0, 0);
     fs::write(firn.path("file"), "").unwrap();
     for place in ["file", "file/below"] {
         let (code, json) = firn.json(&["status", "--data-dir", place], &[]);

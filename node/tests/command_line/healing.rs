@@ -123,3 +123,43 @@ fn what_was_private_stays_private_whether_it_can_be_repaired_or_not() {
     }
     node.end();
 }
+
+#[test]
+fn a_new_index_has_what_the_packs_and_files_have() {
+    let (_seeder, node, key) = seeder();
+    let firn = Firn::new();
+    write_levels(&firn.path("tree"));
+    let [path, root] = lines(&firn.run(&["add", "tree"], &[])).try_into().unwrap();
+    let index = firn.store("index.redb");
+    let harms: [fn(&Path); 3] = [
+        |index| fs::remove_file(index).unwrap(),
+        |index| fs::write(index, noise(3, 100_000)).unwrap(),
+        |index| fs::write(index, "").unwrap(),
+    ];
+    for harm in harms {
+        harm(&index);
+        let (code, json) = firn.json(&["status"], &[]);
+        assert_eq!(code, 1, "{json}");
+        assert!(json["error"].as_str().unwrap().contains("firn verify --rebuild-index"), "{json}");
+        let (code, json) = firn.json(&["verify", "--rebuild-index"], &[]);
+        assert_eq!((code, &json["trees"], &json["damaged"]), (0, &1.into(), &0.into()), "{json}");
+        assert_eq!((&json["blobs"], &json["directories"]), (&18.into(), &3.into()), "{json}");
+        assert!(json["old_index"].as_str().is_none_or(|old| Path::new(old).exists()), "{json}");
+        assert!(is_whole(&firn));
+        let status = firn.json(&["status"], &[]).1["store"].clone();
+        assert_eq!((&status["paths"], &status["trees"]), (&0.into(), &1.into()), "{status}");
+        assert_eq!(status["trees_shared"], 0, "nobody may have what was perhaps private");
+        // It stays, and is found again by its path without its contents.
+        assert_eq!(firn.json(&["gc"], &[]).0, 0);
+        let (code, json) = firn.json(&["get", &root, "-o", "by-root"], &[]);
+        assert_eq!((code, &json["fetched_bytes"]), (0, &0.into()), "{json}");
+        fs::remove_dir_all(firn.path("by-root")).unwrap();
+        let get = ["get", &path, "--peer", &node.peer(), "--trust", &key, "--mdns", "false"];
+        let (code, json) = firn.json(&get, &[]);
+        assert_eq!((code, &json["fetched_bytes"]), (0, &0.into()), "{json}");
+    }
+    let held = firn_store::DiskStore::open(&firn.store("")).unwrap();
+    assert_eq!(firn.json(&["verify", "--rebuild-index"], &[]).0, 1, "somebody uses it");
+    drop(held);
+    node.end();
+}

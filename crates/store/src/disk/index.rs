@@ -53,7 +53,8 @@ impl Index {
     /// Opens the database, or makes one where there is none.
     pub(super) fn open(disk: Arc<dyn Disk>, path: PathBuf) -> Result<Self, OpenError> {
         let database = open(&*disk, &path).map_err(|error| match error {
-            Error::Io(source) => OpenError::Io { path: path.clone(), source },
+            // What redb looks for lies behind the end of the file, or is not what it may be.
+            Error::Io(source) if !is_damage(&source) => OpenError::Io { path: path.clone(), source },
             error => OpenError::Index { path: path.clone(), source: Box::new(error) },
         })?;
         let handle = Handle { database: Some(database), generation: 0 };
@@ -203,6 +204,14 @@ impl Drop for Index {
         let database = handle.database.take();
         close(database);
     }
+}
+
+/// Whether what the file system says comes of what is in the file.
+fn is_damage(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
+    )
 }
 
 fn is_fatal(error: &Error) -> bool {

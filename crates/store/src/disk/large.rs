@@ -15,6 +15,7 @@ use firn_bao::{BLOB_BYTES_MAX, HashedPiece, Outboard, PIECE_BYTES, Pieces};
 use firn_castore::{BlobDigest, BlobRef};
 
 use super::{
+    away::{Away, is_out_of_reach},
     index::Index,
     layout::{Layout, check_room},
     place::BlobKind,
@@ -28,6 +29,7 @@ pub(super) struct Large {
     blobs: PathBuf,
     temp: PathBuf,
     quarantine: PathBuf,
+    away: Away,
     next_temp: AtomicU64,
     /// Held while a whole blob is put in its place, or one is removed.
     pub(super) publishing: Mutex<()>,
@@ -40,6 +42,7 @@ impl Large {
             blobs: layout.blobs.clone(),
             temp: layout.temp.clone(),
             quarantine: layout.quarantine.clone(),
+            away: layout.away.clone(),
             next_temp: AtomicU64::new(0),
             publishing: Mutex::new(()),
         }
@@ -109,7 +112,7 @@ impl Large {
     ) -> Result<(), StoreError> {
         self.for_each(|digest, path| match is_kept(digest)? {
             true => Ok(()),
-            false => self.disk.remove(path).map_err(StoreError::io(path)),
+            false => self.away.clear(path).map_err(StoreError::io(path)),
         })
     }
 
@@ -124,17 +127,54 @@ impl Large {
             if place.is_some_and(|place| place.kind == BlobKind::File) {
                 return Ok(());
             }
-            let size = self.disk.open(path, Access::Read).and_then(|file| file.size());
-            let size = blob_size(size.map_err(StoreError::io(path))?);
+            let size = match self.disk.open(path, Access::Read).and_then(|file| file.size()) {
+                Ok(size) => blob_size(size),
+                // It may be read another time, or is none of ours.
+                Err(error) if is_out_of_reach(&error) => return Ok(()),
+                Err(error) => return Err(StoreError::io(path)(error)),
+            };
             let is_taken = match (place, size) {
                 (None, Some(size)) => take_back(&BlobRef { digest: *digest, size }, path)?,
                 _ => false,
             };
             match is_taken {
                 true => Ok(()),
-                false => self.disk.remove(path).map_err(StoreError::io(path)),
+                false => self.away.clear(path).map_err(StoreError::io(path)),
             }
         })
+    }
+
+    /// Reads all files from their beginning to their end and gives to `take` the blobs that are whole; how many files are
+    /// not what their names say.
+    pub(super) fn read_all(
+        &self,
+        mut take: impl FnMut(BlobRef) -> Result<(), StoreError>,
+    ) -> Result<u64, StoreError> {
+        let mut damaged = 0;
+        self.for_each(|digest, path| match self.read_whole(path) {
+            Ok(Some(blob)) if blob.digest == *digest => take(blob),
+            Ok(_) | Err(_) => {
+                damaged += 1;
+                Ok(())
+            }
+        })?;
+        Ok(damaged)
+    }
+
+    /// The blob that a file has the contents and the outboard of.
+    fn read_whole(&self, path: &Path) -> io::Result<Option<BlobRef>> {
+        let file = self.disk.open(path, Access::Read)?;
+        let Some(size) = blob_size(file.size()?) else { return Ok(None) };
+        let mut pieces = Pieces::new(size);
+        for index in 0..size.div_ceil(PIECE_BYTES) {
+            let offset = index * PIECE_BYTES;
+            let bytes = file.read_bytes_at((size - offset).min(PIECE_BYTES) as usize, offset)?;
+            pieces.insert(&HashedPiece::of(index, bytes)).expect("the piece was cut to fit");
+        }
+        let Some(hashed) = pieces.finish() else { return Ok(None) };
+        let expected = hashed.outboard().as_bytes();
+        let outboard = file.read_bytes_at(expected.len(), size)?;
+        Ok((outboard == *expected).then(|| hashed.blob()))
     }
 
     fn for_each(

@@ -11,6 +11,7 @@ use std::{
 use rustix::{fs::OFlags, io::Errno};
 
 use super::{
+    away::Away,
     private::{FILE_MODE, set_mode},
     vfs::{Access, Disk, DiskFile},
 };
@@ -120,14 +121,15 @@ pub(super) struct Layout {
     pub(super) partial: PathBuf,
     pub(super) temp: PathBuf,
     pub(super) quarantine: PathBuf,
+    pub(super) away: Away,
 }
 
 impl Layout {
-    /// Checks that the directory is a store of this version, or makes one of an empty directory. Gives what stamps it,
-    /// once its index is there.
-    pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path) -> Result<(Self, Option<Stamp>), OpenError> {
-        let is_new = check_version(&*disk, dir)?;
+    /// Where everything is in the directory of a store, whose directories are made where they are missing.
+    pub(super) fn of(disk: Arc<dyn Disk>, dir: &Path) -> Result<Self, OpenError> {
+        let quarantine = dir.join(QUARANTINE);
         let layout = Self {
+            away: Away::new(disk.clone(), quarantine.clone()),
             disk,
             dir: dir.to_path_buf(),
             index: dir.join(INDEX),
@@ -135,31 +137,24 @@ impl Layout {
             blobs: dir.join(BLOBS),
             partial: dir.join(PARTIAL),
             temp: dir.join(TEMP),
-            quarantine: dir.join(QUARANTINE),
+            quarantine,
         };
-        if !is_new {
-            layout.check_index()?;
-        }
         for name in DIRS {
             let made = dir.join(name);
             layout.disk.create_dir(&made).map_err(OpenError::io(&made))?;
         }
-        Ok((layout, is_new.then_some(Stamp(()))))
+        Ok(layout)
     }
 
-    /// Refuses to go on without an index: what is there is not to be taken for garbage.
-    fn check_index(&self) -> Result<(), OpenError> {
-        match self.disk.open(&self.index, Access::Read).and_then(|file| file.size()) {
-            Ok(0) => {
-                let source = Box::new(redb::Error::Corrupted("the file is empty".to_owned()));
-                Err(OpenError::Index { path: self.index.clone(), source })
-            }
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(OpenError::NoIndex(self.index.clone()))
-            }
-            Err(error) => Err(OpenError::io(&self.index)(error)),
+    /// Checks that the directory is a store of this version, or makes one of an empty directory. Gives what stamps it,
+    /// once its index is there.
+    pub(super) fn open(disk: Arc<dyn Disk>, dir: &Path) -> Result<(Self, Option<Stamp>), OpenError> {
+        let is_new = check_version(&*disk, dir)?;
+        if !is_new {
+            check_index(&*disk, &dir.join(INDEX))?;
         }
+        let layout = Self::of(disk, dir)?;
+        Ok((layout, is_new.then_some(Stamp(()))))
     }
 
     /// Says that the store is whole and of this version.
@@ -183,7 +178,7 @@ impl Layout {
     pub(super) fn empty_temp(&self) -> Result<(), OpenError> {
         for name in self.disk.list(&self.temp).map_err(OpenError::io(&self.temp))? {
             let path = self.temp.join(name);
-            self.disk.remove(&path).map_err(OpenError::io(&path))?;
+            self.away.clear(&path).map_err(OpenError::io(&path))?;
         }
         Ok(())
     }
@@ -200,6 +195,23 @@ pub(super) fn check_room(disk: &dyn Disk, path: &Path, bytes: u64) -> Result<(),
     match free < bytes.saturating_add(RESERVE_BYTES) {
         true => Err(StoreError::io(path)(Errno::NOSPC.into())),
         false => Ok(()),
+    }
+}
+
+/// Refuses to go on without an index: what is there is not to be taken for garbage.
+fn check_index(disk: &dyn Disk, index: &Path) -> Result<(), OpenError> {
+    let damaged = |what: &str| OpenError::Index {
+        path: index.to_path_buf(),
+        source: Box::new(redb::Error::Corrupted(what.to_owned())),
+    };
+    match disk.open(index, Access::Read).and_then(|file| file.read_bytes_at(1, 0)) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(match error.kind() {
+            io::ErrorKind::NotFound => OpenError::NoIndex(index.to_path_buf()),
+            io::ErrorKind::UnexpectedEof => damaged("the file is empty"),
+            io::ErrorKind::PermissionDenied => OpenError::io(index)(error),
+            _ => damaged("it is no file"),
+        }),
     }
 }
 

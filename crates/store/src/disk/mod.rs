@@ -16,6 +16,7 @@
 //! it is published, so nothing that this does may wait for `changes.writing`.
 
 mod adopt;
+mod away;
 mod backend;
 mod census;
 mod check;
@@ -33,6 +34,7 @@ mod place;
 mod private;
 mod prune;
 mod read;
+mod rebuild;
 mod state;
 mod tables;
 #[cfg(test)]
@@ -42,7 +44,7 @@ mod visible;
 
 use std::{
     fmt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU64},
@@ -51,6 +53,7 @@ use std::{
 
 pub use layout::{FORMAT_VERSION, OpenError};
 pub use private::{create_private_dir, make_private};
+pub use rebuild::Rebuilt;
 pub use vfs::{Access, Disk, DiskFile, RealDisk};
 
 use self::{
@@ -138,7 +141,8 @@ impl DiskStore {
         let index = index?;
         layout.empty_temp()?;
         let ends = index.ends()?;
-        let (packs, recovered) = Packs::open(disk, layout.packs.clone(), &ends, was_left)?;
+        let (packs, recovered) =
+            Packs::open(disk, layout.packs.clone(), layout.away.clone(), &ends, was_left)?;
         let partials = Partials::open(&layout)?;
         let large = Large::new(&layout);
         if was_left {
@@ -169,6 +173,11 @@ impl DiskStore {
             layout,
             lock,
         })
+    }
+
+    /// What is in the store's directory and no file of a store, which was put aside if that was possible.
+    pub fn strays(&self) -> Vec<PathBuf> {
+        self.layout.away.told()
     }
 
     fn state(&self) -> RwLockReadGuard<'_, State> {

@@ -19,6 +19,7 @@ use bytes::Bytes;
 
 pub(super) use self::{gather::Gathered, recover::Recovered};
 use super::{
+    away::{Away, is_out_of_reach},
     layout::check_room,
     place::{PACK_HEAD_BYTES, Position},
     vfs::{Access, Disk, DiskFile},
@@ -37,6 +38,7 @@ const DIRTY_MAX: usize = 8;
 pub(super) struct Packs {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    away: Away,
     tail: Mutex<Tail>,
     open: Mutex<Open>,
 }
@@ -194,9 +196,14 @@ impl Packs {
         for pack in self.list()?.into_iter().filter(|pack| *pack < tail.pack) {
             let path = self.path(pack);
             let end = ends.get(&pack).copied();
-            let file = self.disk.open(&path, Access::Write).map_err(StoreError::io(&path))?;
-            let bytes = cut(&*file, end.unwrap_or(0)).map_err(StoreError::io(&path))?;
-            sum = sum.saturating_add(bytes);
+            match self.disk.open(&path, Access::Write) {
+                Ok(file) => {
+                    let bytes = cut(&*file, end.unwrap_or(0)).map_err(StoreError::io(&path))?;
+                    sum = sum.saturating_add(bytes);
+                }
+                Err(error) if is_out_of_reach(&error) => {}
+                Err(error) => return Err(StoreError::io(path)(error)),
+            }
             if end.is_none() {
                 self.remove_file(pack)?;
             }
@@ -206,13 +213,12 @@ impl Packs {
 
     /// All packs that are there, in order.
     fn list(&self) -> Result<BTreeSet<u32>, StoreError> {
-        let names = self.disk.list(&self.dir).map_err(StoreError::io(&self.dir))?;
-        Ok(names.iter().filter_map(parse_name).collect())
+        Ok(Self::all(&*self.disk, &self.dir)?.into_iter().map(|(pack, _)| pack).collect())
     }
 
     fn remove_file(&self, pack: u32) -> Result<(), StoreError> {
         let path = self.path(pack);
-        self.disk.remove(&path).map_err(StoreError::io(path))
+        self.away.clear(&path).map_err(StoreError::io(path))
     }
 
     /// How often what was not durable was given up. Where this has changed, what was appended before may be gone.
@@ -267,7 +273,7 @@ impl Packs {
         lock(&self.open).files.remove(&pack);
         lock(&self.tail).dirty.remove(&pack);
         let path = self.path(pack);
-        match self.disk.remove(&path) {
+        match self.away.clear(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io(path)(error)),
             _ => Ok(()),
         }
@@ -278,8 +284,12 @@ impl Packs {
         let mut sum = 0u64;
         for pack in self.list()? {
             let path = self.path(pack);
-            let file = self.disk.open(&path, Access::Read).map_err(StoreError::io(&path))?;
-            sum = sum.saturating_add(file.allocated_bytes().map_err(StoreError::io(&path))?);
+            match self.disk.open(&path, Access::Read).and_then(|file| file.allocated_bytes()) {
+                Ok(bytes) => sum = sum.saturating_add(bytes),
+                // Whoever reads from it is told.
+                Err(error) if is_out_of_reach(&error) => {}
+                Err(error) => return Err(StoreError::io(path)(error)),
+            }
         }
         Ok(sum)
     }

@@ -26,6 +26,7 @@ use firn_castore::BlobRef;
 use self::spans::write_span;
 pub(super) use self::spans::{read_parents, read_span};
 use super::{
+    away::{Away, is_no_file},
     large::parse_digest,
     layout::{Layout, check_room},
     vfs::{Access, Disk, DiskFile},
@@ -42,6 +43,7 @@ pub(super) struct Partials {
     dir: PathBuf,
     /// Where files are written that are to replace others.
     temp: PathBuf,
+    away: Away,
     by_blob: Mutex<Entries>,
 }
 
@@ -93,6 +95,7 @@ impl Partials {
             disk: layout.disk.clone(),
             dir: layout.partial.clone(),
             temp: layout.temp.clone(),
+            away: layout.away.clone(),
             by_blob: Mutex::default(),
         };
         let names = partials.disk.list(&partials.dir).map_err(StoreError::io(&partials.dir))?;
@@ -104,7 +107,7 @@ impl Partials {
                 }
                 Some(_) => {
                     let path = partials.dir.join(name);
-                    partials.disk.remove(&path).map_err(StoreError::io(path))?;
+                    partials.away.clear(&path).map_err(StoreError::io(path))?;
                 }
                 None => {}
             }
@@ -289,7 +292,7 @@ impl Partials {
 
     fn remove_files(&self, blob: &BlobRef) -> Result<(), StoreError> {
         for path in [self.path(blob), self.groups_path(blob)] {
-            match self.disk.remove(&path) {
+            match self.away.clear(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(StoreError::io(path)(error));
                 }
@@ -331,6 +334,7 @@ impl Partials {
         for _ in 0..2 {
             match self.disk.open(path, Access::Write) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if is_no_file(&error) => self.away.clear(path)?,
                 opened => return opened,
             }
             match self.disk.open(path, Access::CreateNew) {
@@ -357,7 +361,7 @@ impl Partials {
                     }
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound || is_no_file(&error) => {}
             Err(error) => return Err(StoreError::io(path)(error)),
         }
         partial.runs_bytes = runs_bytes;

@@ -7,6 +7,7 @@ use redb::{Error, ReadableTable, WriteTransaction};
 
 use super::{
     DiskStore,
+    away::is_out_of_reach,
     place::{BlobKind, BlobPlace, HEAD_BYTES_MAX, PlaceId, parse_adopted},
     tables,
 };
@@ -48,8 +49,8 @@ impl DiskStore {
             let mut head = [0; HEAD_BYTES_MAX];
             match self.packs.read_some(position, &mut head) {
                 Ok(read) => places.extend(parse_adopted(&head[..read], place.size).map(|head| head.place)),
-                // A pack that is gone has no need of places.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // A pack that is gone, or is none, has no need of places.
+                Err(error) if error.kind() == io::ErrorKind::NotFound || is_out_of_reach(&error) => {}
                 Err(error) => return Err(StoreError::io(self.packs.path(position.pack))(error)),
             }
         }

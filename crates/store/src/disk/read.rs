@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::{
     DiskStore,
+    away::is_no_file,
     packs::RECORD_BYTES_MAX,
     partials::read_parents,
     place::{
@@ -37,12 +38,10 @@ enum Fault {
 impl Fault {
     fn of(path: PathBuf) -> impl FnOnce(io::Error) -> Self {
         move |error| match error.kind() {
-            // Something else stands where our file was, or nothing.
-            io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => {
-                Fault::Damage(path, Damage::Gone)
-            }
-            _ if Errno::from_io_error(&error) == Some(Errno::LOOP) => Fault::Damage(path, Damage::Gone),
+            io::ErrorKind::NotFound => Fault::Damage(path, Damage::Gone),
             io::ErrorKind::UnexpectedEof => Fault::Damage(path, Damage::Short),
+            // Something else stands where our file was.
+            _ if is_no_file(&error) => Fault::Damage(path, Damage::Gone),
             _ => Fault::Io(path, error),
         }
     }

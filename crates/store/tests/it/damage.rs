@@ -4,6 +4,7 @@ mod foreign;
 mod index;
 mod packs;
 mod partials;
+mod rebuilt;
 
 use std::{
     collections::BTreeSet,

@@ -6,9 +6,9 @@
 //! ends the search in its pack, and is cut off with all that follows.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
@@ -18,13 +18,14 @@ use firn_castore::{BlobDigest, DIRECTORY_BYTES_MAX, Directory, DirectoryDigest};
 
 use super::{
     super::{
+        away::Away,
         place::{
             BlobKind, BlobPlace, DirectoryPlace, HEAD_BYTES_MAX, PACK_HEAD, PACK_HEAD_BYTES, Position,
             RecordHead, parse_head,
         },
         vfs::{Access, Disk, DiskFile},
     },
-    DIRTY_MAX, DirtyPack, Open, PACK_BYTES_FULL, Packs, Tail, cut, read_some,
+    DIRTY_MAX, DirtyPack, Open, PACK_BYTES_FULL, Packs, Tail, cut, name, parse_name, read_some,
 };
 use crate::{StoreError, lock};
 
@@ -40,7 +41,13 @@ const RECORDS_MAX: usize = 1 << 18;
 pub(in super::super) struct Recovered {
     pub(in super::super) blobs: BTreeMap<BlobDigest, BlobPlace>,
     pub(in super::super) directories: BTreeMap<DirectoryDigest, DirectoryPlace>,
+    /// The Directories themselves, where a whole pack is read.
+    pub(in super::super) decoded: Vec<Directory>,
     records: usize,
+    /// Whether a whole pack is read, in which a record that is not sound does not end the search.
+    is_whole: bool,
+    /// How many records are not sound.
+    damaged: u64,
 }
 
 /// A pack that is there.
@@ -58,10 +65,11 @@ impl Packs {
     pub(in super::super) fn open(
         disk: Arc<dyn Disk>,
         dir: PathBuf,
+        away: Away,
         ends: &BTreeMap<u32, u32>,
         was_left: bool,
     ) -> Result<(Self, Recovered), StoreError> {
-        let packs = Self { disk, dir, tail: Mutex::default(), open: Mutex::new(Open::default()) };
+        let packs = Self { disk, dir, away, tail: Mutex::default(), open: Mutex::new(Open::default()) };
         let last = ends.last_key_value().map_or(0, |(pack, _)| *pack);
         let mut looked_at = 0;
         let mut recovered = Recovered::default();
@@ -79,7 +87,13 @@ impl Packs {
                             .and_then(|file| cut(&*file, end));
                     }
                 }
-                None if !is_recovered => packs.remove_file(pack)?,
+                None if !is_recovered => {
+                    packs.remove_file(pack)?;
+                    // What could not be removed has its number still.
+                    if pack >= tail.pack {
+                        (tail.pack, tail.end, tail.file) = (pack.saturating_add(1), 0, None);
+                    }
+                }
                 _ => {
                     looked_at += 1;
                     let found = Found { pack, indexed_end: indexed_end.unwrap_or(0) };
@@ -89,6 +103,45 @@ impl Packs {
         }
         *lock(&packs.tail) = tail;
         Ok((packs, recovered))
+    }
+
+    /// All packs that are there, in order, with their files.
+    pub(in super::super) fn all(disk: &dyn Disk, dir: &Path) -> Result<Vec<(u32, PathBuf)>, StoreError> {
+        let names = disk.list(dir).map_err(StoreError::io(dir))?;
+        let packs: BTreeSet<u32> = names.iter().filter_map(parse_name).collect();
+        Ok(packs.into_iter().map(|pack| (pack, dir.join(name(pack)))).collect())
+    }
+
+    /// Reads a pack from its beginning and gives what is sound in it to `take`, a part at a time. Gives where it ends, and
+    /// how many records are not sound; `None` where it is no pack, or cannot be read.
+    pub(in super::super) fn read_whole(
+        disk: &dyn Disk,
+        path: &Path,
+        pack: u32,
+        take: &mut dyn FnMut(Recovered) -> Result<(), StoreError>,
+    ) -> Result<Option<(u32, u64)>, StoreError> {
+        let opened = disk.open(path, Access::Read);
+        let Ok((file, length)) = opened.and_then(|file| Ok((file.clone(), file.size()?))) else {
+            return Ok(None);
+        };
+        let (mut end, mut damaged) = (0, 0);
+        loop {
+            let mut recovered = Recovered { is_whole: true, ..Recovered::default() };
+            let next = recovered.scan(&*file, pack, end);
+            if next == 0 {
+                return Ok(None);
+            }
+            damaged += recovered.damaged;
+            let is_all = next == end || recovered.records < RECORDS_MAX;
+            end = next;
+            take(recovered)?;
+            if is_all {
+                break;
+            }
+        }
+        // What stands behind the last record that could be told from garbage stays: it may be looked at.
+        let has_more = u64::from(end) < length;
+        Ok(Some((u32::try_from(length).unwrap_or(u32::MAX), damaged + u64::from(has_more))))
     }
 
     /// Where the next record would go if the index's packs were all, and the last of them could not be written to.
@@ -185,16 +238,18 @@ impl Recovered {
             // Which directory its place is, has only the index, and has it not: the file is adopted again.
             RecordHead::Adopted { .. } => true,
         };
-        Ok(is_sound.then_some(next))
+        self.damaged += u64::from(!is_sound);
+        Ok((is_sound || self.is_whole).then_some(next))
     }
 
     fn take_directory(&mut self, encoded: Bytes, place: DirectoryPlace) -> bool {
         let digest = DirectoryDigest::of(&encoded);
-        let is_sound = Directory::decode(encoded, &digest).is_ok();
-        if is_sound {
-            self.directories.insert(digest, place);
+        let Ok(directory) = Directory::decode(encoded, &digest) else { return false };
+        self.directories.insert(digest, place);
+        if self.is_whole {
+            self.decoded.push(directory);
         }
-        is_sound
+        true
     }
 
     fn take_contents(&mut self, record: &Bytes, size: u64, position: Position) -> bool {

@@ -10,7 +10,10 @@ use firn_bao::Span;
 use firn_castore::BlobRef;
 
 use super::{Partial, Partials, name};
-use crate::{StoreError, disk::vfs::Access};
+use crate::{
+    StoreError,
+    disk::{away::is_no_file, vfs::Access},
+};
 
 pub(super) const SUFFIX: &str = ".groups";
 const RUN_BYTES: usize = 16;
@@ -52,7 +55,7 @@ impl Partials {
         };
         let bytes = match read() {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Bytes::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound || is_no_file(&error) => Bytes::new(),
             Err(error) => return Err(StoreError::io(path)(error)),
         };
         let mut groups = Groups::default();
@@ -75,7 +78,14 @@ impl Partials {
             let file = self.open_or_create(&temp)?;
             file.set_size(0)?;
             file.write_all_at(&bytes, 0)?;
-            self.disk.rename(&temp, &self.groups_path(blob))
+            let path = self.groups_path(blob);
+            match self.disk.rename(&temp, &path) {
+                Err(error) if is_no_file(&error) => {
+                    self.away.clear(&path)?;
+                    self.disk.rename(&temp, &path)
+                }
+                renamed => renamed,
+            }
         };
         write().map_err(StoreError::io(&temp))?;
         Ok(bytes.len() as u64)

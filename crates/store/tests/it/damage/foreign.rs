@@ -8,7 +8,7 @@ use std::{
 };
 
 use firn_castore::BlobDigest;
-use firn_store::{DiskStore, OpenError, Paths, Room, StoreError};
+use firn_store::{DiskStore, Paths, Room, StoreError};
 
 use super::{Sample, findings};
 use crate::commit;
@@ -85,11 +85,13 @@ fn whatever_is_in_temp_goes() {
     drop(DiskStore::open(&sample.dir).unwrap());
     assert_eq!(fs::read_dir(&temp).unwrap().count(), 0);
     assert!(outside.exists(), "a symlink is not followed");
-    // A directory is none of ours, and is named.
-    fs::create_dir(temp.join("dir")).unwrap();
-    let error = DiskStore::open(&sample.dir).unwrap_err();
-    assert!(matches!(&error, OpenError::Io { path, .. } if *path == temp.join("dir")), "{error}");
-    assert!(temp.join("dir").exists());
+    // A directory is none of ours: it is put aside, and told of.
+    for name in ["dir", "dir.1"] {
+        fs::create_dir(temp.join("dir")).unwrap();
+        let aside = sample.dir.join("quarantine").join(name);
+        assert_eq!(DiskStore::open(&sample.dir).unwrap().strays(), [aside.as_path()]);
+        assert!(aside.is_dir() && !temp.join("dir").exists());
+    }
 }
 
 /// Where a child process without a superuser's rights is told which store to open, and what may not be touched there.
