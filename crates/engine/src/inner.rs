@@ -14,6 +14,7 @@ use tracing::Instrument;
 use crate::flight::{Cockpit, Crew, Plan, fly};
 use crate::flights::{FlightKey, Flights, Landed, Seat};
 use crate::index::Index;
+use crate::memory::{Layouts, NarMemory};
 use crate::uses::{self, Uses};
 use crate::{EngineError, Fetched, telling};
 
@@ -23,6 +24,10 @@ pub(crate) struct Inner {
     pub(crate) index: Arc<Index>,
     pub(crate) flights: Flights,
     pub(crate) uses: Arc<Uses>,
+    /// What those who read NARs hold.
+    pub(crate) nar_memory: NarMemory,
+    /// What they read.
+    pub(crate) layouts: Layouts,
     pub(crate) changes: watch::Sender<u64>,
     /// Commits go on beside each other, and whatever takes away goes alone: else the store and the view of it could
     /// end up different.
@@ -40,8 +45,20 @@ impl Inner {
         let (changes, _) = watch::channel(0);
         let (flights, uses, gate) = (Flights::default(), Arc::default(), RwLock::default());
         let lost_items = Mutex::default();
-        let (collecting, withdrawing) = Default::default();
-        Self { crew, index, flights, uses, changes, gate, lost_items, collecting, withdrawing }
+        let (nar_memory, layouts, collecting, withdrawing) = Default::default();
+        Self {
+            crew,
+            index,
+            flights,
+            uses,
+            nar_memory,
+            layouts,
+            changes,
+            gate,
+            lost_items,
+            collecting,
+            withdrawing,
+        }
     }
 
     pub(crate) fn store(&self) -> &dyn Store {

@@ -31,7 +31,7 @@ pub(crate) struct Contents {
 
 /// A NAR whose tree is known.
 pub struct OpenNar {
-    layout: NarLayout,
+    layout: Arc<NarLayout>,
     engine: Engine,
     resolved: Resolved,
     /// What is here stays as long as it is read.
@@ -71,7 +71,7 @@ impl Nar {
             Some(closure) => (closure, None),
             None => engine.bring(&resolved).await?,
         };
-        let layout = NarLayout::new(closure)?;
+        let layout = engine.0.layouts.share(NarLayout::new(closure)?);
         let actual = layout.nar_size();
         if actual != self.size {
             let mismatch = NarMismatch::Size { signed: self.size, actual };
@@ -106,6 +106,11 @@ impl OpenNar {
 }
 
 impl Engine {
+    /// How much memory those who read NARs hold now, in bytes.
+    pub fn nar_bytes_held(&self) -> u64 {
+        self.0.nar_memory.bytes()
+    }
+
     /// The tree of a path that is not here, and the flight that brings its blobs unless that has landed.
     pub(crate) async fn bring(
         &self,

@@ -1,8 +1,9 @@
-//! Reads a NAR, chunk by chunk, ahead of whoever takes it.
+//! Reads a NAR, chunk by chunk, ahead of whoever takes it, as far as there is memory for it.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::mem;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::ahead::Ahead;
 use crate::flights::Seat;
+use crate::memory::Reserved;
 use crate::{Engine, EngineError, Resolved};
 
 /// How many chunks are cut at once.
@@ -30,7 +32,7 @@ pub(crate) struct Reader {
     engine: Engine,
     resolved: Resolved,
     _hold: Hold,
-    layout: NarLayout,
+    layout: Arc<NarLayout>,
     /// The bytes that are still to be read.
     left: Range<u64>,
     /// The flight that brings what is read; `None` where all should be here.
@@ -59,7 +61,7 @@ impl Reader {
         engine: Engine,
         resolved: Resolved,
         hold: Hold,
-        layout: NarLayout,
+        layout: Arc<NarLayout>,
         range: Range<u64>,
         seat: Option<Seat>,
     ) -> Self {
@@ -117,8 +119,8 @@ impl Reader {
         let taking = self.given.map(|given| given.elapsed());
         let Read { rest, bytes, took } = match self.reading.pop_front() {
             Some(read) => read.await.map_err(|_| EngineError::Ending)??,
-            None => match self.next_chunk().await? {
-                Some(chunk) => self.read(chunk).await?,
+            None => match self.next_piece().await? {
+                Some((chunk, memory)) => self.read(chunk, memory).await?,
                 None => return Ok(false),
             },
         };
@@ -158,9 +160,10 @@ impl Reader {
 
     async fn fill(&mut self) -> Result<(), EngineError> {
         while self.reading.len() < self.ahead.chunks()
-            && let Some(chunk) = self.next_chunk().await?
+            && self.engine.0.nar_memory.is_ample()
+            && let Some((chunk, memory)) = self.next_piece().await?
         {
-            let read = self.read(chunk);
+            let read = self.read(chunk, memory);
             self.reading.push_back(AbortOnDropHandle::new(tokio::spawn(read)));
         }
         Ok(())
@@ -170,8 +173,8 @@ impl Reader {
     async fn read_what_came(&mut self, mut seat: Seat) -> Result<bool, EngineError> {
         // Once the flight has ended well all is here; whatever comes later than this look is waited for.
         let landed = seat.look();
-        let Some(chunk) = self.next_chunk().await? else { return Ok(false) };
-        let Read { rest, bytes, .. } = self.read(chunk).await?;
+        let Some((chunk, memory)) = self.next_piece().await? else { return Ok(false) };
+        let Read { rest, bytes, .. } = self.read(chunk, memory).await?;
         let bytes = match bytes {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -199,6 +202,18 @@ impl Reader {
         Ok(true)
     }
 
+    /// As much of the next chunk as there is memory for, and that memory.
+    async fn next_piece(&mut self) -> Result<Option<(NarChunk, Reserved)>, EngineError> {
+        let Some(mut chunk) = self.next_chunk().await? else { return Ok(None) };
+        let memory = self.engine.0.nar_memory.reserve(chunk.bytes());
+        if let Some(rest) = chunk.split(memory.bytes()) {
+            self.cut.push_front(rest);
+            // Those of before are too large to be kept for pieces.
+            self.buffers = Buffers::default();
+        }
+        Ok(Some((chunk, memory)))
+    }
+
     /// The next chunk that is to be read. Cutting blocks as well, in a directory of a million names.
     async fn next_chunk(&mut self) -> Result<Option<NarChunk>, EngineError> {
         if self.cut.is_empty()
@@ -214,13 +229,17 @@ impl Reader {
         Ok(self.cut.pop_front())
     }
 
-    fn read(&self, mut chunk: NarChunk) -> impl Future<Output = Result<Read, EngineError>> + use<> {
+    fn read(
+        &self,
+        mut chunk: NarChunk,
+        memory: Reserved,
+    ) -> impl Future<Output = Result<Read, EngineError>> + use<> {
         let (engine, buffers) = (self.engine.clone(), self.buffers.clone());
         async move {
             let store = engine.store().clone();
             let read = move || {
                 let begun = Instant::now();
-                let bytes = chunk.read(&*store, &buffers);
+                let bytes = chunk.read(&*store, &buffers).map(|bytes| memory.hold(bytes));
                 Read { rest: chunk, bytes, took: begun.elapsed() }
             };
             engine.run_blocking(read).await

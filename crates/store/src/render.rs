@@ -58,6 +58,28 @@ impl Part {
             Part::Blob { range, .. } => range.end - range.start,
         }
     }
+
+    /// Its first bytes, no more than these and whole groups of a blob, and what follows them.
+    fn split(self, bytes_max: u64) -> (Option<Self>, Option<Self>) {
+        match self {
+            Part::Literal(mut bytes) => {
+                let first = bytes.split_to(bytes.len().min(bytes_max as usize));
+                let part = |bytes: Bytes| (!bytes.is_empty()).then_some(Part::Literal(bytes));
+                (part(first), part(bytes))
+            }
+            Part::Blob { blob, span, range } => {
+                let end = range.start.saturating_add(bytes_max) / GROUP_BYTES;
+                let groups = end.saturating_sub(span.groups().start);
+                if groups == 0 {
+                    return (None, Some(Part::Blob { blob, span, range }));
+                }
+                let (span, rest) = span.split(groups);
+                let middle = range.end.min(span.bytes(blob.size).end);
+                let rest = rest.map(|span| Part::Blob { blob, span, range: middle..range.end });
+                (Some(Part::Blob { blob, span, range: range.start..middle }), rest)
+            }
+        }
+    }
 }
 
 impl NarChunks {
@@ -105,10 +127,31 @@ impl Iterator for NarChunks {
 }
 
 impl NarChunk {
+    /// How long what is left of it is.
+    pub fn bytes(&self) -> u64 {
+        self.parts.iter().map(Part::bytes).sum()
+    }
+
+    /// Keeps its first bytes, no more than these, or than a group where these are less; gives what follows them.
+    pub fn split(&mut self, bytes_max: u64) -> Option<Self> {
+        let mut left = bytes_max.max(GROUP_BYTES);
+        let fit = self.parts.iter().take_while(|part| match left.checked_sub(part.bytes()) {
+            Some(rest) => {
+                left = rest;
+                true
+            }
+            None => false,
+        });
+        let mut parts = self.parts.split_off(fit.count());
+        let (first, rest) = parts.pop_front()?.split(left);
+        self.parts.extend(first);
+        rest.into_iter().for_each(|rest| parts.push_front(rest));
+        (!parts.is_empty()).then_some(Self { parts })
+    }
+
     /// Reads and verifies what is left of it, up to the first blob that is not here. What was read is left no longer.
     pub fn read(&mut self, store: &dyn Blobs, buffers: &Buffers) -> Result<Bytes, StoreError> {
-        let length: u64 = self.parts.iter().map(Part::bytes).sum();
-        let mut read = VerifiedBytes::within(buffers.take_used(), length as usize);
+        let mut read = VerifiedBytes::within(buffers.take_used(), self.bytes() as usize);
         while let Some(part) = self.parts.front() {
             match part {
                 Part::Literal(bytes) => read.push(bytes),
@@ -250,6 +293,32 @@ mod tests {
             }
             assert!(part == nar[range.start as usize..range.end as usize], "{range:?}");
         }
+    }
+
+    #[test]
+    fn a_chunk_is_split_into_pieces() {
+        let store = MemoryStore::new();
+        let (closure, nar) = tree(&store);
+        let (layout, buffers) = (NarLayout::new(closure).unwrap(), Buffers::default());
+        for (range, bytes_max) in
+            [(0..nar.len(), 64 << 10), (1_000_001..3_000_001, 100_000), (0..nar.len(), 0)]
+        {
+            let mut pieces = Vec::new();
+            for chunk in NarChunks::new(layout.segments(range.start as u64..range.end as u64)) {
+                let (mut left, whole, before) = (Some(chunk.clone()), chunk.bytes(), pieces.len());
+                while let Some(mut piece) = left {
+                    left = piece.split(bytes_max);
+                    let bytes = piece.bytes();
+                    assert!(bytes > 0 && bytes <= bytes_max.max(GROUP_BYTES), "{bytes}");
+                    pieces.extend(piece.read(&store, &buffers).unwrap());
+                    assert!(piece.wants().is_none() && piece.bytes() == 0);
+                }
+                assert_eq!((pieces.len() - before) as u64, whole);
+            }
+            assert!(pieces == nar[range.clone()], "{range:?} {bytes_max}");
+        }
+        let mut chunk = NarChunks::new(layout.segments(0..1_000)).next().unwrap();
+        assert!(chunk.split(1_000_000).is_none());
     }
 
     #[test]
