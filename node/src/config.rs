@@ -14,6 +14,7 @@ use std::{
 };
 
 use firn_exchange::Compress;
+use firn_gateway::HostName;
 use firn_net::{Multiaddr, RateLimits, RelayUrl, StaticPeer};
 use firn_nix::PublicKey;
 use ipnet::IpNet;
@@ -55,6 +56,8 @@ pub struct Config {
     pub dial: Vec<IpNet>,
     /// Where the gateway listens.
     pub http: SocketAddr,
+    /// The names under which the gateway may be asked, besides this machine's own and addresses.
+    pub http_host: Vec<HostName>,
     /// Where iroh listens, UDP.
     pub iroh: SocketAddr,
     /// Where libp2p listens, UDP.

@@ -221,6 +221,7 @@ impl Stage {
             mdns: false,
             dial: DialRules::new(Vec::new()).with_loopback().networks().to_vec(),
             http: any,
+            http_host: Vec::new(),
             iroh: any,
             libp2p: any,
             miss: MissBudgets::default(),

@@ -11,7 +11,7 @@ use std::{
 
 use firn_engine::{Engine, EngineConfig};
 use firn_exchange::{Limits, Micros, PeerId};
-use firn_gateway::{Gateway, GatewayConfig, PRIORITY, WRITE_TIMEOUT};
+use firn_gateway::{Gateway, GatewayConfig, HostName, PRIORITY, WRITE_TIMEOUT};
 use firn_net::{Answerer, DialRules, Identity, Net, NetConfig, Reach};
 use firn_store::{DiskStore, Rebuilt, create_private_dir};
 use firn_trust::Policy;
@@ -186,9 +186,17 @@ impl Node {
 
     fn serve_nix(&mut self, listener: TcpListener) {
         let (net, miss) = (self.net.clone(), self.ops.config.miss);
+        if !self.http.ip().to_canonical().is_loopback() {
+            tracing::warn!(
+                http = %self.http,
+                "the binary cache is open to the network: all who reach it read every path that is here, private ones too"
+            );
+        }
+        let named = self.ops.config.http_host.iter().cloned();
         let config = GatewayConfig {
             priority: PRIORITY,
             budget: Arc::new(move || budget(miss, net.reach())),
+            hosts: named.chain(own_names()).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             write_timeout: WRITE_TIMEOUT,
         };
@@ -312,6 +320,14 @@ impl Node {
 #[derive(Debug, thiserror::Error)]
 #[error("the node's {0} has ended unexpectedly")]
 struct Stopped(&'static str);
+
+/// The names that this machine has for itself: its own, without its domain, and as multicast DNS knows it.
+fn own_names() -> impl Iterator<Item = HostName> {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let first = name.split('.').next().unwrap_or_default().to_owned();
+    let local = format!("{first}.local");
+    [name, first, local].into_iter().filter_map(|name| name.parse().ok())
+}
 
 /// How long Nix may be kept waiting for a miss.
 fn budget(miss: MissBudgets, reach: Reach) -> Duration {

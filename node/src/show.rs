@@ -130,6 +130,7 @@ pub fn config(config: &Config, control_socket: &std::path::Path) -> Answer {
     let (trust, bootstrap, peers) =
         (texts(config.trust.iter()), texts(config.bootstrap.iter()), texts(config.peers.iter()));
     let (relays, dial) = (texts(config.relays.iter()), dial_words(&config.dial));
+    let http_hosts = texts(config.http_host.iter());
     let json = json!({
         "file": config.file.as_ref().map(|file| file.to_string_lossy()),
         "data_dir": config.data_dir.to_string_lossy(),
@@ -144,6 +145,7 @@ pub fn config(config: &Config, control_socket: &std::path::Path) -> Answer {
         "mdns": config.mdns,
         "dial": strings(&dial),
         "http": config.http.to_string(),
+        "http_hosts": strings(&http_hosts),
         "iroh": config.iroh.to_string(),
         "libp2p": config.libp2p.to_string(),
         "miss_alone_ms": config.miss.alone.as_millis() as u64,
@@ -188,6 +190,7 @@ pub fn config(config: &Config, control_socket: &std::path::Path) -> Answer {
         ("takes from peers", rates_text(config.rates.download, config.rates.download_peer)),
         ("compresses", compress_word(config.compress).into()),
         ("binary cache", format!("http://{}", config.http)),
+        ("also known as", none(&http_hosts, "nothing but this machine's name, localhost and its addresses")),
         ("iroh", format!("udp {}", config.iroh)),
         ("libp2p", format!("udp {}", config.libp2p)),
     ];

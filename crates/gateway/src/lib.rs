@@ -4,10 +4,11 @@
 //! NAR is a stream that the engine renders as its reader takes it. What cannot be had is 404, whatever the cause, so that
 //! Nix goes on to its next substituter; what fails on the way is broken off, so that nobody takes it for whole.
 //!
-//! Deliberately absent: uploads, TLS, compression, access control (it listens on loopback unless told otherwise), and any
-//! thought of where bytes come from.
+//! Web pages in the user's browser are refused; else there is no access control (it listens on loopback unless told
+//! otherwise). Deliberately absent: uploads, TLS, compression, and any thought of where bytes come from.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+mod guard;
 mod listing;
 mod names;
 mod range;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use firn_engine::Engine;
 
+pub use guard::{HOST_NAME_BYTES_MAX, HostName, HostNameError, HostNames};
 pub use serve::{CONNECTIONS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT, SHUTDOWN_TIMEOUT};
 
 /// What a gateway can be told.
@@ -29,6 +31,8 @@ pub struct GatewayConfig {
     pub priority: u32,
     /// How long peers may be asked about a path right now, before it counts as missing. Zero asks none.
     pub budget: Arc<dyn Fn() -> Duration + Send + Sync>,
+    /// The names under which it may be asked, besides addresses.
+    pub hosts: HostNames,
     /// What `/version` says.
     pub version: String,
     /// How long a reader may take nothing of what it has asked for; see [`WRITE_TIMEOUT`].

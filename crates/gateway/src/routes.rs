@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use firn_castore::Root;
@@ -15,6 +16,7 @@ use firn_engine::{EngineError, Nar, NarName};
 use firn_nix::{STORE_DIR, StorePathHash};
 use futures::TryStreamExt;
 
+use crate::guard::{Guard, guard};
 use crate::range::Part;
 use crate::{Gateway, listing, names};
 
@@ -25,6 +27,7 @@ type Name = Result<Path<String>, PathRejection>;
 impl Gateway {
     /// The routes, for whoever brings the connections.
     pub fn router(self) -> Router {
+        let guarded = from_fn_with_state(Guard::new(self.config.hosts.clone()), guard);
         Router::new()
             .route("/nix-cache-info", get(cache_info))
             .route("/healthz", get(async || text("text/plain; charset=utf-8", "ok\n".into())))
@@ -33,6 +36,7 @@ impl Gateway {
             .route("/nar/snix-castore/{root}", get(nar_of_root))
             .route("/nar/{file}", get(nar_of_hash))
             .fallback(unknown)
+            .layer(guarded)
             .with_state(Arc::new(self))
     }
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use firn_exchange::Compress;
+use firn_gateway::HostName;
 use firn_net::{Multiaddr, RateLimits, StaticPeer, bootstrap_address};
 use firn_nix::PublicKey;
 use ipnet::IpNet;
@@ -148,6 +149,7 @@ impl Layers {
             )?,
             mdns: self.uppermost(|settings| settings.mdns).map_or(role == Role::Lan, |(mdns, _)| mdns),
             http: self.address("http", |settings| &settings.http, (Ipv4Addr::LOCALHOST, 7333).into())?,
+            http_host: self.list("http-host", |settings| &settings.http_host, HostName::from_str)?,
             iroh: self.address("iroh", |settings| &settings.iroh, any(7334))?,
             libp2p: self.address("libp2p", |settings| &settings.libp2p, any(7335))?,
             miss: self.miss(),

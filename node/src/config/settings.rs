@@ -98,6 +98,11 @@ pub struct Settings {
     #[arg(long, env = "FIRN_HTTP", value_name = "ADDRESS", hide_env = true)]
     pub http: Option<String>,
 
+    /// A name under which the binary cache may be asked, besides localhost, this machine's name and any IP address; may be
+    /// given several times [default: none]
+    #[arg(long, env = "FIRN_HTTP_HOST", value_name = "NAME", hide_env = true)]
+    pub http_host: Option<Vec<String>>,
+
     /// UDP address of the peer protocol (iroh): ADDRESS:PORT or PORT, 0 for any port [default: 0.0.0.0:7334]
     #[arg(long, env = "FIRN_IROH", value_name = "ADDRESS", hide_env = true)]
     pub iroh: Option<String>,

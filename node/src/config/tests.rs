@@ -111,6 +111,7 @@ fn a_wrong_value_is_named_with_its_key_and_place() {
         ("--network", "network", "No"),
         ("--dial", "dial", "everywhere"),
         ("--http", "http", "localhost"),
+        ("--http-host", "http-host", "cache.lan:80"),
         ("--iroh", "iroh", "65536"),
     ];
     for (flag, key, value) in cases {
@@ -118,7 +119,7 @@ fn a_wrong_value_is_named_with_its_key_and_place() {
         let error = place.load(&[flag, value]).unwrap_err().to_string();
         assert!(error.contains("command line") && error.contains(key) && error.contains(value), "{error}");
 
-        let is_list = ["trust", "peer", "bootstrap", "relay", "dial"].contains(&key);
+        let is_list = ["trust", "peer", "bootstrap", "relay", "dial", "http-host"].contains(&key);
         let text = if is_list { format!("{key} = [\"{value}\"]") } else { format!("{key} = \"{value}\"") };
         let file = place.write("home/.config/firn/config.toml", &text);
         let error = place.load(&[]).unwrap_err().to_string();

@@ -7,6 +7,7 @@ mod healing;
 mod in_place;
 mod nix_store;
 mod offline;
+mod pages;
 mod peers;
 mod relayed;
 mod private;

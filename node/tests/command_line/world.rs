@@ -60,10 +60,15 @@ impl Firn {
 
     /// Starts a node on loopback and waits until it is ready.
     pub(crate) fn node(&self, settings: &[&str]) -> Node {
+        self.node_that_logs("127.0.0.1:0", settings, Stdio::inherit())
+    }
+
+    /// Starts a node whose binary cache listens there, and waits until it is ready.
+    pub(crate) fn node_that_logs(&self, http: &str, settings: &[&str], log: Stdio) -> Node {
         let any = "127.0.0.1:0";
-        let places = ["node", "--json", "--http", any, "--iroh", any, "--libp2p", any];
+        let places = ["node", "--json", "--http", http, "--iroh", any, "--libp2p", any];
         let mut command = self.command(&[&places, settings].concat());
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let ready = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
@@ -172,6 +177,11 @@ impl Node {
     /// What others name in `--bootstrap`.
     pub(crate) fn multiaddr(&self) -> &str {
         self.ready["multiaddrs"][0].as_str().unwrap()
+    }
+
+    /// Where its binary cache answers.
+    pub(crate) fn http(&self) -> &str {
+        self.ready["http"].as_str().unwrap()
     }
 
     /// The id of its process.

@@ -82,7 +82,11 @@ async fn an_unproven_nar_that_does_not_come_whole_is_missing() {
 
 /// Reads a body to its end, whole or not.
 async fn read(router: &axum::Router, url: &str, on_first: impl FnOnce()) -> (Vec<u8>, bool) {
-    let response = router.clone().oneshot(Request::get(url).body(Body::empty()).unwrap()).await.unwrap();
+    let response = router
+        .clone()
+        .oneshot(Request::get(url).header("host", "localhost").body(Body::empty()).unwrap())
+        .await
+        .unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     let (mut body, mut bytes, mut on_first) = (response.into_body(), Vec::new(), Some(on_first));
     while let Some(frame) = body.frame().await {

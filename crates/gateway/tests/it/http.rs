@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use bytes::Bytes;
 use firn_engine::Engine;
-use firn_gateway::{Gateway, GatewayConfig, PRIORITY, WRITE_TIMEOUT};
+use firn_gateway::{Gateway, GatewayConfig, HostNames, PRIORITY, WRITE_TIMEOUT};
 use firn_nix::{NarInfo, StorePathHash};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
@@ -19,6 +19,7 @@ pub(crate) fn gateway(engine: &Engine) -> Gateway {
     let config = GatewayConfig {
         priority: PRIORITY,
         budget: Arc::new(|| BUDGET),
+        hosts: HostNames::from_iter(["cache.example.lan".parse().unwrap()]),
         version: "firn 1.2.3".into(),
         write_timeout: WRITE_TIMEOUT,
     };
@@ -45,9 +46,12 @@ impl Answer {
     }
 }
 
-/// The answer, whose body must be whole.
+/// The answer to a request for this host, unless the headers name another; its body must be whole.
 pub(crate) async fn request(router: &Router, method: Method, url: &str, headers: &[(&str, &str)]) -> Answer {
     let mut request = Request::builder().method(method).uri(url);
+    if !headers.iter().any(|(name, _)| *name == "host") {
+        request = request.header("host", "localhost");
+    }
     for (name, value) in headers {
         request = request.header(*name, *value);
     }

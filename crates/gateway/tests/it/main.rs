@@ -8,6 +8,7 @@ mod failures;
 mod http;
 mod listing;
 mod nix;
+mod pages;
 mod routes;
 mod server;
 mod sharing;

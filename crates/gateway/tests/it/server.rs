@@ -45,7 +45,7 @@ impl Server {
 }
 
 async fn ask_again(stream: &mut TcpStream, url: &str) {
-    stream.write_all(format!("GET {url} HTTP/1.1\r\nHost: firn\r\n\r\n").as_bytes()).await.unwrap();
+    stream.write_all(format!("GET {url} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await.unwrap();
 }
 
 /// Reads the head of a response, and its `Content-Length`.
