@@ -23,6 +23,7 @@ pub mod key;
 pub mod liar;
 pub mod nixdb;
 pub mod node;
+mod open_files;
 pub mod operations;
 pub mod progress;
 pub mod remembered;

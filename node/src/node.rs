@@ -29,6 +29,7 @@ use crate::{
     control::{ControlSocket, socket_path},
     failure::Failure,
     housekeeping::{self, Trouble},
+    open_files,
     operations::{Adopting, Operations, Ops},
     remembered, show,
 };
@@ -198,6 +199,8 @@ impl Node {
             budget: Arc::new(move || budget(miss, net.reach())),
             hosts: named.chain(own_names()).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            // The store and the network want some as well.
+            connections_max: usize::try_from(open_files::raise_limit() / 2).unwrap_or(usize::MAX),
             write_timeout: WRITE_TIMEOUT,
         };
         let gateway = Gateway { engine: self.ops.engine.clone(), config };

@@ -4,7 +4,7 @@ use std::{error::Error, fs::File, net::Ipv4Addr, path::Path, sync::Arc, time::Du
 
 use firn_engine::{Engine, EngineConfig, Nobody};
 use firn_exchange::Limits;
-use firn_gateway::{Gateway, GatewayConfig, HostNames, PRIORITY, WRITE_TIMEOUT};
+use firn_gateway::{CONNECTIONS_MAX, Gateway, GatewayConfig, HostNames, PRIORITY, WRITE_TIMEOUT};
 use firn_net::StaticPeer;
 use firn_store::{DiskStore, Paths, write_nar_to};
 use tokio::{net::TcpListener, runtime::Runtime};
@@ -54,6 +54,7 @@ pub(crate) fn serve(store: &Path, peers: Vec<StaticPeer>) -> Outcome<()> {
             priority: PRIORITY,
             budget: Arc::new(move || budget),
             hosts: HostNames::default(),
+            connections_max: CONNECTIONS_MAX,
             write_timeout: WRITE_TIMEOUT,
             version: String::new(),
         };

@@ -8,6 +8,7 @@
 //! otherwise). Deliberately absent: uploads, TLS, compression, and any thought of where bytes come from.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+mod connections;
 mod guard;
 mod listing;
 mod names;
@@ -21,8 +22,9 @@ use std::time::Duration;
 
 use firn_engine::Engine;
 
+pub use connections::CONNECTIONS_MAX;
 pub use guard::{HOST_NAME_BYTES_MAX, HostName, HostNameError, HostNames};
-pub use serve::{CONNECTIONS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT, SHUTDOWN_TIMEOUT};
+pub use serve::{HEAD_BYTES_MAX, HEAD_TIMEOUT, SHUTDOWN_TIMEOUT};
 
 /// What a gateway can be told.
 #[derive(Clone)]
@@ -35,6 +37,8 @@ pub struct GatewayConfig {
     pub hosts: HostNames,
     /// What `/version` says.
     pub version: String,
+    /// How many connections there may be at once, at most [`CONNECTIONS_MAX`].
+    pub connections_max: usize,
     /// How long a reader may take nothing of what it has asked for; see [`WRITE_TIMEOUT`].
     pub write_timeout: Duration,
 }

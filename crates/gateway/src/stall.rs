@@ -9,17 +9,21 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::connections::Activity;
+
 /// A stream that fails once writing to it has stood still for too long.
 pub(crate) struct Unstalled<S> {
     stream: S,
     timeout: Duration,
+    /// Where it is told that it stands still.
+    activity: Activity,
     /// When what stands still has stood long enough; `None` while nothing does.
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Unstalled<S> {
-    pub(crate) fn new(stream: S, timeout: Duration) -> Self {
-        Self { stream, timeout, alarm: None }
+    pub(crate) fn new(stream: S, timeout: Duration, activity: Activity) -> Self {
+        Self { stream, timeout, activity, alarm: None }
     }
 
     pub(crate) fn get_ref(&self) -> &S {
@@ -29,11 +33,16 @@ impl<S> Unstalled<S> {
     /// What a write has come to, unless it waits for too long.
     fn judge<T>(&mut self, written: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.alarm = None;
+            if self.alarm.take().is_some() {
+                self.activity.set_still(false);
+            }
             return written;
         }
-        let timeout = self.timeout;
-        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        let (timeout, activity) = (self.timeout, &self.activity);
+        let alarm = self.alarm.get_or_insert_with(|| {
+            activity.set_still(true);
+            Box::pin(sleep(timeout))
+        });
         ready!(alarm.as_mut().poll(context));
         // Whoever polls once more gets the same answer a while later.
         alarm.as_mut().reset(Instant::now() + timeout);

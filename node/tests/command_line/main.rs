@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod healing;
+mod crowd;
 mod in_place;
 mod nix_store;
 mod offline;

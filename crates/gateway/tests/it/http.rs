@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use bytes::Bytes;
 use firn_engine::Engine;
-use firn_gateway::{Gateway, GatewayConfig, HostNames, PRIORITY, WRITE_TIMEOUT};
+use firn_gateway::{CONNECTIONS_MAX, Gateway, GatewayConfig, HostNames, PRIORITY, WRITE_TIMEOUT};
 use firn_nix::{NarInfo, StorePathHash};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
@@ -21,6 +21,7 @@ pub(crate) fn gateway(engine: &Engine) -> Gateway {
         budget: Arc::new(|| BUDGET),
         hosts: HostNames::from_iter(["cache.example.lan".parse().unwrap()]),
         version: "firn 1.2.3".into(),
+        connections_max: CONNECTIONS_MAX,
         write_timeout: WRITE_TIMEOUT,
     };
     Gateway { engine: engine.clone(), config }

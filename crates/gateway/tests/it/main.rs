@@ -4,6 +4,7 @@
 #[path = "../../../engine/tests/fakes/mod.rs"]
 mod fakes;
 
+mod crowd;
 mod failures;
 mod http;
 mod listing;

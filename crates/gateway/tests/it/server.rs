@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use firn_engine::Engine;
-use firn_gateway::{CONNECTIONS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT, SHUTDOWN_TIMEOUT, WRITE_TIMEOUT};
+use firn_gateway::{Gateway, HEAD_BYTES_MAX, HEAD_TIMEOUT, SHUTDOWN_TIMEOUT, WRITE_TIMEOUT};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
@@ -24,15 +24,19 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(engine: &Engine) -> Self {
+        Self::serve(gateway(engine)).await
+    }
+
+    pub(crate) async fn serve(gateway: Gateway) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (shutdown, ended) = oneshot::channel();
         let address = listener.local_addr().unwrap();
-        let task = tokio::spawn(gateway(engine).serve(listener, async { ended.await.unwrap() }));
+        let task = tokio::spawn(gateway.serve(listener, async { ended.await.unwrap() }));
         Self { address, shutdown, task }
     }
 
     /// A connection over which this was asked for; it stays open.
-    async fn ask(&self, url: &str) -> TcpStream {
+    pub(crate) async fn ask(&self, url: &str) -> TcpStream {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         ask_again(&mut stream, url).await;
         stream
@@ -44,12 +48,12 @@ impl Server {
     }
 }
 
-async fn ask_again(stream: &mut TcpStream, url: &str) {
+pub(crate) async fn ask_again(stream: &mut TcpStream, url: &str) {
     stream.write_all(format!("GET {url} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await.unwrap();
 }
 
 /// Reads the head of a response, and its `Content-Length`.
-async fn read_head(stream: &mut TcpStream) -> (String, usize) {
+pub(crate) async fn read_head(stream: &mut TcpStream) -> (String, usize) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(timeout(DEADLINE, stream.read_u8()).await.unwrap().unwrap());
@@ -61,7 +65,7 @@ async fn read_head(stream: &mut TcpStream) -> (String, usize) {
 }
 
 /// Reads one response whole.
-async fn read(stream: &mut TcpStream) -> (String, Vec<u8>) {
+pub(crate) async fn read(stream: &mut TcpStream) -> (String, Vec<u8>) {
     let (head, length) = read_head(stream).await;
     let mut body = vec![0; length];
     timeout(DEADLINE, stream.read_exact(&mut body)).await.unwrap().unwrap();
@@ -69,7 +73,7 @@ async fn read(stream: &mut TcpStream) -> (String, Vec<u8>) {
 }
 
 /// All that comes before the connection ends; how it ends does not matter.
-async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+pub(crate) async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     let (mut bytes, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
     while let Ok(count @ 1..) = timeout(DEADLINE, stream.read(&mut buffer)).await.unwrap() {
         bytes.extend_from_slice(&buffer[..count]);
@@ -231,27 +235,5 @@ async fn a_request_without_end_is_refused() {
     }
     let mut stream = server.ask("/healthz").await;
     assert_eq!(read(&mut stream).await.1, b"ok\n");
-    server.stop().await;
-}
-
-#[tokio::test]
-async fn connections_past_the_most_wait_for_their_turn() {
-    let server = Server::start(&node(&Net::default()).await).await;
-    let mut open = Vec::new();
-    for _ in 0..CONNECTIONS_MAX {
-        let mut stream = server.ask("/healthz").await;
-        read(&mut stream).await;
-        open.push(stream);
-    }
-    let mut waiting = server.ask("/healthz").await;
-    for stream in &mut open {
-        ask_again(stream, "/healthz").await;
-        read(stream).await;
-    }
-    let nothing = waiting.try_read(&mut [0]).unwrap_err();
-    assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
-    drop(open.pop());
-    assert_eq!(read(&mut waiting).await.1, b"ok\n");
-    drop(open);
     server.stop().await;
 }
