@@ -1,6 +1,5 @@
 //! When peers are looked for, and when that is worth doing once more.
 
-use super::tree::Tree;
 use super::{Fetch, Goal, Micros, Output};
 use crate::Key;
 
@@ -57,15 +56,17 @@ impl Fetch {
 
     /// Whether somebody who may vouch for the path has not answered: perhaps it does by now, or somebody else has come.
     pub(super) fn may_find_claims(&self, key: &Key, now: Micros) -> bool {
-        let is_patient = self.is_asking_claims() || now < self.claims_at.after(self.limits.patience);
+        let is_patient = self.is_asking_claims() || now < self.claims_at.after(self.limits.claims_patience);
         matches!(self.goal, Goal::Path(_)) && is_patient && self.peers.any_failed(key)
     }
 
     /// When it is given up where there is nobody left to be asked.
     pub(super) fn patience_ends(&self) -> Option<Micros> {
         self.lacking.as_ref()?;
-        let since = self.tree.as_ref().map_or(self.claims_at, Tree::progress_at);
-        Some(since.after(self.limits.patience))
+        Some(match &self.tree {
+            Some(tree) => tree.progress_at().after(self.limits.patience),
+            None => self.claims_at.after(self.limits.claims_patience),
+        })
     }
 
     /// When it is worth looking once more.

@@ -162,6 +162,14 @@ impl Fetch {
                     self.failed(now, ask);
                 }
             }
+            Input::Unreachable(id) => {
+                if let Some(ask) = self.settle(id) {
+                    let peer = ask.peer;
+                    self.failed(now, ask);
+                    self.peers.give_up(&peer);
+                }
+            }
+            Input::Slow(peer) => self.peers.wait_no_longer(peer),
             Input::Received { id, bytes } => {
                 if let Some(ask) = self.in_flight.get_mut(&id)
                     && bytes > ask.received
@@ -305,7 +313,7 @@ impl Fetch {
         };
         let more = self.is_asking_claims()
             || !self.is_over(&key)
-            || self.peers.any_left(&key, |p| !self.candidates.has_asked(p));
+            || self.peers.any_left(&key, |p| self.peers.waits_for(p) && !self.candidates.has_asked(p));
         if more && !self.candidates.is_ripe(now) {
             return;
         }
@@ -326,7 +334,9 @@ impl Fetch {
     }
 
     fn is_asking_claims(&self) -> bool {
-        self.in_flight.values().any(|ask| matches!(ask.task, Task::Claims))
+        let is_waited_for =
+            |ask: &InFlight| matches!(ask.task, Task::Claims) && self.peers.waits_for(&ask.peer);
+        self.in_flight.values().any(is_waited_for)
     }
 
     fn claims_key(&self) -> Option<Key> {

@@ -23,6 +23,8 @@ struct Peer {
     failed_at: Option<Micros>,
     rests_until: Option<Micros>,
     is_liar: bool,
+    /// It answers, if it does, too late to be waited for.
+    is_slow: bool,
     has_answered: bool,
     /// It has failed, and has not answered since.
     has_failed: bool,
@@ -181,6 +183,22 @@ impl Peers {
             peer.rests_until = Some(now.after(Micros(REST.0 << doublings)));
             peer.pace.failed();
         });
+    }
+
+    /// It cannot be reached.
+    pub(super) fn give_up(&mut self, id: &PeerId) {
+        let failures_max = self.limits.failures_max;
+        self.change(id, |peer| peer.failures = peer.failures.max(failures_max));
+    }
+
+    /// Its claims are not waited for.
+    pub(super) fn wait_no_longer(&mut self, id: PeerId) {
+        self.peers.entry(id).or_default().is_slow = true;
+    }
+
+    /// Whether its claims are waited for.
+    pub(super) fn waits_for(&self, id: &PeerId) -> bool {
+        self.peers.get(id).is_none_or(|peer| !peer.is_slow)
     }
 
     /// It is busy, and says perhaps when to ask again.

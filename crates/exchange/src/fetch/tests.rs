@@ -357,3 +357,79 @@ fn who_says_byte_by_byte_what_it_has_is_given_up_after_ten_seconds() {
     }
     assert!(!bench.asks.contains_key(&have));
 }
+
+#[test]
+fn who_cannot_be_reached_is_given_up_until_it_is_found_again() {
+    let closure = tree(0, 1);
+    let key = Key::Root(closure.root().clone());
+    let mut bench = Bench::new(Goal::Tree(closure.root().clone()), Limits::default());
+    bench.poll();
+    for byte in [1, 2] {
+        bench.tell(Input::Found { key: key.clone(), peer: peer(byte) });
+    }
+    bench.poll();
+    let (id, (gone, _)) = bench.asks.pop_first().unwrap();
+    bench.tell(Input::Unreachable(id));
+    bench.poll();
+    assert_eq!(bench.asked(gone), [], "the other one is asked, at once");
+    let (id, (other, _)) = bench.asks.pop_first().unwrap();
+    assert_ne!(other, gone);
+    bench.tell(Input::Found { key: key.clone(), peer: gone });
+    bench.later(SECOND);
+    bench.poll();
+    assert_eq!(bench.asked(gone).len(), 1, "it has come back");
+    bench.tell(Input::FindEnded(key));
+    bench.tell(Input::Unreachable(bench.only(gone)));
+    bench.tell(Input::Unreachable(id));
+    let outputs = bench.poll();
+    assert!(
+        matches!(&outputs[..], [Output::Reject { reason: Rejection::Undeliverable, .. }, Output::Done(_)]),
+        "nothing is waited for: {outputs:?}"
+    );
+}
+
+#[test]
+fn a_slow_peer_is_asked_for_claims_and_not_waited_for() {
+    let key = Key::Path(*path().hash());
+    for slow_answers in [false, true] {
+        let mut bench = Bench::new(Goal::Claims(*path().hash()), Limits::default());
+        bench.poll();
+        for byte in [1, 2] {
+            bench.tell(Input::Found { key: key.clone(), peer: peer(byte) });
+        }
+        bench.tell(Input::Slow(peer(1)));
+        bench.tell(Input::FindEnded(key.clone()));
+        bench.poll();
+        let (slow, other) = (bench.only(peer(1)), bench.only(peer(2)));
+        if slow_answers {
+            bench.answer(slow, Verified::Claims(vec![attested(&tree(0, 1))]));
+            assert!(matches!(&bench.poll()[..], [Output::Done(Outcome::Claims(_))]));
+        } else {
+            assert!(bench.poll().is_empty(), "the other one is waited for");
+            bench.answer(other, Verified::Missing);
+            assert!(matches!(&bench.poll()[..], [Output::Done(Outcome::NotFound)]));
+            assert!(bench.asks.is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_path_whose_claimants_cannot_be_reached_is_looked_for_as_long_as_it_may() {
+    let key = Key::Path(*path().hash());
+    for seconds in [0, 3] {
+        let claims_patience = Micros(SECOND.0 * seconds);
+        let limits = Limits { claims_patience, ..Limits::default() };
+        let mut bench = Bench::new(Goal::Path(*path().hash()), limits);
+        bench.poll();
+        bench.tell(Input::Found { key: key.clone(), peer: peer(1) });
+        bench.tell(Input::FindEnded(key.clone()));
+        bench.poll();
+        let id = bench.only(peer(1));
+        bench.asks.clear();
+        bench.tell(Input::Unreachable(id));
+        let is_over = |outputs: &[Output]| matches!(outputs, [.., Output::Done(Outcome::NotFound)]);
+        assert_eq!(is_over(&bench.poll()), seconds == 0);
+        bench.later(claims_patience);
+        assert!(seconds == 0 || is_over(&bench.poll()));
+    }
+}

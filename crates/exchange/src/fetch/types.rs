@@ -66,6 +66,8 @@ pub struct Limits {
     pub bytes_in_flight_max: u64,
     /// How long a tree of which something has come waits for peers to come back, after the last thing that came.
     pub patience: Micros,
+    /// How long a path is looked for whose claimants have failed to answer, after the last question for claims.
+    pub claims_patience: Micros,
 }
 
 impl Default for Limits {
@@ -77,6 +79,7 @@ impl Default for Limits {
             in_flight_peer_max: 16,
             bytes_in_flight_max: 64 << 20,
             patience: Micros::from_millis(15_000),
+            claims_patience: Micros::from_millis(15_000),
         }
     }
 }
@@ -106,6 +109,10 @@ pub enum Input {
     },
     /// No reply came. That is no lie.
     Failed(AskId),
+    /// No reply came, since the peer cannot be reached. It is asked nothing more until it is found again.
+    Unreachable(AskId),
+    /// This peer has not answered in time of late: its claims are taken if they come, and not waited for.
+    Slow(PeerId),
     /// So many bytes of a reply have come so far. To be told before polling; the same once more changes nothing.
     Received {
         /// To which request.
@@ -140,7 +147,7 @@ pub enum Output {
         /// Which the root is said to be of: what is here of paths of like names can be offered.
         path: Option<StorePath>,
     },
-    /// Ask; tell by [`Input::Answered`] or [`Input::Failed`].
+    /// Ask; tell by [`Input::Answered`], [`Input::Failed`] or [`Input::Unreachable`].
     Ask {
         /// Whom.
         peer: PeerId,
