@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use firn_castore::Root;
-use firn_exchange::{Fellow, Goal, Key, Limits, PeerId, SharedView};
+use firn_exchange::{Fellow, Goal, Key, Limits, Micros, PeerId, Request, SharedView};
 use firn_nix::{NarHash, StorePath, StorePathHash};
 use firn_store::{Reason, Store, UnixSeconds, Visible};
 use firn_trust::{Admitted, Policy, SignedNarInfo, TrustedPath};
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::{broadcast, watch};
 
-use crate::flight::Crew;
+use crate::flight::{Crew, is_answered};
 use crate::flights::{FlightKey, Landed, Seat};
+use crate::heard::Heard;
 use crate::index::Index;
 use crate::inner::Inner;
 use crate::ledger::Ledger;
@@ -75,8 +76,10 @@ impl Engine {
         let policy = Arc::new(policy);
         let EngineConfig { limits, seed, me } = config;
         let ledger = Arc::new(Ledger::default());
+        let (slow, undelivered) = Default::default();
         let (askers, _) = broadcast::channel(ASKERS_MAX);
-        let crew = Crew { store, policy, ask, find, pool, ledger, limits, seed, me, askers };
+        let crew =
+            Crew { store, policy, ask, find, pool, ledger, slow, undelivered, limits, seed, me, askers };
         let Crew { store, policy, .. } = crew.clone();
         let index = Arc::new(crew.pool.run(move || Index::load(&*store, &policy)).await??);
         Ok(Self(Arc::new(Inner::new(crew, index))))
@@ -218,8 +221,11 @@ impl Engine {
         }
         let seat = self.0.clone().join(Goal::Claims(hash), None);
         match tokio::time::timeout(budget, seat.landing).await {
-            Err(_)
-            | Ok(Err(
+            Err(_) => {
+                self.waited_in_vain(hash, &seat.heard, budget);
+                Ok(None)
+            }
+            Ok(Err(
                 EngineError::NotFound | EngineError::Blamed | EngineError::Untrusted | EngineError::TimedOut,
             )) => Ok(None),
             Ok(Err(error)) => Err(error),
@@ -231,6 +237,20 @@ impl Engine {
                 }
                 Ok(best.map(Resolved::from))
             }
+        }
+    }
+
+    /// Who has not answered within the budget is not waited for from now on, but asked on.
+    fn waited_in_vain(&self, hash: StorePathHash, heard: &Heard, budget: Duration) {
+        for (peer, waited) in heard.owing() {
+            // Who was asked near the end of the budget may be as fast as any.
+            if waited < budget / 2 {
+                continue;
+            }
+            // What is asked on must not keep alive what ends it.
+            let crew = Crew { slow: Arc::default(), ..self.0.crew.clone() };
+            let question = move || is_answered(crew.clone(), peer, Request::Path(hash)).boxed();
+            self.0.crew.slow.add(peer, waited, Box::new(question));
         }
     }
 
@@ -349,7 +369,11 @@ impl Engine {
                 let under_way = self.0.flights.under_way(&FlightKey::Path(*path.facts().path.hash()));
                 under_way.unwrap_or_else(|| self.board_tree(path))
             }
-            Resolved::Signed(signed) => self.0.clone().join(Goal::Path(*signed.facts().path.hash()), None),
+            // Whoever reads a NAR has other places to look: peers that cannot be reached are not waited for.
+            Resolved::Signed(signed) => {
+                let limits = Limits { claims_patience: Micros(0), ..self.0.crew.limits };
+                self.0.clone().join_within(Goal::Path(*signed.facts().path.hash()), None, limits)
+            }
         }
     }
 }

@@ -54,6 +54,13 @@ pub enum EngineError {
     Ending,
 }
 
+impl EngineError {
+    /// Whether nobody that could be reached has given it: no fault of this node's.
+    pub(crate) fn is_absence(&self) -> bool {
+        matches!(self, Self::NotFound | Self::Untrusted | Self::Rejected(_) | Self::TimedOut)
+    }
+}
+
 impl From<StoreError> for EngineError {
     fn from(error: StoreError) -> Self {
         Self::Store(Arc::new(error))

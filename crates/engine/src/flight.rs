@@ -22,10 +22,12 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
+use crate::heard::{Heard, Undelivered};
 use crate::index::{Coming, Index};
 use crate::ledger::{Ledger, RejectedRoot};
 use crate::pool::Pool;
 use crate::recall::recall;
+use crate::slow::Slow;
 use crate::{Ask, AskError, EngineError, Find, Found, Progress, Received, Via, telling, uses};
 
 /// How many writes of verified spans may be under way before the fetch waits for the store.
@@ -40,6 +42,8 @@ pub(crate) struct Crew {
     pub(crate) find: Arc<dyn Find>,
     pub(crate) pool: Pool,
     pub(crate) ledger: Arc<Ledger>,
+    pub(crate) slow: Arc<Slow>,
+    pub(crate) undelivered: Arc<Undelivered>,
     pub(crate) limits: Limits,
     pub(crate) seed: u64,
     pub(crate) me: PeerId,
@@ -72,6 +76,7 @@ enum Kept {
 
 /// A request under way.
 struct Asking {
+    since: Instant,
     abort: AbortHandle,
     received: Received,
 }
@@ -83,6 +88,7 @@ pub(crate) struct Cockpit {
     pub(crate) reading: watch::Receiver<Option<BlobDigest>>,
     /// Whoever announces what is here is to look again.
     pub(crate) changes: watch::Sender<u64>,
+    pub(crate) heard: Heard,
 }
 
 /// Where a flight goes.
@@ -94,6 +100,9 @@ pub(crate) struct Plan {
 
 struct Flight {
     crew: Crew,
+    heard: Heard,
+    /// Whether nothing but claims is looked for: for these no slow peer is waited for.
+    is_for_claims: bool,
     index: Arc<Index>,
     changes: watch::Sender<u64>,
     reading: watch::Receiver<Option<BlobDigest>>,
@@ -126,9 +135,11 @@ pub(crate) async fn fly(
     plan: Plan,
     cockpit: Cockpit,
 ) -> Result<(Outcome, Option<Coming>), EngineError> {
-    let Cockpit { progress, reading, changes } = cockpit;
+    let Cockpit { progress, reading, changes, heard } = cockpit;
     let Plan { goal, may_share } = plan;
     let flight = Flight {
+        heard,
+        is_for_claims: matches!(goal, Goal::Claims(_)),
         fetch: Fetch::new(goal, crew.me, crew.limits, crew.seed),
         askers: crew.askers.subscribe(),
         crew,
@@ -222,9 +233,10 @@ impl Flight {
         let input = match event {
             Event::Cancelled => return,
             Event::Reply { id, peer, result: Ok(Reply { result, fellows }) } => {
-                self.asks.remove(&id);
-                self.note_answer(peer, &result);
+                let since = self.asks.remove(&id).map(|asking| asking.since);
+                self.note_answer(peer, since, &result);
                 self.heard_of(&fellows);
+                let result = result.map(|verified| self.without_empty_words(peer, verified));
                 Input::Answered { id, result }
             }
             Event::Recalled { coming, known } => {
@@ -239,7 +251,13 @@ impl Flight {
                 self.asks.remove(&id);
                 tracing::debug!(?peer, %error, "no answer");
                 self.crew.ledger.failed(peer);
-                Input::Failed(id)
+                match error {
+                    AskError::Unreachable(_) => {
+                        self.heard.unreachable(&peer);
+                        Input::Unreachable(id)
+                    }
+                    _ => Input::Failed(id),
+                }
             }
             Event::Looked(Ok(missing)) => {
                 let bytes = missing.iter().map(MissingBlob::bytes).fold(0, u64::saturating_add);
@@ -273,13 +291,27 @@ impl Flight {
 
     /// Somebody was found, or a look-up is over.
     fn found(&mut self, input: Input) {
-        if let Input::Found { peer, .. } = &input
-            && !self.fetch.knows(peer)
-        {
-            let via = self.crew.ledger.via(peer).map(tracing::field::display);
+        let peer = match &input {
+            Input::Found { peer, .. } => Some(*peer),
+            _ => None,
+        };
+        if let Some(peer) = peer.filter(|peer| !self.fetch.knows(peer)) {
+            let via = self.crew.ledger.via(&peer).map(tracing::field::display);
             tracing::debug!(?peer, via, "a peer is found");
         }
         self.fetch.handle(self.now(), input);
+        if let Some(peer) = peer.filter(|peer| self.is_for_claims && self.crew.slow.contains(peer)) {
+            self.fetch.handle(self.now(), Input::Slow(peer));
+        }
+    }
+
+    /// Of what a peer claims, what it was asked for of late and did not give is left out: else it would hide what others have.
+    fn without_empty_words(&self, peer: PeerId, verified: Verified) -> Verified {
+        let Verified::Claims(mut claims) = verified else { return verified };
+        if self.is_for_claims {
+            claims.retain(|claim| !self.crew.undelivered.contains(&claim.facts().root, peer));
+        }
+        if claims.is_empty() { Verified::Missing } else { Verified::Claims(claims) }
     }
 
     /// The Directories are here: readers may begin, and others may have what comes.
@@ -288,9 +320,14 @@ impl Flight {
         self.coming = Some(coming);
     }
 
-    fn note_answer(&self, peer: PeerId, result: &Result<Verified, Lie>) {
+    fn note_answer(&self, peer: PeerId, since: Option<Instant>, result: &Result<Verified, Lie>) {
         if let Ok(Verified::Busy { after }) = result {
             tracing::debug!(?peer, after_ms = after.map(|after| after.0 / 1000), "a peer is busy");
+        } else {
+            self.heard.settled(&peer);
+            if let Some(since) = since {
+                self.crew.slow.answered(&peer, since.elapsed());
+            }
         }
         let bytes = result.as_ref().map_or(0, Verified::contents_bytes);
         if bytes == 0 {
@@ -329,6 +366,14 @@ impl Flight {
             }
             Output::Reject { root, claimants, reason } => {
                 tracing::warn!(%root, %reason, "a root is rejected");
+                match reason {
+                    Rejection::Undeliverable => {
+                        self.crew.undelivered.add(&root, self.heard.who_was_reached())
+                    }
+                    Rejection::Fault(_) | Rejection::Nar(_) => {
+                        self.crew.undelivered.add(&root, claimants.iter().copied());
+                    }
+                }
                 self.coming = None;
                 self.progress.send_modify(|progress| progress.closure = None);
                 self.crew.ledger.rejected(RejectedRoot { root, claimants, reason });
@@ -369,7 +414,11 @@ impl Flight {
         let crew = self.crew.clone();
         let (abort, registration) = AbortHandle::new_pair();
         let received = Received::default();
-        self.asks.insert(id, Asking { abort, received: received.clone() });
+        self.asks.insert(id, Asking { since: Instant::now(), abort, received: received.clone() });
+        self.heard.asked(peer);
+        if self.is_for_claims {
+            self.heard.asked_for_claims(peer);
+        }
         let reply = tokio::spawn(ask_and_check(crew, peer, request, received).in_current_span());
         let reply = AbortOnDropHandle::new(reply).map(|ended| ended.unwrap_or(Err(EngineError::Ending)));
         let reply = Abortable::new(reply, registration);
@@ -462,6 +511,12 @@ impl Flight {
         }
         Ok(())
     }
+}
+
+/// Whether the peer answers the request, and not by *busy*.
+pub(crate) async fn is_answered(crew: Crew, peer: PeerId, request: Request) -> bool {
+    let reply = ask_and_check(crew, peer, request, Received::default()).await;
+    matches!(reply, Ok(Ok(Reply { result, .. })) if !matches!(result, Ok(Verified::Busy { .. })))
 }
 
 async fn ask_and_check(

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::flight::Cockpit;
+use crate::heard::Heard;
 use crate::transfer::each_once;
 use crate::{EngineError, Progress, Transfer};
 
@@ -53,6 +54,7 @@ type Landing = Shared<BoxFuture<'static, Result<Landed, EngineError>>>;
 pub(crate) struct Seat {
     pub(crate) progress: watch::Receiver<Progress>,
     reading: watch::Sender<Option<BlobDigest>>,
+    pub(crate) heard: Heard,
     pub(crate) landing: Landing,
 }
 
@@ -63,6 +65,7 @@ struct Waiting {
     since: Instant,
     progress: watch::Receiver<Progress>,
     reading: watch::Sender<Option<BlobDigest>>,
+    heard: Heard,
     landing: WeakShared<BoxFuture<'static, Result<Landed, EngineError>>>,
 }
 
@@ -103,21 +106,24 @@ impl Flights {
         flights.retain(|_, flight| flight.landing.upgrade().is_some());
         let (sender, progress) = watch::channel(Progress::default());
         let (reading, receiver) = watch::channel(None);
-        let cockpit = Cockpit { progress: sender, reading: receiver, changes };
+        let heard = Heard::default();
+        let cockpit = Cockpit { progress: sender, reading: receiver, changes, heard: heard.clone() };
         let task = AbortOnDropHandle::new(tokio::spawn(start(cockpit)));
         let landing = async move { task.await.unwrap_or(Err(EngineError::Ending)) }.boxed().shared();
         if let Some(weak) = landing.downgrade() {
-            let (progress, reading) = (progress.clone(), reading.clone());
-            flights.insert(key, Waiting { since: Instant::now(), progress, reading, landing: weak });
+            let (progress, reading, heard) = (progress.clone(), reading.clone(), heard.clone());
+            let since = Instant::now();
+            flights.insert(key, Waiting { since, progress, reading, heard, landing: weak });
         }
-        Seat { progress, reading, landing }
+        Seat { progress, reading, heard, landing }
     }
 }
 
 impl Waiting {
     fn seat(&self) -> Option<Seat> {
         let landing = self.landing.upgrade().filter(|landing| landing.peek().is_none())?;
-        Some(Seat { progress: self.progress.clone(), reading: self.reading.clone(), landing })
+        let (progress, reading) = (self.progress.clone(), self.reading.clone());
+        Some(Seat { progress, reading, heard: self.heard.clone(), landing })
     }
 }
 

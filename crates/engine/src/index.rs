@@ -268,6 +268,15 @@ impl Index {
         names.admitted.insert(hash, (turn, admitted));
     }
 
+    /// Forgets what the policy has let in of a path that could not be had, with this root where one is given.
+    pub(crate) fn disown(&self, hash: &StorePathHash, root: Option<&Root>) {
+        let mut names = self.write();
+        let admitted = names.admitted.get(hash).map(|(_, admitted)| &admitted.facts().root);
+        if admitted.is_some_and(|admitted| root.is_none_or(|root| root == admitted)) {
+            names.forget(hash);
+        }
+    }
+
     pub(crate) fn admitted(&self, hash: &StorePathHash) -> Option<Admitted> {
         self.read().admitted.get(hash).map(|(_, admitted)| admitted.clone())
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use firn_castore::{Closure, Root};
-use firn_exchange::{Goal, Outcome};
+use firn_exchange::{Goal, Limits, Outcome};
 use firn_store::{Item, Reason, Record, Store, StoreError, Visible, closure_or_refuse, missing_blobs};
 use firn_trust::{PathFacts, TrustedPath};
 use tokio::sync::watch;
@@ -90,6 +90,17 @@ impl Inner {
 
     /// Joins, or starts, the flight to this goal. A tree is committed as `path` if there is one.
     pub(crate) fn join(self: Arc<Self>, goal: Goal, path: Option<Arc<TrustedPath>>) -> Seat {
+        let limits = self.crew.limits;
+        self.join_within(goal, path, limits)
+    }
+
+    /// As [`Inner::join`]; a flight that is to be started goes as far as these limits.
+    pub(crate) fn join_within(
+        self: Arc<Self>,
+        goal: Goal,
+        path: Option<Arc<TrustedPath>>,
+        limits: Limits,
+    ) -> Seat {
         let key = match &goal {
             Goal::Claims(hash) => FlightKey::Claims(*hash),
             Goal::Path(hash) => FlightKey::Path(*hash),
@@ -98,16 +109,18 @@ impl Inner {
             }
         };
         let inner = self.clone();
+        let crew = Crew { limits, ..self.crew.clone() };
         let changes = self.changes.clone();
         self.flights.join(key, changes, move |cockpit| {
             let span = telling::span(&goal, path.as_deref());
-            inner.carry(goal, path, cockpit).instrument(span)
+            inner.carry(crew, goal, path, cockpit).instrument(span)
         })
     }
 
     /// Flies, and tells how it ended.
     async fn carry(
         self: Arc<Self>,
+        crew: Crew,
         goal: Goal,
         path: Option<Arc<TrustedPath>>,
         cockpit: Cockpit,
@@ -115,13 +128,23 @@ impl Inner {
         let (begun, progress) = (Instant::now(), cockpit.progress.subscribe());
         let path_name = path.as_ref().map(|path| path.facts().path.clone());
         cockpit.progress.send_modify(|progress| progress.path = path_name);
-        let landed = self.bring(goal, path, cockpit).await;
+        let landed = self.clone().bring(crew, goal.clone(), path.clone(), cockpit).await;
+        if let Err(error) = &landed
+            && error.is_absence()
+        {
+            match (&goal, &path) {
+                (Goal::Tree(root), Some(path)) => self.index.disown(path.facts().path.hash(), Some(root)),
+                (Goal::Path(hash), _) => self.index.disown(hash, None),
+                _ => {}
+            }
+        }
         telling::ended(&landed, &progress.borrow(), begun.elapsed());
         landed
     }
 
     async fn bring(
         self: Arc<Self>,
+        crew: Crew,
         goal: Goal,
         path: Option<Arc<TrustedPath>>,
         cockpit: Cockpit,
@@ -138,8 +161,7 @@ impl Inner {
             };
         }
         // Peers may have what has come until it is committed.
-        let (outcome, _coming) =
-            fly(self.crew.clone(), self.index.clone(), Plan { goal, may_share }, cockpit).await?;
+        let (outcome, _coming) = fly(crew, self.index.clone(), Plan { goal, may_share }, cockpit).await?;
         match outcome {
             Outcome::Claims(claims) => Ok(Landed::Claims(claims)),
             Outcome::Path(path, closure) => self.land(closure, Some(Arc::new(*path)), may_share).await,

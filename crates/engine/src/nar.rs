@@ -1,7 +1,9 @@
 //! A NAR as a stream of bytes, from a tree that is here or on its way.
 
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use firn_castore::Closure;
@@ -12,7 +14,7 @@ use firn_trust::{Admitted, Ground, NarMismatch, TrustedPath};
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 
-use crate::flights::{Landed, Seat};
+use crate::flights::{FlightKey, Landed, Seat};
 use crate::reader::Reader;
 use crate::{Engine, EngineError, Resolved};
 
@@ -79,12 +81,42 @@ impl Nar {
         }
         Ok(OpenNar { layout, engine, resolved, hold, seat })
     }
+
+    /// As [`Nar::open`], and waits until some of its contents have come, or are all here. A path of whose contents nothing
+    /// comes within this time is forgotten: what peers claim of it is looked for anew.
+    pub async fn open_begun(self, within: Duration) -> Result<OpenNar, EngineError> {
+        let (engine, resolved) = (self.contents.engine.clone(), self.contents.resolved.clone());
+        let begin = async {
+            let mut nar = self.open().await?;
+            nar.begun().await?;
+            Ok(nar)
+        };
+        let Resolved::Proven(path) = resolved else { return begin.await };
+        let mut begin = pin!(begin);
+        match tokio::time::timeout(within, &mut begin).await {
+            Ok(begun) => begun,
+            Err(_) => {
+                // While `begin` lives, so does the flight.
+                engine.give_up(&path);
+                Err(EngineError::TimedOut)
+            }
+        }
+    }
 }
 
 impl OpenNar {
     /// The tree.
     pub fn closure(&self) -> &Arc<Closure> {
         self.layout.closure()
+    }
+
+    /// Waits for the first bytes of contents that its flight brings; not at all where everything is here.
+    async fn begun(&mut self) -> Result<(), EngineError> {
+        let Some(seat) = &mut self.seat else { return Ok(()) };
+        while !seat.look() && seat.progress.borrow().bytes_done == 0 {
+            seat.wait().await?;
+        }
+        Ok(())
     }
 
     /// These bytes of it. What has not come yet is waited for; an error ends the stream.
@@ -127,6 +159,17 @@ impl Engine {
         }
         let seat = self.board_tree(&path);
         Ok((seat.clone().closure().await?, Some(seat)))
+    }
+
+    /// Forgets a path that was waited for too long, and for a while the word of the peers that could be reached and gave nothing.
+    fn give_up(&self, path: &Arc<TrustedPath>) {
+        let (hash, root) = (*path.facts().path.hash(), &path.facts().root);
+        for key in [FlightKey::Path(hash), FlightKey::Tree(root.clone(), Some(hash))] {
+            if let Some(seat) = self.0.flights.under_way(&key) {
+                self.0.crew.undelivered.add(root, seat.heard.who_was_reached());
+            }
+        }
+        self.0.index.disown(&hash, Some(root));
     }
 
     /// Whether others may give it.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use firn_engine::{Ask, AskError, Engine, Find, Found, Received, Via};
-use firn_exchange::{Fellow, Key, PeerId, Request, SharedView, answer};
+use firn_exchange::{Fellow, Key, Micros, PeerId, Request, SharedView, answer, busy};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, stream};
@@ -129,6 +129,37 @@ pub(crate) fn silent_on(is_of_kind: impl Fn(&Request) -> bool + Send + Sync + 's
     Arc::new(move |request, reply| match is_of_kind(request) {
         true => futures::future::pending().boxed(),
         false => async { Ok(reply) }.boxed(),
+    })
+}
+
+/// Answers, but what is of this kind by *busy*.
+pub(crate) fn busy_with(is_of_kind: impl Fn(&Request) -> bool + Send + Sync + 'static) -> Manner {
+    Arc::new(move |request, reply| {
+        let reply = if is_of_kind(request) { busy(Micros(1_000_000)) } else { reply };
+        async { Ok(reply) }.boxed()
+    })
+}
+
+/// Answers, but cannot be reached while it is away.
+pub(crate) fn comes_and_goes(is_away: watch::Receiver<bool>) -> Manner {
+    Arc::new(move |_, reply| {
+        let reply = match *is_away.borrow() {
+            true => Err(AskError::Unreachable("it is away".into())),
+            false => Ok(reply),
+        };
+        async { reply }.boxed()
+    })
+}
+
+/// Answers once the gate is open; before that it is silent.
+pub(crate) fn silent_until(gate: watch::Receiver<bool>) -> Manner {
+    Arc::new(move |_, reply| {
+        let mut gate = gate.clone();
+        async move {
+            gate.wait_for(|open| *open).await.map_err(|error| AskError::Broken(error.into()))?;
+            Ok(reply)
+        }
+        .boxed()
     })
 }
 

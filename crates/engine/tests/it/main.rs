@@ -5,6 +5,7 @@
 mod fakes;
 
 mod fetching;
+mod gone;
 mod liars;
 mod nars;
 mod removing;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use firn_engine::{Resolved, Via};
+use firn_engine::{Engine, Resolved, Via};
+use futures::StreamExt;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::fakes::net::{Net, honest, is_for_claims, silent_on};
+use crate::fakes::net::{Net, honest, is_for_claims, silent_on, silent_until};
 use crate::fakes::tree::varied;
 use crate::fakes::{Signed, node, peer, publish};
 
@@ -122,4 +124,45 @@ async fn a_silent_peer_does_not_outweigh_one_that_has_spoken() {
         assert!(node(&net).await.resolve(hash, BUDGET).await.unwrap().is_some(), "{how:?}");
         assert!(begun.elapsed() < BUDGET);
     }
+}
+
+/// How long so many misses take, 25 at a time.
+async fn misses(engine: &Engine, count: u16) -> Duration {
+    let begun = Instant::now();
+    let miss = |number: u16| async move {
+        let mut hash = [0; 20];
+        hash[..2].copy_from_slice(&number.to_be_bytes());
+        assert!(engine.resolve(hash.into(), BUDGET).await.unwrap().is_none());
+    };
+    futures::stream::iter(0..count).for_each_concurrent(25, miss).await;
+    begun.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_did_not_answer_is_not_waited_for_the_next_time() {
+    let net = Net::default();
+    let (silent, _) = peer(&net, 1, silent_on(|_| true)).await;
+    let (other, _) = peer(&net, 2, honest()).await;
+    let engine = node(&net).await;
+    assert_eq!(misses(&engine, 2000).await, BUDGET);
+    assert_eq!(net.count_to(&other), 2000);
+    assert!(net.count_to(&silent) > 25, "it is asked all the same");
+    net.until_under_way(|count| *count <= 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_peer_is_waited_for_again_as_soon_as_it_answers() {
+    let net = Net::default();
+    let (gate, opened) = watch::channel(false);
+    let (id, seeder) = peer(&net, 1, silent_until(opened)).await;
+    let hash = publish(&seeder, "there", &varied(1), Signed::Attested).await;
+    let engine = node(&net).await;
+    assert_eq!(misses(&engine, 1).await, BUDGET);
+    assert_eq!(misses(&engine, 10).await, Duration::ZERO);
+    gate.send_replace(true);
+    // Nobody need look for anything meanwhile.
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    let asked = net.count_to(&id);
+    assert!(engine.resolve(hash, BUDGET).await.unwrap().is_some());
+    assert_eq!(net.count_to(&id), asked + 1);
 }
