@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -19,6 +20,10 @@ use futures::TryStreamExt;
 use crate::guard::{Guard, guard};
 use crate::range::Part;
 use crate::{Gateway, listing, names};
+
+/// How long the first contents of a NAR may be in coming, before it counts as missing: longer than a busy peer may ask to be
+/// left alone, twice over.
+const FIRST_CONTENTS_TIMEOUT: Duration = Duration::from_secs(30);
 
 type Context = State<Arc<Gateway>>;
 /// The variable part of a URL; malformed percent-encoding is an error.
@@ -164,11 +169,11 @@ async fn nar(
     sent.unwrap_or_else(|error| failed(&error))
 }
 
-/// Waits until it is known that the NAR can be had, then streams it. Its length is told first, so that a stream that
+/// Waits until the first contents of the NAR are here, then streams it. Its length is told first, so that a stream that
 /// ends too early is a broken connection, and no NAR.
 async fn send(nar: Nar, range: Range<u64>, status: StatusCode) -> Result<Response, EngineError> {
     let (is_proven, length) = (nar.is_proven(), range.end - range.start);
-    let bytes = nar.open().await?.read(range);
+    let bytes = nar.open_begun(FIRST_CONTENTS_TIMEOUT).await?.read(range);
     let bytes = bytes.inspect_err(|error| tracing::warn!(%error, "a NAR is broken off"));
     Ok(nar_response(status, length, is_proven, Body::from_stream(bytes)))
 }

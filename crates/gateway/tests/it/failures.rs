@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use firn_castore::BlobRef;
+use firn_exchange::Request::Batch;
 use firn_store::MemoryStore;
 use http_body_util::BodyExt;
 use tokio::sync::watch;
@@ -13,10 +14,10 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 
 use crate::fakes::net::{
-    Net, dies_after, honest, is_for_claims, is_for_closure, is_for_contents, open_gate, silent_on,
-    spoils_contents,
+    Net, busy_with, comes_and_goes, dies_after, honest, is_for_claims, is_for_closure, is_for_contents,
+    open_gate, silent_on, spoils_contents,
 };
-use crate::fakes::tree::{noise, tree, varied};
+use crate::fakes::tree::{file, noise, tree, varied};
 use crate::fakes::{Signed, add, facts, node, open, peer, publish, signed, with_root};
 use crate::http::{BUDGET, gateway, get, nar_url, router};
 
@@ -32,9 +33,12 @@ async fn a_miss_takes_the_budget_at_most() {
     let (_, seeder) = peer(&net, 1, silent_on(is_for_claims)).await;
     let hash = publish(&seeder, "there", &varied(1), Signed::Attested).await;
     for url in [format!("/{hash}.narinfo"), format!("/nar/{}.nar?path={hash}", "0".repeat(52))] {
+        let engine = node(&net).await;
         let begun = Instant::now();
         assert_eq!(get(&router(&engine), &url).await.status, StatusCode::NOT_FOUND);
         assert_eq!(begun.elapsed(), BUDGET);
+        assert_eq!(get(&router(&engine), &url).await.status, StatusCode::NOT_FOUND);
+        assert_eq!(begun.elapsed(), BUDGET, "who is silent is not waited for again");
     }
 }
 
@@ -56,17 +60,62 @@ async fn the_budget_is_asked_for_each_time() {
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_opened_is_missing() {
-    let cases: [fn(&firn_exchange::Request) -> bool; 2] =
-        [is_for_closure, |request| is_for_closure(request) || is_for_contents(request)];
-    for is_of_kind in cases {
-        let net = Net::default();
-        let (id, seeder) = peer(&net, 1, silent_on(is_of_kind)).await;
-        let hash = publish(&seeder, "there", &varied(1), Signed::Attested).await;
-        let router = router(&node(&net).await);
+    let cases: [fn(&firn_exchange::Request) -> bool; 3] =
+        [is_for_closure, is_for_contents, |request| is_for_closure(request) || is_for_contents(request)];
+    for (is_of_kind, is_busy) in cases.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
+        for tree in [varied(1), file(noise(1, 10))] {
+            let net = Net::default();
+            let manner = if is_busy { busy_with(is_of_kind) } else { silent_on(is_of_kind) };
+            let (id, seeder) = peer(&net, 1, manner).await;
+            let hash = publish(&seeder, "there", &tree, Signed::Attested).await;
+            let router = router(&node(&net).await);
+            let url = nar_url(&router, hash).await;
+            let has_all = tree.closure.directories().next().is_none() && !is_of_kind(&Batch(Vec::new()));
+            let expected = if has_all { StatusCode::OK } else { StatusCode::NOT_FOUND };
+            assert_eq!(get(&router, &url).await.status, expected);
+            net.leave(&id);
+            assert_eq!(get(&router, &url).await.status, expected);
+            assert_eq!(get(&router, &format!("/{hash}.narinfo")).await.status, expected);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_peer_that_has_gone_named_is_missing_at_once() {
+    let (net, (away, is_away)) = (Net::default(), watch::channel(false));
+    let (_, seeder) = peer(&net, 1, comes_and_goes(is_away)).await;
+    let router = router(&node(&net).await);
+    for (name, tree, how) in [
+        ("attested", varied(1), Signed::Attested),
+        ("attested-file", file(noise(2, 10)), Signed::Attested),
+        ("signed", varied(3), Signed::ByNix),
+        ("signed-file", file(noise(4, 10)), Signed::ByNix),
+    ] {
+        let hash = publish(&seeder, name, &tree, how).await;
         let url = nar_url(&router, hash).await;
-        assert_eq!(get(&router, &url).await.status, StatusCode::NOT_FOUND);
-        net.leave(&id);
-        assert_eq!(get(&router, &url).await.status, StatusCode::NOT_FOUND);
+        away.send_replace(true);
+        let begun = Instant::now();
+        for url in [&url, &format!("/{hash}.narinfo"), &url] {
+            assert_eq!(get(&router, url).await.status, StatusCode::NOT_FOUND);
+        }
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        away.send_replace(false);
+        assert_eq!(nar_url(&router, hash).await, url);
+        assert!(get(&router, &url).await.body == tree.nar);
+    }
+}
+
+#[tokio::test]
+async fn a_nar_without_contents_is_not_waited_for() {
+    let net = Net::default();
+    let (_, seeder) = peer(&net, 1, honest()).await;
+    let router = router(&node(&net).await);
+    for (name, tree) in
+        [("links", tree(&[])), ("void", file(Vec::new())), ("voids", tree(&[("a", Vec::new())]))]
+    {
+        let hash = publish(&seeder, name, &tree, Signed::Attested).await;
+        let url = nar_url(&router, hash).await;
+        assert!(get(&router, &url).await.body == tree.nar, "{name}");
     }
 }
 
