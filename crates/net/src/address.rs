@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -91,6 +91,19 @@ impl AddressRecord {
     /// When it was signed, in microseconds of the signer's clock: of two records the later one holds.
     pub(crate) fn signed_at_us(&self) -> u64 {
         self.packet.timestamp().as_micros()
+    }
+
+    /// Whether the node was at an address, by its earlier record, at which it is no longer, whatever the port.
+    pub(crate) fn has_left(&self, earlier: &Self) -> bool {
+        let here: BTreeSet<IpAddr> = self.ips().collect();
+        earlier.ips().any(|ip| !here.contains(&ip))
+    }
+
+    fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.iter().filter_map(|address| match address {
+            TransportAddr::Ip(ip) => Some(ip.ip()),
+            _ => None,
+        })
     }
 
     /// What of it may be dialled.
@@ -211,6 +224,19 @@ mod tests {
         );
         assert_eq!(peer_of_record_key(&record_key(identity.peer_id())), Some(identity.peer_id()));
         assert!(read.as_bytes().len() <= RECORD_BYTES_MAX);
+    }
+
+    #[test]
+    fn who_is_at_another_address_has_left_the_earlier_one() {
+        let identity = Identity::from_seed([1; 32]);
+        let record = |addresses: &[&str]| {
+            let addresses = addresses.iter().map(|address| ip(address)).collect();
+            AddressRecord::sign(&identity, addresses).unwrap()
+        };
+        let earlier = record(&["10.0.0.1:7", "8.8.8.8:7"]);
+        assert!(!record(&["10.0.0.1:9", "8.8.8.8:7", "10.0.0.2:7"]).has_left(&earlier));
+        assert!(record(&["10.0.0.2:7", "8.8.8.8:7"]).has_left(&earlier));
+        assert!(!earlier.has_left(&record(&[])));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use firn_exchange::PeerId;
 use futures::StreamExt;
 use libp2p::{
     Multiaddr, Swarm,
-    kad::{QueryId, Quorum, Record, RecordKey},
+    kad::{PutRecordError, QueryId, Quorum, Record, RecordKey},
     swarm::dial_opts::{DialOpts, PeerCondition},
 };
 use tokio::sync::{mpsc, watch};
@@ -40,6 +40,8 @@ const BOOTSTRAP_WAIT_FIRST: Duration = Duration::from_secs(1);
 const BOOTSTRAP_WAIT_MAX: Duration = Duration::from_secs(15);
 /// Between two dials of neighbours that aren't connected.
 const NEIGHBOUR_INTERVAL: Duration = Duration::from_secs(10);
+/// How soon the address record is put into the DHT again where nobody has taken it.
+const PUT_AGAIN: Duration = Duration::from_secs(2);
 /// How long the connections may take to say goodbye.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -155,10 +157,25 @@ impl Driver {
                 }
             }
             Command::Publish(record) => {
+                if self.address.as_ref().is_some_and(|earlier| record.has_left(earlier)) {
+                    self.connect_anew(now);
+                }
                 self.address = Some(record);
                 self.times.address = now;
             }
         }
+    }
+
+    /// This node is no longer at an address where it was: connections from there are dead, though nothing shows it yet.
+    fn connect_anew(&mut self, now: Instant) {
+        let connected: Vec<libp2p::PeerId> = self.swarm.connected_peers().copied().collect();
+        for peer in connected {
+            if self.swarm.disconnect_peer_id(peer).is_err() {
+                tracing::trace!(%peer, "was disconnected already");
+            }
+        }
+        (self.times.bootstrap, self.times.bootstrap_wait) = (now, BOOTSTRAP_WAIT_FIRST);
+        self.times.neighbours = now;
     }
 
     /// Looks for the address record of this peer.
@@ -297,6 +314,15 @@ impl Driver {
         let record = Record::new(record_key(self.local), address.as_bytes().to_vec());
         if let Err(error) = self.swarm.behaviour_mut().kad.put_record(record, Quorum::All) {
             tracing::warn!(%error, "the address record was not put into the DHT");
+        }
+    }
+
+    /// Nobody has taken the address record, be it because the connections do not know yet that this node has moved.
+    pub(crate) fn address_not_put(&mut self, error: &PutRecordError) {
+        let (PutRecordError::QuorumFailed { success, .. } | PutRecordError::Timeout { success, .. }) = error;
+        if success.is_empty() && self.peers.in_table() > 0 {
+            tracing::debug!(%error, "the address record was not put into the DHT");
+            self.times.address = self.times.address.min(Instant::now() + PUT_AGAIN);
         }
     }
 

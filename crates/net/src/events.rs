@@ -152,6 +152,7 @@ impl Driver {
                 }
             }
             QueryResult::StartProviding(result) => self.announced(query, result.is_ok()),
+            QueryResult::PutRecord(Err(error)) => self.address_not_put(&error),
             _ => {}
         }
     }
