@@ -27,6 +27,7 @@ mod endpoint;
 mod error;
 mod events;
 mod identity;
+mod keeper;
 mod limits;
 mod link;
 mod lookups;

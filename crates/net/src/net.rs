@@ -32,6 +32,7 @@ use crate::{
     endpoint::{Binding, KeptEndpoint},
     error::NetError,
     identity::{Identity, libp2p_peer},
+    keeper::Keeper,
     limits::{Pacer, RateLimits},
     peers::Peers,
     route::Route,
@@ -123,6 +124,7 @@ impl Net {
             None => Arc::new(NoDiscovery),
         };
         let download = Pacer::new(config.limits.download, config.limits.download_peer);
+        let serving = Serving::new(answerer, &config.limits);
         let asker = Asker::new(
             Arc::clone(&endpoint),
             book,
@@ -130,9 +132,9 @@ impl Net {
             stop.clone(),
             Arc::clone(&download),
             config.compress,
+            serving.connections.clone(),
         );
         let asker = Arc::new(asker);
-        let serving = Serving::new(answerer, &config.limits);
         let server =
             Server { endpoint: Arc::clone(&endpoint), serving: Arc::clone(&serving), stop: stop.clone() };
         spawn(&mut tasks, "endpoint", Arc::clone(&endpoint).keep(stop.clone()));
@@ -140,6 +142,14 @@ impl Net {
         spawn(&mut tasks, "download", Arc::clone(&download).run(stop.clone()));
         spawn(&mut tasks, "server", server.run());
         spawn(&mut tasks, "sweeper", Arc::clone(&asker).sweep());
+        let keeper = Keeper {
+            local: config.identity.peer_id(),
+            asker: Arc::clone(&asker),
+            named: config.peers.iter().map(|peer| peer.id).collect(),
+            view: discovery.as_ref().map(|discovery| discovery.view.clone()),
+            stop: stop.clone(),
+        };
+        spawn(&mut tasks, "keeper", keeper.run());
         if let Some(discovery) = discovery.clone().filter(|_| config.is_server) {
             let publisher = publish(Arc::clone(&endpoint), config.identity.clone(), discovery, stop.clone());
             spawn(&mut tasks, "publisher", publisher);

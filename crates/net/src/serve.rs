@@ -17,7 +17,8 @@ use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 pub use connections::CONNECTIONS_OF_A_PEER_MAX;
-use connections::{Connections, OtherEnd};
+pub(crate) use connections::Connections;
+use connections::OtherEnd;
 use gate::Gate;
 pub use gate::{MEMORY_BYTES_MAX, MEMORY_OF_A_PEER_BYTES_MAX, REQUESTS_MAX, REQUESTS_OF_A_PEER_MAX};
 use slots::{AddressGroup, Slot, Slots};

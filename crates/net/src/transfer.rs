@@ -31,15 +31,19 @@ use crate::{
     limits::Pacer,
     link::{Link, StreamError},
     route::Route,
+    serve::Connections,
 };
 
 /// What both sides speak.
 pub const ALPN: &[u8] = b"firn/0";
 /// A peer that can't be connected to within this is unreachable.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
-/// A peer that didn't answer is not dialled again at the same addresses for so long, since every look-up that finds it
-/// would wait for it.
-const SILENCE: Duration = Duration::from_secs(5);
+/// A peer that didn't answer is not dialled again at the same addresses for so long.
+const SILENCE: Duration = Duration::from_secs(2);
+/// For so long after a dial that wasn't answered nobody waits for the next one: what is asked of the peer fails at once.
+const SILENT_FOR: Duration = Duration::from_secs(30);
+/// Within that time a later address is looked for this often, if anything is asked of the peer.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A peer that doesn't answer for so long may have moved: a later address is looked for.
 const DOUBT_AFTER: Duration = Duration::from_millis(500);
 /// A connection on which nothing is asked for so long is closed.
@@ -80,8 +84,21 @@ pub(crate) struct Asker {
     compress: Compress,
     dials: TaskTracker,
     links: Mutex<BTreeMap<PeerId, SharedDial>>,
-    /// Peers that didn't answer, at which addresses, since when.
-    silent: Mutex<BTreeMap<PeerId, (BTreeSet<TransportAddr>, Instant)>>,
+    /// Peers that didn't answer when they were dialled last.
+    silent: Mutex<BTreeMap<PeerId, Silent>>,
+    /// Peers whose connection is kept though nothing is asked.
+    kept: Mutex<BTreeSet<PeerId>>,
+    /// What others have opened to this node.
+    incoming: Connections,
+}
+
+/// A peer that didn't answer when it was dialled last.
+struct Silent {
+    /// Where it was dialled.
+    at: BTreeSet<TransportAddr>,
+    since: Instant,
+    /// When a later address was looked for.
+    looked: Instant,
 }
 
 impl Asker {
@@ -92,6 +109,7 @@ impl Asker {
         stop: CancellationToken,
         download: Arc<Pacer>,
         compress: Compress,
+        incoming: Connections,
     ) -> Self {
         Self {
             endpoint,
@@ -103,6 +121,8 @@ impl Asker {
             dials: TaskTracker::new(),
             links: Mutex::default(),
             silent: Mutex::default(),
+            kept: Mutex::default(),
+            incoming,
         }
     }
 
@@ -123,12 +143,19 @@ impl Asker {
         let mut again = true;
         loop {
             let dial = self.link(peer);
-            let is_standing = dial.peek().is_some();
+            let is_standing = ended(&dial).is_some();
+            if !is_standing && self.is_silent(peer) {
+                return Err(AskError::Unreachable(Box::new(DialError::Timeout)));
+            }
             let link = match dial.clone().await {
                 Ok(link) => link,
                 Err(error) => {
                     self.forget(peer, &dial);
-                    return Err(AskError::Unreachable(Box::new(error)));
+                    return Err(match &*error {
+                        // It is there, and may let this node in a little later.
+                        DialError::Connect(_) => AskError::Broken(Box::new(error)),
+                        _ => AskError::Unreachable(Box::new(error)),
+                    });
                 }
             };
             let failed = match link.ask(&request, &self.download, self.compress, &received).await {
@@ -138,6 +165,8 @@ impl Asker {
             match failed {
                 // The path may be dead, so the next request tries another one.
                 StreamError::Stalled => {
+                    // Until it is closed, iroh dials the peer nowhere else.
+                    link.close(VarInt::from_u32(0), b"stalled");
                     self.forget(peer, &dial);
                     return Err(AskError::Stalled);
                 }
@@ -163,8 +192,9 @@ impl Asker {
                 // Its connections are closed, and hold its sockets.
                 _ = endpoint.changed() => {}
             }
-            self.links().retain(|_, dial| match dial.peek() {
-                Some(Ok(link)) if link.is_idle_for(IDLE_TIMEOUT) => {
+            let kept = self.kept().clone();
+            self.links().retain(|peer, dial| match ended(dial) {
+                Some(Ok(link)) if link.is_idle_for(IDLE_TIMEOUT) && !kept.contains(peer) => {
                     link.close(VarInt::from_u32(0), b"idle");
                     false
                 }
@@ -175,11 +205,33 @@ impl Asker {
         }
     }
 
+    /// To exactly these peers a connection is kept.
+    pub(crate) fn keep(&self, peers: &BTreeSet<PeerId>) {
+        self.kept().clone_from(peers);
+    }
+
+    /// Connects before anything is asked.
+    pub(crate) fn connect_ahead(self: &Arc<Self>, peer: PeerId) {
+        // The dial goes on by itself.
+        drop(self.link(peer));
+    }
+
+    /// Whether there is a connection to this peer.
+    pub(crate) fn is_connected(&self, peer: &PeerId) -> bool {
+        let links = self.links();
+        let ended = links.get(peer).and_then(ended);
+        ended.is_some_and(|dial| dial.as_ref().is_ok_and(|link| link.is_open()))
+    }
+
+    fn kept(&self) -> MutexGuard<'_, BTreeSet<PeerId>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The connection to this peer, or the dial that is under way.
     fn link(self: &Arc<Self>, peer: PeerId) -> SharedDial {
         let mut links = self.links();
         if let Some(dial) = links.get(&peer) {
-            let is_usable = match dial.peek() {
+            let is_usable = match ended(dial) {
                 Some(Ok(link)) => link.is_open(),
                 Some(Err(_)) => false,
                 None => true,
@@ -211,7 +263,7 @@ impl Asker {
 
     /// By which route this peer is asked now, if it is connected for that.
     pub(crate) fn route_of(&self, peer: &PeerId) -> Option<Route> {
-        self.links().get(peer)?.peek()?.as_ref().ok()?.route()
+        ended(self.links().get(peer)?)?.as_ref().ok()?.route()
     }
 
     fn forget(&self, peer: PeerId, dial: &SharedDial) {
@@ -228,10 +280,13 @@ impl Asker {
     /// Dials what is known; if that fails, or nothing is, what the DHT says by now.
     async fn dial(&self, peer: PeerId) -> Result<Arc<Link>, DialError> {
         let known = self.book.dialable(peer);
-        if self.was_silent_at(peer, &known) {
-            return Err(DialError::Timeout);
-        }
-        let failed = if known.is_empty() {
+        let failed = if self.was_silent_of_late(peer) {
+            if !self.may_look_again(peer) {
+                return Err(DialError::Timeout);
+            }
+            self.resolver.resolve(peer, self.book.signed_at_us(peer)).await;
+            DialError::Timeout
+        } else if known.is_empty() {
             self.resolver.resolve(peer, None).await;
             DialError::NoAddress(peer)
         } else {
@@ -247,7 +302,7 @@ impl Asker {
         self.connect(peer, &found).await
     }
 
-    /// While an address doesn't answer, a later one is looked for.
+    /// While an address doesn't answer, a later one is looked for, and what may keep iroh from sending there is ended.
     async fn connect_or_resolve(
         &self,
         peer: PeerId,
@@ -255,7 +310,8 @@ impl Asker {
     ) -> Result<Arc<Link>, DialError> {
         let resolved = async {
             tokio::time::sleep(DOUBT_AFTER).await;
-            self.resolver.resolve(peer, self.book.signed_at_us(peer)).await;
+            let later = self.resolver.resolve(peer, self.book.signed_at_us(peer));
+            tokio::join!(later, self.incoming.end_silent(&peer));
         };
         let connected = self.connect(peer, addresses);
         tokio::pin!(resolved, connected);
@@ -277,13 +333,42 @@ impl Asker {
         }
     }
 
-    /// Did this peer not answer at just these addresses a moment ago?
-    fn was_silent_at(&self, peer: PeerId, addresses: &BTreeSet<TransportAddr>) -> bool {
-        let silent = self.silent();
-        silent.get(&peer).is_some_and(|(at, since)| at == addresses && since.elapsed() < SILENCE)
+    /// Did this peer not answer when it was dialled last, at all that is known of where it is?
+    fn is_silent(&self, peer: PeerId) -> bool {
+        let known = self.book.dialable(peer);
+        let is_silent = |silent: &Silent| silent.at == known && silent.since.elapsed() < SILENT_FOR;
+        self.silent().get(&peer).is_some_and(is_silent)
     }
 
-    fn silent(&self) -> MutexGuard<'_, BTreeMap<PeerId, (BTreeSet<TransportAddr>, Instant)>> {
+    /// Was that a moment ago?
+    fn was_silent_of_late(&self, peer: PeerId) -> bool {
+        let known = self.book.dialable(peer);
+        let is_late = |silent: &Silent| silent.at == known && silent.since.elapsed() < SILENCE;
+        self.silent().get(&peer).is_some_and(is_late)
+    }
+
+    /// Whether it is time to look for a later address of a silent peer; it counts as done.
+    fn may_look_again(&self, peer: PeerId) -> bool {
+        let mut silent = self.silent();
+        let Some(silent) = silent.get_mut(&peer) else { return false };
+        let is_due = silent.looked.elapsed() >= LOOK_AGAIN;
+        if is_due {
+            silent.looked = Instant::now();
+        }
+        is_due
+    }
+
+    fn add_silent(&self, peer: PeerId, at: BTreeSet<TransportAddr>) {
+        let now = Instant::now();
+        let mut silent = self.silent();
+        if silent.len() >= LINKS_MAX && !silent.contains_key(&peer) {
+            let oldest = silent.iter().min_by_key(|(_, silent)| silent.since).map(|(peer, _)| *peer);
+            oldest.and_then(|peer| silent.remove(&peer));
+        }
+        silent.insert(peer, Silent { at, since: now, looked: now });
+    }
+
+    fn silent(&self) -> MutexGuard<'_, BTreeMap<PeerId, Silent>> {
         self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -296,13 +381,10 @@ impl Asker {
         let address = EndpointAddr::from_parts(endpoint_id(peer)?, addresses.iter().cloned());
         let connecting = async { self.endpoint.opened().await.connect(address, ALPN).await };
         let Ok(connected) = timeout(DIAL_TIMEOUT, connecting).await else {
-            let mut silent = self.silent();
-            silent.retain(|_, (_, since)| since.elapsed() < SILENCE);
-            if silent.len() < LINKS_MAX {
-                silent.insert(peer, (addresses.clone(), Instant::now()));
-            }
+            self.add_silent(peer, addresses.clone());
             return Err(DialError::Timeout);
         };
+        self.silent().remove(&peer);
         let link = Link::new(peer, connected?);
         let (route, ms) = (link.route().map(tracing::field::display), begun.elapsed().as_millis() as u64);
         tracing::debug!(?peer, route, ms, "connected");
@@ -310,10 +392,19 @@ impl Asker {
     }
 }
 
+/// How this dial has ended, if it has; nobody need be waiting for it.
+fn ended(dial: &SharedDial) -> Option<&Result<Arc<Link>, Arc<DialError>>> {
+    // Only what is polled is known to have ended.
+    dial.peek().or_else(|| {
+        drop(dial.clone().now_or_never()?);
+        dial.peek()
+    })
+}
+
 /// Drops the connection that was used longest ago, of those that nothing is asked on.
 fn make_room(links: &mut BTreeMap<PeerId, SharedDial>) {
     let idle = links.iter().filter_map(|(peer, dial)| {
-        let link = dial.peek()?.as_ref().ok()?;
+        let link = ended(dial)?.as_ref().ok()?;
         link.is_idle_for(Duration::ZERO).then(|| (link.asked_at(), *peer))
     });
     let oldest = idle.min().map(|(_, peer)| peer);

@@ -64,6 +64,14 @@ impl Connections {
         self.lock().iter().map(|(peer, of_peer)| (*peer, of_peer.len())).collect()
     }
 
+    /// Ends those of the peer's connections whose other end answers nothing for a while. To be called where the peer does not
+    /// answer a dial: while a connection stands, iroh sends all that is for the peer to where that connection goes, even if
+    /// the peer is known to be elsewhere by now.
+    pub(crate) async fn end_silent(&self, peer: &PeerId) {
+        let of_peer = self.lock().get(peer).into_iter().flatten().cloned().collect();
+        supersede_silent(of_peer).await;
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PeerId, VecDeque<Known>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -73,17 +81,7 @@ impl Counted {
     /// Takes the place of the peer's older connections whose other end answers nothing for a while. To be called where there
     /// is no room for what this one asks: replies to a process that was killed may fill all that the peer may have.
     pub(crate) async fn supersede_silent(&self) {
-        let mut silent: Vec<(u64, Known)> =
-            self.older().into_iter().map(|known| (known.other_end.heard(), known)).collect();
-        silent.iter().for_each(|(_, known)| known.other_end.nudge());
-        for _ in 0..LOOKS {
-            if silent.is_empty() {
-                return;
-            }
-            tokio::time::sleep(SILENCE / LOOKS).await;
-            silent.retain(|(heard, known)| known.other_end.heard() == *heard);
-        }
-        silent.iter().for_each(|(_, known)| known.superseded.cancel());
+        supersede_silent(self.older()).await;
     }
 
     /// None for one that was itself superseded: it is on the list no more.
@@ -93,6 +91,21 @@ impl Counted {
         let older = of_peer().position(|known| known.superseded == self.superseded);
         of_peer().take(older.unwrap_or(0)).cloned().collect()
     }
+}
+
+/// Ends those of these connections whose other end answers nothing for a while.
+async fn supersede_silent(known: Vec<Known>) {
+    let mut silent: Vec<(u64, Known)> =
+        known.into_iter().map(|known| (known.other_end.heard(), known)).collect();
+    silent.iter().for_each(|(_, known)| known.other_end.nudge());
+    for _ in 0..LOOKS {
+        if silent.is_empty() {
+            return;
+        }
+        tokio::time::sleep(SILENCE / LOOKS).await;
+        silent.retain(|(heard, known)| known.other_end.heard() == *heard);
+    }
+    silent.iter().for_each(|(_, known)| known.superseded.cancel());
 }
 
 impl Drop for Counted {
@@ -171,5 +184,16 @@ mod tests {
             assert!(!counted.superseded.is_cancelled());
         }
         silent.supersede_silent().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_of_a_peer_that_answer_nothing_are_ended() {
+        let (connections, peer) = (Connections::default(), PeerId::from([1; 32]));
+        let quiet = connections.take(peer, Quiet::default());
+        let (silent, other) = (connections.take(peer, Gone), connections.take(PeerId::from([2; 32]), Gone));
+        connections.end_silent(&peer).await;
+        assert!(silent.superseded.is_cancelled());
+        assert!(!quiet.superseded.is_cancelled() && !other.superseded.is_cancelled());
+        connections.end_silent(&PeerId::from([3; 32])).await;
     }
 }

@@ -19,12 +19,47 @@ async fn pair(manner: Manner) -> (Net, Net, PeerId) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_is_answered() {
     let (giver, asker, id) = pair(Manner::Echo).await;
-    assert_eq!(asker.route_of(&id), None, "it was not asked yet");
     assert_eq!(ask(&asker, id, request()).await.unwrap(), echo(&asker, &request()));
     assert_eq!(asker.route_of(&id), Some(Route::Lan));
     shut_down([giver]).await;
     until("its end is noticed", || asker.route_of(&id).is_none()).await;
     shut_down([asker]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_named_peer_is_connected_to_before_it_is_asked_and_again_after_it_was_away() {
+    let (giver, asker, id) = pair(Manner::Echo).await;
+    let address = giver.status().iroh[0];
+    until("it is connected", || asker.route_of(&id).is_some()).await;
+    shut_down([giver]).await;
+    until("its end is noticed", || asker.route_of(&id).is_none()).await;
+    let giver = start_again(NetConfig { iroh_bind: vec![address], ..near(1) }, Manner::Echo).await;
+    until("it is connected again", || asker.route_of(&id).is_some()).await;
+    assert_eq!(giver.route_of(&asker.status().peer), None, "only who looks for peers connects to them");
+    shut_down([asker, giver]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_did_not_answer_a_dial_is_not_waited_for_until_it_is_there() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let silent = StaticPeer { id: Identity::from_seed([1; 32]).peer_id(), address };
+    let asker = start(NetConfig { peers: vec![silent], ..near(2) }, Manner::Echo).await;
+    let fails = async || {
+        let error = ask(&asker, silent.id, request()).await.unwrap_err();
+        assert!(matches!(error, AskError::Unreachable(_)), "{error}");
+    };
+    fails().await;
+    let before = Instant::now();
+    for _ in 0..1000 {
+        fails().await;
+    }
+    assert!(before.elapsed() < crate::DIAL_TIMEOUT, "{:?}", before.elapsed());
+    drop(socket);
+    let giver = start_again(NetConfig { iroh_bind: vec![address], ..near(1) }, Manner::Echo).await;
+    until("it is connected", || asker.route_of(&silent.id).is_some()).await;
+    assert_eq!(ask(&asker, silent.id, request()).await.unwrap(), echo(&asker, &request()));
+    shut_down([asker, giver]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
