@@ -5,6 +5,7 @@
 mod bad_input;
 mod healing;
 mod crowd;
+mod gone;
 mod in_place;
 mod nix_store;
 mod offline;

@@ -184,6 +184,12 @@ impl Node {
         self.ready["http"].as_str().unwrap()
     }
 
+    /// Ends it without a word to anybody.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// The id of its process.
     pub(crate) fn process_id(&self) -> u32 {
         self.child.id()
