@@ -96,11 +96,13 @@ impl Alone {
 
 /// Joins the network as a client.
 async fn join(config: &Config, served: Arc<Served>) -> Result<Arc<Net>, Failure> {
-    let any_port = |address: SocketAddr| SocketAddr::new(address.ip(), 0);
+    let any_port = |addresses: &[SocketAddr]| {
+        addresses.iter().map(|address| SocketAddr::new(address.ip(), 0)).collect::<Vec<_>>()
+    };
     let client = Config {
         role: Role::Client,
-        iroh: any_port(config.iroh),
-        libp2p: any_port(config.libp2p),
+        iroh: any_port(&config.iroh),
+        libp2p: any_port(&config.libp2p),
         ..config.clone()
     };
     let identity = Identity::load_or_create(&config.data_dir.join("node.key")).map_err(Failure::failed)?;

@@ -58,10 +58,10 @@ pub struct Config {
     pub http: SocketAddr,
     /// The names under which the gateway may be asked, besides this machine's own and addresses.
     pub http_host: Vec<HostName>,
-    /// Where iroh listens, UDP.
-    pub iroh: SocketAddr,
+    /// Where iroh listens, UDP: at most one address of each family.
+    pub iroh: Vec<SocketAddr>,
     /// Where libp2p listens, UDP.
-    pub libp2p: SocketAddr,
+    pub libp2p: Vec<SocketAddr>,
     /// How long a miss takes.
     pub miss: MissBudgets,
     /// How much the store may take of its disk.
@@ -159,6 +159,8 @@ pub struct Environment {
     pub machine_config: PathBuf,
     /// The IPv4 addresses of this machine's interfaces.
     pub addresses: Vec<Ipv4Addr>,
+    /// Whether this machine knows IPv6.
+    pub has_ipv6: bool,
 }
 
 impl Environment {
@@ -177,6 +179,7 @@ impl Environment {
                 .filter(|dir| !dir.as_os_str().is_empty()),
             machine_config: "/etc/firn/config.toml".into(),
             addresses: networks::own_addresses(),
+            has_ipv6: networks::has_ipv6(),
         }
     }
 
@@ -211,7 +214,7 @@ impl Config {
         let nix_root = global.nix_root.clone().or_else(|| written.nix_root.clone());
         let nix_root = nix_root.unwrap_or_else(|| "/".into());
         let layers = Layers { given, written, file };
-        layers.resolve(absolute(data_dir)?, absolute(nix_root)?, &environment.addresses)
+        layers.resolve(absolute(data_dir)?, absolute(nix_root)?, environment)
     }
 }
 

@@ -122,8 +122,8 @@ pub fn net_config(config: &Config, identity: Identity) -> NetConfig {
     let finds = config.role == Role::Seed || config.mdns || !config.bootstrap.is_empty();
     NetConfig {
         identity,
-        iroh_bind: vec![config.iroh],
-        libp2p_bind: if finds { vec![config.libp2p] } else { Vec::new() },
+        iroh_bind: config.iroh.clone(),
+        libp2p_bind: if finds { config.libp2p.clone() } else { Vec::new() },
         bootstrap: config.bootstrap.clone(),
         peers: config.peers.clone(),
         relays: config.relays.clone(),

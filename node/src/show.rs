@@ -146,8 +146,8 @@ pub fn config(config: &Config, control_socket: &std::path::Path) -> Answer {
         "dial": strings(&dial),
         "http": config.http.to_string(),
         "http_hosts": strings(&http_hosts),
-        "iroh": config.iroh.to_string(),
-        "libp2p": config.libp2p.to_string(),
+        "iroh": addresses(&config.iroh),
+        "libp2p": addresses(&config.libp2p),
         "miss_alone_ms": config.miss.alone.as_millis() as u64,
         "miss_near_ms": config.miss.near.as_millis() as u64,
         "miss_dht_ms": config.miss.dht.as_millis() as u64,
@@ -191,11 +191,15 @@ pub fn config(config: &Config, control_socket: &std::path::Path) -> Answer {
         ("compresses", compress_word(config.compress).into()),
         ("binary cache", format!("http://{}", config.http)),
         ("also known as", none(&http_hosts, "nothing but this machine's name, localhost and its addresses")),
-        ("iroh", format!("udp {}", config.iroh)),
-        ("libp2p", format!("udp {}", config.libp2p)),
+        ("iroh", format!("udp {}", addresses(&config.iroh))),
+        ("libp2p", format!("udp {}", addresses(&config.libp2p))),
     ];
     let text = rows.iter().map(|(name, value)| format!("{name:<17} {value}\n")).collect();
     Answer { json, text, remarks: String::new() }
+}
+
+fn addresses(addresses: &[std::net::SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 /// How it is written in the configuration.

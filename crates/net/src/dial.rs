@@ -55,7 +55,7 @@ impl DialRules {
     /// May this address, that some peer claims, be dialled?
     pub fn allows(&self, address: SocketAddr) -> bool {
         let ip = address.ip().to_canonical();
-        if address.port() == 0 || !is_host(ip) {
+        if address.port() == 0 || !is_host(ip) || lacks_interface(address) {
             return false;
         }
         self.networks
@@ -77,6 +77,70 @@ pub fn is_private(ip: IpAddr) -> bool {
         IpAddr::V4(ip) => ip.is_private() || ip.is_link_local() || ip.is_loopback(),
         IpAddr::V6(ip) => ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback(),
     }
+}
+
+/// Does this address mean nothing without the interface that it was seen on?
+pub(crate) fn is_v6_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
+fn lacks_interface(address: SocketAddr) -> bool {
+    is_v6_link_local(address.ip()) && matches!(address, SocketAddr::V6(ip) if ip.scope_id() == 0)
+}
+
+/// Why an address that the user named can never be dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Undialable {
+    /// Port 0.
+    #[error("nobody has port 0")]
+    Port,
+    /// The address of none or of many.
+    #[error("{0} is not the address of one machine")]
+    Host(IpAddr),
+    /// IPv4 in the clothes of IPv6.
+    #[error("it is an IPv4 address: write {0}")]
+    Mapped(IpAddr),
+    /// Link-local, without the interface.
+    #[error("a link-local address needs the number of its interface, as in [fe80::1%2]:7334")]
+    Interface,
+    /// Nothing is bound in its family.
+    #[error("it is an {to} address, and this node has {bound} sockets only: see --iroh and --libp2p")]
+    Family {
+        /// Of the address.
+        to: &'static str,
+        /// Of what is bound.
+        bound: &'static str,
+    },
+    /// Only loopback is bound.
+    #[error("it is another machine's, and this node listens on loopback only: see --iroh and --libp2p")]
+    Loopback,
+}
+
+/// May this address, that the user named, be dialled from sockets that are bound to these?
+pub fn check_dialable(address: SocketAddr, bound: &[SocketAddr]) -> Result<(), Undialable> {
+    let ip = address.ip();
+    if address.port() == 0 {
+        return Err(Undialable::Port);
+    }
+    if ip.is_ipv6() && ip.to_canonical().is_ipv4() {
+        return Err(Undialable::Mapped(ip.to_canonical()));
+    }
+    if !is_host(ip) {
+        return Err(Undialable::Host(ip));
+    }
+    if lacks_interface(address) {
+        return Err(Undialable::Interface);
+    }
+    let mut of_family = bound.iter().filter(|bound| bound.is_ipv4() == ip.is_ipv4()).peekable();
+    if of_family.peek().is_none() {
+        let (v4, v6) = ("IPv4", "IPv6");
+        let (to, bound) = if ip.is_ipv4() { (v4, v6) } else { (v6, v4) };
+        return Err(Undialable::Family { to, bound });
+    }
+    if !ip.is_loopback() && of_family.all(|bound| bound.ip().is_loopback()) {
+        return Err(Undialable::Loopback);
+    }
+    Ok(())
 }
 
 /// An address that one host can have, rather than none or many.
@@ -121,7 +185,7 @@ mod tests {
     #[test]
     fn near_is_private_and_link_local() {
         let inside =
-            ["10.1.2.3:1", "172.31.0.1:1", "192.168.7.7:1", "169.254.1.1:1", "[fd00::1]:1", "[fe80::1]:1"];
+            ["10.1.2.3:1", "172.31.0.1:1", "192.168.7.7:1", "169.254.1.1:1", "[fd00::1]:1", "[fe80::1%2]:1"];
         assert_eq!(allowed(&DialRules::near(), &inside), [true; 6]);
         let outside =
             ["8.8.8.8:1", "172.32.0.1:1", "100.64.0.1:1", "[2001:db8::1]:1", "127.0.0.1:1", "[::1]:1"];
@@ -146,8 +210,45 @@ mod tests {
             "[::]:1",
             "[ff02::1]:1",
             "8.8.8.8:0",
+            "[fe80::1]:1",
         ];
-        assert_eq!(allowed(&DialRules::anywhere().with_loopback(), &nobody), [false; 7]);
+        assert_eq!(allowed(&DialRules::anywhere().with_loopback(), &nobody), [false; 8]);
+    }
+
+    #[test]
+    fn what_is_named_has_to_be_in_reach_of_a_socket() {
+        let (v4, v6) = ("0.0.0.0:0", "[::]:0");
+        let (to_v4, to_v6) = (
+            Err(Undialable::Family { to: "IPv4", bound: "IPv6" }),
+            Err(Undialable::Family { to: "IPv6", bound: "IPv4" }),
+        );
+        let host = |ip: &str| Err(Undialable::Host(ip.parse().unwrap()));
+        for (address, bound, want) in [
+            ("8.8.8.8:1", &[v4][..], Ok(())),
+            ("8.8.8.8:1", &[v6, v4], Ok(())),
+            ("127.0.0.1:1", &[v4], Ok(())),
+            ("127.0.0.1:1", &["10.0.0.1:5"], Ok(())),
+            ("127.0.0.1:1", &["127.0.0.1:5"], Ok(())),
+            ("[2001:db8::1]:1", &[v6], Ok(())),
+            ("[::1]:1", &["[::1]:0"], Ok(())),
+            ("[fe80::1%3]:1", &[v6], Ok(())),
+            ("8.8.8.8:1", &[v6], to_v4),
+            ("[2001:db8::1]:1", &[v4], to_v6),
+            ("[::1]:1", &[v4, "127.0.0.1:9"], to_v6),
+            ("8.8.8.8:1", &["127.0.0.1:5", v6], Err(Undialable::Loopback)),
+            ("[fd00::1]:1", &[v4, "[::1]:5"], Err(Undialable::Loopback)),
+            ("8.8.8.8:0", &[v4], Err(Undialable::Port)),
+            ("0.0.0.0:1", &[v4], host("0.0.0.0")),
+            ("255.255.255.255:1", &[v4], host("255.255.255.255")),
+            ("224.0.0.251:1", &[v4], host("224.0.0.251")),
+            ("[::]:1", &[v6], host("::")),
+            ("[ff02::1]:1", &[v6], host("ff02::1")),
+            ("[fe80::1]:1", &[v6], Err(Undialable::Interface)),
+            ("[::ffff:1.2.3.4]:1", &[v4, v6], Err(Undialable::Mapped([1, 2, 3, 4].into()))),
+        ] {
+            let bound: Vec<SocketAddr> = bound.iter().map(|address| address.parse().unwrap()).collect();
+            assert_eq!(check_dialable(address.parse().unwrap(), &bound), want, "{address} from {bound:?}");
+        }
     }
 
     #[test]

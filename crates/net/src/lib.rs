@@ -48,7 +48,7 @@ mod transfer;
 mod transport;
 
 pub use config::{NetConfig, StaticPeer, StaticPeerError};
-pub use dial::{DialRules, bootstrap_address, is_private};
+pub use dial::{DialRules, Undialable, bootstrap_address, check_dialable, is_private};
 pub use error::NetError;
 pub use identity::{
     ForeignPeer, Identity, IdentityError, NotAKey, endpoint_id, libp2p_peer, peer_of_endpoint, peer_of_libp2p,

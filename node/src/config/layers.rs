@@ -2,7 +2,7 @@
 
 use std::{
     error::Error,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroUsize,
     path::{Path, PathBuf},
     str::FromStr,
@@ -16,10 +16,10 @@ use firn_nix::PublicKey;
 use ipnet::IpNet;
 
 use super::{
-    Config, ConfigError, MissBudgets, NetworkName, Origin, Role, Settings, networks,
+    Config, ConfigError, Environment, MissBudgets, NetworkName, Origin, Role, Settings, networks,
     networks::{private, public},
     settings,
-    values::{parse_bootstrap, parse_compress, parse_limit, parse_rate, parse_relay},
+    values::{parse_bootstrap_from, parse_compress, parse_limit, parse_peer_from, parse_rate, parse_relay},
 };
 use crate::operations::is_store_dir;
 
@@ -66,6 +66,23 @@ impl Layers {
             Ok(port) => Ok(SocketAddr::new(default.ip(), port)),
             Err(_) => text.parse().map_err(|_| wrong(&origin, key, text, ListenError)),
         }
+    }
+
+    /// The one address that was set; a port alone is one of all addresses, of both families where there are both.
+    fn addresses(
+        &self,
+        key: &'static str,
+        of: fn(&Settings) -> &Option<String>,
+        port: u16,
+        environment: &Environment,
+    ) -> Result<Vec<SocketAddr>, ConfigError> {
+        let v4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+        let set = self.address(key, of, v4)?;
+        let text = self.uppermost(|settings| of(settings).as_deref()).map(|(text, _)| text);
+        let is_port = text.is_none_or(|text| text.parse::<u16>().is_ok());
+        let v6 = (is_port && environment.has_ipv6)
+            .then(|| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), set.port()));
+        Ok([set].into_iter().chain(v6).collect())
     }
 
     /// One value, or what there is without any.
@@ -126,16 +143,18 @@ impl Layers {
         self,
         data_dir: PathBuf,
         nix_root: PathBuf,
-        own_addresses: &[Ipv4Addr],
+        environment: &Environment,
     ) -> Result<Config, ConfigError> {
-        let any = |port| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
         let role = self.uppermost(|settings| settings.role).map_or(Role::default(), |(role, _)| role);
-        let bootstrap = self.list("bootstrap", |settings| &settings.bootstrap, parse_bootstrap)?;
-        let peers = self.list("peer", |settings| &settings.peer, StaticPeer::from_str)?;
+        let iroh = self.addresses("iroh", |settings| &settings.iroh, 7334, environment)?;
+        let libp2p = self.addresses("libp2p", |settings| &settings.libp2p, 7335, environment)?;
+        let in_reach = |text: &str| parse_bootstrap_from(text, &libp2p);
+        let bootstrap = self.list("bootstrap", |settings| &settings.bootstrap, in_reach)?;
+        let peers = self.list("peer", |settings| &settings.peer, |text| parse_peer_from(text, &iroh))?;
         let dial = self.list("dial", |settings| &settings.dial, networks::parse)?;
         let dial = match self.uppermost(|settings| settings.dial.as_ref()) {
             Some(_) => dial.concat(),
-            None => default_dial(role, &bootstrap, &peers, own_addresses),
+            None => default_dial(role, &bootstrap, &peers, &environment.addresses),
         };
         Ok(Config {
             role,
@@ -150,8 +169,8 @@ impl Layers {
             mdns: self.uppermost(|settings| settings.mdns).map_or(role == Role::Lan, |(mdns, _)| mdns),
             http: self.address("http", |settings| &settings.http, (Ipv4Addr::LOCALHOST, 7333).into())?,
             http_host: self.list("http-host", |settings| &settings.http_host, HostName::from_str)?,
-            iroh: self.address("iroh", |settings| &settings.iroh, any(7334))?,
-            libp2p: self.address("libp2p", |settings| &settings.libp2p, any(7335))?,
+            iroh,
+            libp2p,
             miss: self.miss(),
             store_bytes_max: self.one(
                 "store-bytes-max",

@@ -1,6 +1,6 @@
 //! Where addresses that peers claim may lie.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use firn_net::DialRules;
 use ipnet::{IpNet, Ipv4Subnets, Ipv6Net};
@@ -68,6 +68,11 @@ pub(super) fn around(addresses: &[IpAddr]) -> Vec<IpNet> {
 pub(super) fn own_addresses() -> Vec<Ipv4Addr> {
     let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
     interfaces.iter().filter_map(|interface| as_v4(interface.ip())).collect()
+}
+
+/// Whether this machine knows IPv6 at all.
+pub(super) fn has_ipv6() -> bool {
+    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok()
 }
 
 fn as_v4(ip: IpAddr) -> Option<Ipv4Addr> {

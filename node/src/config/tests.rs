@@ -39,14 +39,64 @@ impl Place {
     }
 }
 
+fn texts(addresses: &[SocketAddr]) -> Vec<String> {
+    addresses.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_port_is_one_of_both_families_where_there_are_both() {
+    let place = Place::new();
+    let environment = Environment { has_ipv6: true, ..place.environment() };
+    for (flags, want) in [
+        (&[] as &[&str], &["0.0.0.0:7334", "[::]:7334"][..]),
+        (&["--iroh", "0"], &["0.0.0.0:0", "[::]:0"]),
+        (&["--iroh", "0.0.0.0:9"], &["0.0.0.0:9"]),
+        (&["--iroh", "[::1]:9"], &["[::1]:9"]),
+    ] {
+        let cli = Cli::try_parse_from([&["firn", "node"], flags].concat()).unwrap();
+        let Command::Node(node) = cli.command else { panic!("not the node command") };
+        let config = Config::load(&cli.global, node.settings, &environment).unwrap();
+        assert_eq!(texts(&config.iroh), want, "{flags:?}");
+        assert_eq!(texts(&config.libp2p), ["0.0.0.0:7335", "[::]:7335"]);
+    }
+}
+
+#[test]
+fn what_is_named_and_cannot_be_dialled_is_a_wrong_value() {
+    let place = Place::new();
+    let peer = |address: &str| format!("{PEER}@{address}");
+    let node = |ip: &str, port: u16| format!("/{ip}/udp/{port}/quic-v1{NODE}");
+    for (flags, word) in [
+        (["--peer", &peer("[fd00::1]:7334"), "--iroh", "7334"], "IPv6"),
+        (["--peer", &peer("10.0.0.1:7334"), "--iroh", "[::]:7334"], "IPv4"),
+        (["--peer", &peer("10.0.0.1:7334"), "--iroh", "127.0.0.1:7334"], "loopback"),
+        (["--peer", &peer("10.0.0.1:0"), "--iroh", "7334"], "port 0"),
+        (["--peer", &peer("0.0.0.0:7334"), "--iroh", "7334"], "0.0.0.0"),
+        (["--bootstrap", &node("ip6/fd00::1", 1), "--libp2p", "0.0.0.0:1"], "IPv6"),
+        (["--bootstrap", &node("ip4/10.0.0.1", 1), "--libp2p", "127.0.0.1:1"], "loopback"),
+        (["--bootstrap", &node("ip4/10.0.0.1", 0), "--libp2p", "0"], "port 0"),
+        (["--bootstrap", &node("ip4/224.0.0.1", 1), "--libp2p", "0"], "224.0.0.1"),
+        (["--relay", "https://relay.example:0", "--iroh", "0"], "port 0"),
+        (["--relay", "http://0.0.0.0:80", "--iroh", "0"], "0.0.0.0"),
+    ] {
+        let error = place.load(&flags).unwrap_err();
+        let ConfigError::Value { key, value, source, .. } = &error else { panic!("{error}") };
+        assert_eq!(format!("--{key}"), flags[0]);
+        assert!(value.as_ref() == flags[1] && source.to_string().contains(word), "{error}");
+    }
+    for good in ["https://relay.example", "http://127.0.0.1:3340", "https://[fd00::1]:443"] {
+        assert_eq!(place.load(&["--relay", good]).unwrap().relays.len(), 1, "{good}");
+    }
+}
+
 #[test]
 fn defaults_give_nothing_away_and_listen_for_this_machine_only() {
     let place = Place::new();
     let config = place.load(&[]).unwrap();
     assert_eq!(config.role, Role::Client);
     assert_eq!(config.http.to_string(), "127.0.0.1:7333");
-    assert_eq!(config.iroh.to_string(), "0.0.0.0:7334");
-    assert_eq!(config.libp2p.to_string(), "0.0.0.0:7335");
+    assert_eq!(texts(&config.iroh), ["0.0.0.0:7334"]);
+    assert_eq!(texts(&config.libp2p), ["0.0.0.0:7335"]);
     assert_eq!(config.data_dir, place.0.path().join("home/.local/share/firn"));
     assert_eq!(config.nix_root, Path::new("/"));
     assert!(!config.mdns);
@@ -66,7 +116,7 @@ fn flags_stand_over_the_file() {
     let config = place.load(&["--role", "lan", "--http", "0", "--trust", ""]).unwrap();
     assert_eq!(config.role, Role::Lan);
     assert_eq!(config.http.to_string(), "127.0.0.1:0");
-    assert_eq!(config.iroh.to_string(), "0.0.0.0:0");
+    assert_eq!(texts(&config.iroh), ["0.0.0.0:0"]);
     assert_eq!(config.miss.dht, Duration::from_millis(7));
     assert!(config.mdns);
     assert!(config.trust.is_empty(), "an empty list replaces the file's");

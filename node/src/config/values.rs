@@ -1,9 +1,16 @@
 //! The values that settings can have.
 
-use std::{error::Error, fmt, num::NonZeroU64, str::FromStr, time::Duration};
+use std::{
+    error::Error,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroU64,
+    str::FromStr,
+    time::Duration,
+};
 
 use firn_exchange::Compress;
-use firn_net::{Multiaddr, RATE_MIN, RelayUrl, bootstrap_address};
+use firn_net::{Multiaddr, RATE_MIN, RelayUrl, StaticPeer, Undialable, bootstrap_address, check_dialable};
 use serde::Deserialize;
 
 /// What is given away, and to whom.
@@ -166,10 +173,24 @@ pub(super) fn parse_compress(text: &str) -> Result<Compress, CompressError> {
 #[error("a bootstrap node's multiaddr is /ip4/IP/udp/PORT/quic-v1/p2p/ID, or the same with ip6")]
 pub(super) struct BootstrapError;
 
-/// A multiaddr of the one kind that can be dialled, with the id of whoever is there.
-pub(super) fn parse_bootstrap(text: &str) -> Result<Multiaddr, BootstrapError> {
-    let multiaddr = text.parse().ok();
-    multiaddr.filter(|address| bootstrap_address(address).is_some()).ok_or(BootstrapError)
+/// A multiaddr of the one kind that can be dialled, with the id of whoever is there, and in reach of these sockets.
+pub(super) fn parse_bootstrap_from(
+    text: &str,
+    bound: &[SocketAddr],
+) -> Result<Multiaddr, Box<dyn Error + Send + Sync>> {
+    let multiaddr: Multiaddr = text.parse().map_err(|_| BootstrapError)?;
+    check_dialable(bootstrap_address(&multiaddr).ok_or(BootstrapError)?, bound)?;
+    Ok(multiaddr)
+}
+
+/// A peer that is in reach of these sockets.
+pub(super) fn parse_peer_from(
+    text: &str,
+    bound: &[SocketAddr],
+) -> Result<StaticPeer, Box<dyn Error + Send + Sync>> {
+    let peer: StaticPeer = text.parse()?;
+    check_dialable(peer.address, bound)?;
+    Ok(peer)
 }
 
 /// Text that is no relay's URL.
@@ -177,8 +198,23 @@ pub(super) fn parse_bootstrap(text: &str) -> Result<Multiaddr, BootstrapError> {
 #[error("a relay is a URL that begins with https:// or http://")]
 pub(super) struct RelayError;
 
-pub(super) fn parse_relay(text: &str) -> Result<RelayUrl, RelayError> {
+/// The URL of a relay that a machine can have.
+pub(super) fn parse_relay(text: &str) -> Result<RelayUrl, Box<dyn Error + Send + Sync>> {
     let has_host = |rest: &str| !rest.is_empty() && !rest.starts_with('/');
     let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-    host.filter(|rest| has_host(rest)).and_then(|_| text.parse().ok()).ok_or(RelayError)
+    let url: RelayUrl =
+        host.filter(|rest| has_host(rest)).and_then(|_| text.parse().ok()).ok_or(RelayError)?;
+    let port = url.port_or_known_default().unwrap_or_default();
+    let ip: Option<IpAddr> = url.host_str().and_then(|host| host.trim_matches(['[', ']']).parse().ok());
+    match ip {
+        // It is reached by TCP, from any socket.
+        Some(ip) => check_dialable(SocketAddr::new(ip, port), &[SocketAddr::new(any_of_family(ip), 0)])?,
+        None if port == 0 => return Err(Undialable::Port.into()),
+        None => {}
+    }
+    Ok(url)
+}
+
+fn any_of_family(ip: IpAddr) -> IpAddr {
+    if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }

@@ -91,6 +91,34 @@ fn get_finds_a_peer_by_the_dht_where_no_node_runs() {
     node.end();
 }
 
+#[test]
+fn what_cannot_be_dialled_is_told_at_once() {
+    let firn = Firn::new();
+    let id = "00000000000000000000000000000000000000000000000000000000000000aa";
+    let node = "/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN";
+    let any = "127.0.0.1:0";
+    let path = "/nix/store/00000000000000000000000000000001-app";
+    for (flag, value) in [
+        ("--peer", format!("{id}@[::1]:7334")),
+        ("--peer", format!("{id}@10.0.0.1:7334")),
+        ("--peer", format!("{id}@0.0.0.0:7334")),
+        ("--peer", format!("{id}@127.0.0.1:0")),
+        ("--bootstrap", format!("/ip6/::1/udp/7335/quic-v1{node}")),
+        ("--bootstrap", format!("/ip4/127.0.0.1/udp/0/quic-v1{node}")),
+        ("--relay", "http://127.0.0.1:0".into()),
+    ] {
+        for command in [&["node", "--http", any][..], &["get", path]] {
+            let begun = Instant::now();
+            let arguments = [command, &["--iroh", any, "--libp2p", any, flag, &value]].concat();
+            let (code, json) = firn.json(&arguments, &[]);
+            let error = json["error"].as_str().unwrap_or_else(|| panic!("no error: {json}"));
+            assert_eq!(code, 2, "{json}");
+            assert!(error.contains(&value) && error.contains(&flag[2..]), "{error}");
+            assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        }
+    }
+}
+
 /// Asks the node for its status until what it says of its transfers will do.
 fn wait_for_transfers(firn: &Firn, will_do: impl Fn(&Vec<Value>) -> bool) -> Value {
     let begun = Instant::now();
