@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::{Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
 };
 
 use firn_exchange::PeerId;
@@ -16,7 +17,7 @@ use iroh_dns::{endpoint_info::EndpointInfo, pkarr};
 use libp2p::kad::RecordKey;
 
 use crate::{
-    dial::{DialRules, is_private},
+    dial::{DialRules, is_private, is_v6_link_local},
     identity::{Identity, endpoint_id, peer_of_endpoint},
 };
 
@@ -52,7 +53,9 @@ pub(crate) enum AddressError {
 impl AddressRecord {
     /// Signs that this node is at these addresses; of too many, public ones go first.
     pub(crate) fn sign(identity: &Identity, mut addresses: Vec<TransportAddr>) -> Result<Self, AddressError> {
-        addresses.retain(|address| !is_v6_link_local(address));
+        addresses.retain(
+            |address| !matches!(address, TransportAddr::Ip(address) if is_v6_link_local(address.ip())),
+        );
         addresses.sort_by_key(|address| match address {
             TransportAddr::Relay(_) => 0,
             TransportAddr::Ip(ip) if !is_private(ip.ip()) => 1,
@@ -88,20 +91,28 @@ impl AddressRecord {
         self.packet.as_bytes()
     }
 
-    /// When it was signed, in microseconds of the signer's clock: of two records the later one holds.
+    /// When it was signed, in microseconds of the signer's clock.
     pub(crate) fn signed_at_us(&self) -> u64 {
         self.packet.timestamp().as_micros()
     }
 
     /// Whether the node was at an address, by its earlier record, at which it is no longer, whatever the port.
     pub(crate) fn has_left(&self, earlier: &Self) -> bool {
-        let here: BTreeSet<IpAddr> = self.ips().collect();
-        earlier.ips().any(|ip| !here.contains(&ip))
+        let here: BTreeSet<IpAddr> = self.direct().map(|at| at.ip()).collect();
+        earlier.direct().any(|at| !here.contains(&at.ip()))
     }
 
-    fn ips(&self) -> impl Iterator<Item = IpAddr> {
+    /// The same as far as it can be believed at `now_us`: a time in the future says only that one of two clocks is wrong,
+    /// and counts as the earliest.
+    pub(crate) fn believed_at_us(&self, now_us: u64) -> u64 {
+        let signed_at_us = self.signed_at_us();
+        if signed_at_us > now_us { 0 } else { signed_at_us }
+    }
+
+    /// The addresses that need no relay.
+    pub(crate) fn direct(&self) -> impl Iterator<Item = SocketAddr> {
         self.addresses.iter().filter_map(|address| match address {
-            TransportAddr::Ip(ip) => Some(ip.ip()),
+            TransportAddr::Ip(address) => Some(*address),
             _ => None,
         })
     }
@@ -117,9 +128,10 @@ impl AddressRecord {
     }
 }
 
-/// Such an address means nothing without the interface that it was seen on.
-fn is_v6_link_local(address: &TransportAddr) -> bool {
-    matches!(address, TransportAddr::Ip(SocketAddr::V6(ip)) if ip.ip().is_unicast_link_local())
+/// What the clock on the wall says, in microseconds since 1970.
+pub(crate) fn now_us() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Where the address record of this peer stands in the DHT.
@@ -133,12 +145,43 @@ pub(crate) fn peer_of_record_key(key: &RecordKey) -> Option<PeerId> {
     endpoint_id(PeerId::from(peer)).ok().map(peer_of_endpoint)
 }
 
+/// What one peer has said of where it is.
+struct Known {
+    /// The record with the latest time that can be believed.
+    latest: AddressRecord,
+    /// The last record that came and has no later time. Its signer's clock may have been set back since, so both are
+    /// dialled: a peer proves who it is.
+    other: Option<AddressRecord>,
+}
+
+impl Known {
+    /// Takes a record in; false if it is here already.
+    fn keep(&mut self, record: AddressRecord, now_us: u64) -> bool {
+        let is_here = |known: &AddressRecord| known.as_bytes() == record.as_bytes();
+        if is_here(&self.latest) || self.other.as_ref().is_some_and(is_here) {
+            return false;
+        }
+        if record.believed_at_us(now_us) > self.latest.believed_at_us(now_us) {
+            let before = std::mem::replace(&mut self.latest, record);
+            // It was there first, but nobody knows when.
+            self.other = Some(before).filter(|before| before.believed_at_us(now_us) == 0);
+        } else {
+            self.other = Some(record);
+        }
+        true
+    }
+
+    fn records(&self) -> impl Iterator<Item = &AddressRecord> {
+        [&self.latest].into_iter().chain(&self.other)
+    }
+}
+
 /// The peers whose addresses are known: from the user, or by a record of their own.
 pub(crate) struct AddressBook {
     rules: DialRules,
     relays: Vec<RelayUrl>,
     named: BTreeMap<PeerId, BTreeSet<SocketAddr>>,
-    records: Mutex<BTreeMap<PeerId, AddressRecord>>,
+    records: Mutex<BTreeMap<PeerId, Known>>,
     /// What others have said of where a peer is. Whoever hints last is heard.
     hints: Mutex<BTreeMap<PeerId, BTreeSet<SocketAddr>>>,
 }
@@ -157,18 +200,20 @@ impl AddressBook {
         book
     }
 
-    /// Takes a record in, unless a later one of the same peer is here.
-    pub(crate) fn keep(&self, record: AddressRecord) {
+    /// Takes a record in that came at `now_us`; false if it is here already.
+    pub(crate) fn keep(&self, record: AddressRecord, now_us: u64) -> bool {
         let mut records = self.records();
-        if records.get(&record.peer()).is_some_and(|known| known.signed_at_us() >= record.signed_at_us()) {
-            return;
+        if let Some(known) = records.get_mut(&record.peer()) {
+            return known.keep(record, now_us);
         }
-        if records.len() >= BOOK_PEERS_MAX && !records.contains_key(&record.peer()) {
+        if records.len() >= BOOK_PEERS_MAX {
             // Whoever signed longest ago is least likely to be where it said.
-            let oldest = records.iter().min_by_key(|(_, known)| known.signed_at_us()).map(|(peer, _)| *peer);
+            let oldest = records.iter().min_by_key(|(_, known)| known.latest.believed_at_us(now_us));
+            let oldest = oldest.map(|(peer, _)| *peer);
             oldest.and_then(|peer| records.remove(&peer));
         }
-        records.insert(record.peer(), record);
+        records.insert(record.peer(), Known { latest: record, other: None });
+        true
     }
 
     /// Remembers what somebody else says of where a peer is, as far as the rules allow to dial it.
@@ -182,15 +227,17 @@ impl AddressBook {
         hints.insert(peer, allowed);
     }
 
-    /// When the record of this peer was signed, if there is one.
+    /// When the latest record of this peer was signed, if there is one.
     pub(crate) fn signed_at_us(&self, peer: PeerId) -> Option<u64> {
-        self.records().get(&peer).map(AddressRecord::signed_at_us)
+        self.records().get(&peer).map(|known| known.latest.signed_at_us())
     }
 
     /// What may be dialled to reach this peer.
     pub(crate) fn dialable(&self, peer: PeerId) -> BTreeSet<TransportAddr> {
         let named = self.named.get(&peer).into_iter().flatten().copied().map(TransportAddr::Ip);
-        let claimed = self.records().get(&peer).map(|record| record.dialable(&self.rules, &self.relays));
+        let dialable = |record: &AddressRecord| record.dialable(&self.rules, &self.relays);
+        let claimed: Option<Vec<TransportAddr>> =
+            self.records().get(&peer).map(|known| known.records().flat_map(dialable).collect());
         let hinted = self.hints().get(&peer).cloned().unwrap_or_default();
         let hinted = hinted.into_iter().map(TransportAddr::Ip);
         named.chain(claimed.into_iter().flatten()).chain(hinted).collect()
@@ -200,7 +247,7 @@ impl AddressBook {
         self.hints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn records(&self) -> MutexGuard<'_, BTreeMap<PeerId, AddressRecord>> {
+    fn records(&self) -> MutexGuard<'_, BTreeMap<PeerId, Known>> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -274,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn the_book_keeps_the_latest_and_obeys_the_rules() {
+    fn the_book_obeys_the_rules() {
         let identity = Identity::from_seed([1; 32]);
         let peer = identity.peer_id();
         let relay: RelayUrl = "https://relay.example/".parse().unwrap();
@@ -282,17 +329,85 @@ mod tests {
         let named: SocketAddr = "8.8.4.4:1".parse().unwrap();
         let book = AddressBook::new(DialRules::near(), vec![relay.clone()], [(peer, named)]);
         assert_eq!(book.dialable(peer), BTreeSet::from([TransportAddr::Ip(named)]));
-        let old = AddressRecord::sign(&identity, vec![ip("10.0.0.1:1")]).unwrap();
         let claims = vec![
             ip("10.0.0.2:1"),
             ip("8.8.8.8:1"),
             TransportAddr::Relay(relay.clone()),
             TransportAddr::Relay(other),
         ];
-        book.keep(AddressRecord::sign(&identity, claims).unwrap());
-        book.keep(old);
+        assert!(book.keep(AddressRecord::sign(&identity, claims).unwrap(), now_us()));
         let want = [TransportAddr::Ip(named), ip("10.0.0.2:1"), TransportAddr::Relay(relay)];
         assert_eq!(book.dialable(peer), BTreeSet::from(want));
+    }
+
+    /// A book, and records of one peer: at port n the nth that was signed.
+    fn signed(count: u16) -> (AddressBook, PeerId, Vec<AddressRecord>) {
+        let identity = Identity::from_seed([1; 32]);
+        let sign = |port| AddressRecord::sign(&identity, vec![ip(&format!("10.0.0.1:{port}"))]).unwrap();
+        let records: Vec<AddressRecord> = (1..=count).map(sign).collect();
+        assert!(records.is_sorted_by(|a, b| a.signed_at_us() < b.signed_at_us()));
+        (AddressBook::new(DialRules::near(), vec![], []), identity.peer_id(), records)
+    }
+
+    fn ports(book: &AddressBook, peer: PeerId) -> Vec<u16> {
+        let port = |address: &TransportAddr| match address {
+            TransportAddr::Ip(ip) => ip.port(),
+            _ => 0,
+        };
+        book.dialable(peer).iter().map(port).collect()
+    }
+
+    #[test]
+    fn a_later_record_takes_the_place_of_what_was_before() {
+        let (book, peer, records) = signed(3);
+        let now = records[2].signed_at_us();
+        for record in &records {
+            assert!(book.keep(record.clone(), now), "it is new");
+            assert!(!book.keep(record.clone(), now), "it is not");
+        }
+        assert_eq!((ports(&book, peer), book.signed_at_us(peer)), (vec![3], Some(now)));
+    }
+
+    #[test]
+    fn a_record_of_the_future_gives_way_to_one_that_can_be_believed_whichever_came_first() {
+        // The clock of the signer was ahead when it signed the second, and is right again.
+        for order in [[1, 0], [0, 1]] {
+            let (book, peer, records) = signed(2);
+            let now = records[0].signed_at_us();
+            for at in order {
+                book.keep(records[at].clone(), now);
+            }
+            assert_eq!(book.signed_at_us(peer), Some(now), "{order:?}");
+            assert_eq!(ports(&book, peer), [1, 2], "both are tried, {order:?}");
+        }
+        let (book, peer, records) = signed(3);
+        let now = records[1].signed_at_us();
+        for at in [2, 0, 1, 2] {
+            book.keep(records[at].clone(), now);
+        }
+        assert_eq!((book.signed_at_us(peer), ports(&book, peer)), (Some(now), vec![2, 3]));
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_takes_what_came_last() {
+        // All records are of the future here.
+        let (book, peer, records) = signed(3);
+        for record in &records {
+            assert!(book.keep(record.clone(), 1));
+        }
+        assert!(ports(&book, peer).contains(&3));
+    }
+
+    #[test]
+    fn one_whose_clock_was_set_back_is_found_at_its_new_address_and_what_is_replayed_hides_nothing() {
+        let (book, peer, records) = signed(4);
+        let now = records[3].signed_at_us();
+        for at in [3, 0, 1, 2] {
+            book.keep(records[at].clone(), now);
+            assert!(ports(&book, peer).contains(&4), "the latest stays");
+            assert!(ports(&book, peer).contains(&(at as u16 + 1)), "what came last is tried");
+        }
+        assert_eq!(book.signed_at_us(peer), Some(now));
     }
 
     #[test]
@@ -304,7 +419,7 @@ mod tests {
             seed[..4].copy_from_slice(&number.to_le_bytes());
             let identity = Identity::from_seed(seed);
             first.get_or_insert(identity.peer_id());
-            book.keep(AddressRecord::sign(&identity, vec![ip("10.0.0.1:1")]).unwrap());
+            book.keep(AddressRecord::sign(&identity, vec![ip("10.0.0.1:1")]).unwrap(), now_us());
         }
         assert_eq!(book.records().len(), BOOK_PEERS_MAX);
         assert_eq!(book.signed_at_us(first.unwrap()), None);

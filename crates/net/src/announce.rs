@@ -72,6 +72,14 @@ impl Schedule {
         }
     }
 
+    /// The network begins anew: everything is due at once, and again when it has come.
+    pub(crate) fn restart(&mut self, now: Instant) {
+        self.renewed = None;
+        for key in self.next.keys().copied().collect::<Vec<_>>() {
+            self.set(key, now);
+        }
+    }
+
     /// How many keys are announced.
     pub(crate) fn len(&self) -> usize {
         self.next.len()
@@ -116,6 +124,19 @@ mod tests {
         schedule.replace([[1; 32]], start);
         schedule.failed([2; 32], start);
         assert_eq!(due(&mut schedule, start + RETRY_INTERVAL), [1]);
+    }
+
+    #[test]
+    fn a_network_that_begins_anew_is_told_at_once_and_when_it_has_come() {
+        let start = Instant::now();
+        let mut schedule = Schedule::default();
+        schedule.replace([[1; 32]], start);
+        schedule.renew(start);
+        assert_eq!(due(&mut schedule, start), [1]);
+        schedule.restart(start);
+        assert_eq!(due(&mut schedule, start), [1]);
+        schedule.renew(start + Duration::from_secs(1));
+        assert_eq!(due(&mut schedule, start + Duration::from_secs(1)), [1]);
     }
 
     #[test]

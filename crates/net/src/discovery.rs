@@ -1,6 +1,6 @@
 //! What the rest of the node asks of libp2p: announce, find, resolve. The driver does it, in a task of its own.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use firn_exchange::PeerId;
 use futures::{FutureExt, Stream, future::BoxFuture, stream};
@@ -24,6 +24,9 @@ pub(crate) enum Command {
     Resolve { peer: PeerId, signed_after_us: Option<u64>, done: oneshot::Sender<()> },
     /// This is where the node is now.
     Publish(AddressRecord),
+    /// Fail as a library does that has a mistake.
+    #[cfg(test)]
+    Panic,
 }
 
 /// What the driver sees.
@@ -43,6 +46,10 @@ pub(crate) struct View {
     pub(crate) announced: usize,
     /// Provider records kept for others.
     pub(crate) provider_records: usize,
+    /// Where others are that have this node's identity.
+    pub(crate) duplicates: BTreeSet<SocketAddr>,
+    /// How often this node has dialled itself.
+    pub(crate) met_itself: u64,
 }
 
 /// The way to the driver.
@@ -72,6 +79,12 @@ impl Discovery {
             stream::unfold(providers, |mut providers| async { Some((providers.recv().await?, providers)) })
         }
         .flatten_stream()
+    }
+
+    /// Makes the driver panic.
+    #[cfg(test)]
+    pub(crate) async fn panic(&self) {
+        self.send(Command::Panic).await;
     }
 
     async fn send(&self, command: Command) {

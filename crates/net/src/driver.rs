@@ -1,13 +1,15 @@
-//! The task that owns the swarm: takes commands, hears events, keeps the DHT told.
+//! The task that owns the swarm: takes commands, hears events, keeps the DHT told. A swarm that panics is opened anew.
 
 use std::{
     collections::{BTreeSet, HashMap},
+    net::SocketAddr,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use firn_exchange::PeerId;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use libp2p::{
     Multiaddr, Swarm,
     kad::{PutRecordError, QueryId, Quorum, Record, RecordKey},
@@ -19,11 +21,15 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     address::{AddressBook, AddressRecord, record_key},
     announce::{ANNOUNCE_INTERVAL, DhtKey, Schedule},
+    dial::quic_address,
     discovery::{Command, View},
+    duplicates::Duplicates,
+    error::NetError,
     identity::peer_of_libp2p,
     lookups::{Resolves, Searches},
+    mdns::Sighting,
     peers::Peers,
-    swarm::Behaviour,
+    swarm::{self, Behaviour, SwarmConfig},
     transport::Silent,
 };
 
@@ -42,6 +48,11 @@ const BOOTSTRAP_WAIT_MAX: Duration = Duration::from_secs(15);
 const NEIGHBOUR_INTERVAL: Duration = Duration::from_secs(10);
 /// How soon the address record is put into the DHT again where nobody has taken it.
 const PUT_AGAIN: Duration = Duration::from_secs(2);
+/// Before a swarm that broke is opened anew: at first, and at most.
+const REOPEN_WAIT_FIRST: Duration = Duration::from_millis(100);
+const REOPEN_WAIT_MAX: Duration = Duration::from_secs(60);
+/// A swarm that ran for so long has not broken at once.
+const RAN_WELL: Duration = Duration::from_secs(300);
 /// How long the connections may take to say goodbye.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -56,87 +67,170 @@ struct Times {
     address: Instant,
 }
 
-/// Owns the swarm.
-pub(crate) struct Driver {
-    pub(crate) swarm: Swarm<Behaviour>,
-    pub(crate) silent: Silent,
-    pub(crate) peers: Peers,
-    pub(crate) searches: Searches,
-    pub(crate) resolves: Resolves,
-    pub(crate) book: Arc<AddressBook>,
-    pub(crate) local: PeerId,
-    pub(crate) is_server: bool,
-    bootstrap: Vec<Multiaddr>,
-    schedule: Schedule,
-    announcing: HashMap<QueryId, DhtKey>,
-    address: Option<AddressRecord>,
-    times: Times,
-    commands: mpsc::Receiver<Command>,
-    view: watch::Sender<View>,
-    stop: CancellationToken,
-}
-
-/// What the driver starts with.
-pub(crate) struct DriverConfig {
-    pub(crate) swarm: Swarm<Behaviour>,
-    pub(crate) silent: Silent,
-    pub(crate) peers: Peers,
-    pub(crate) book: Arc<AddressBook>,
-    pub(crate) local: PeerId,
-    pub(crate) is_server: bool,
-    pub(crate) bootstrap: Vec<Multiaddr>,
-    pub(crate) commands: mpsc::Receiver<Command>,
-    pub(crate) view: watch::Sender<View>,
-    pub(crate) stop: CancellationToken,
-}
-
-impl Driver {
-    pub(crate) fn new(config: DriverConfig) -> Self {
-        let now = Instant::now();
-        let times = Times {
+impl Times {
+    fn new(now: Instant) -> Self {
+        Self {
             join_until: now + JOIN_TIMEOUT,
             bootstrap: now,
             bootstrap_wait: BOOTSTRAP_WAIT_FIRST,
             neighbours: now,
             purge: now + PURGE_INTERVAL,
             address: now,
-        };
-        let DriverConfig { swarm, silent, peers, book, local, is_server, bootstrap, commands, view, stop } =
-            config;
-        Self {
-            swarm,
-            silent,
-            peers,
+        }
+    }
+}
+
+/// Owns the swarm.
+pub(crate) struct Driver {
+    pub(crate) swarm: Swarm<Behaviour>,
+    /// What happened to the swarm leaves nothing to do with it.
+    pub(crate) is_broken: bool,
+    pub(crate) silent: Silent,
+    pub(crate) peers: Peers,
+    pub(crate) searches: Searches,
+    pub(crate) resolves: Resolves,
+    pub(crate) book: Arc<AddressBook>,
+    pub(crate) local: PeerId,
+    pub(crate) duplicates: Duplicates,
+    config: SwarmConfig,
+    bootstrap: Vec<Multiaddr>,
+    schedule: Schedule,
+    announcing: HashMap<QueryId, DhtKey>,
+    address: Option<AddressRecord>,
+    times: Times,
+    commands: mpsc::Receiver<Command>,
+    sightings: mpsc::Receiver<Sighting>,
+    view: watch::Sender<View>,
+    stop: CancellationToken,
+}
+
+/// What the driver starts with.
+pub(crate) struct DriverConfig {
+    pub(crate) swarm: SwarmConfig,
+    pub(crate) book: Arc<AddressBook>,
+    pub(crate) bootstrap: Vec<Multiaddr>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) sightings: mpsc::Receiver<Sighting>,
+    pub(crate) view: watch::Sender<View>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Driver {
+    /// Builds the swarm and binds its sockets.
+    pub(crate) fn new(config: DriverConfig) -> Result<Self, NetError> {
+        let DriverConfig { swarm: config, book, bootstrap, commands, sightings, view, stop } = config;
+        Ok(Self {
+            swarm: swarm::build(&config)?,
+            is_broken: false,
+            silent: config.silent.clone(),
+            peers: Peers::new(config.rules.clone(), config.protocol.clone()),
             searches: Searches::default(),
             resolves: Resolves::default(),
             book,
-            local,
-            is_server,
+            local: config.identity.peer_id(),
+            duplicates: Duplicates::default(),
+            config,
             bootstrap,
             schedule: Schedule::default(),
             announcing: HashMap::new(),
             address: None,
-            times,
+            times: Times::new(Instant::now()),
             commands,
+            sightings,
             view,
             stop,
+        })
+    }
+
+    /// Runs until the node stops. A swarm that breaks is opened anew, at the same ports.
+    pub(crate) async fn run(mut self) {
+        let mut wait = REOPEN_WAIT_FIRST;
+        loop {
+            let begun = Instant::now();
+            // What a panic leaves half done is thrown away.
+            let ended = AssertUnwindSafe(self.drive()).catch_unwind().await;
+            if self.stop.is_cancelled() {
+                break;
+            }
+            if begun.elapsed() >= RAN_WELL {
+                wait = REOPEN_WAIT_FIRST;
+            }
+            let panicked = ended.is_err();
+            tracing::error!(panicked, ?wait, "libp2p broke: it is opened anew");
+            if !self.reopen(&mut wait).await {
+                return;
+            }
+        }
+        if AssertUnwindSafe(self.say_goodbye()).catch_unwind().await.is_err() {
+            tracing::debug!("libp2p panicked at its end");
         }
     }
 
-    /// Runs until the node stops.
-    pub(crate) async fn run(mut self) {
+    /// Runs until the node stops or the swarm breaks.
+    async fn drive(&mut self) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
+        while !self.is_broken {
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 event = self.swarm.select_next_some() => self.heard(event),
                 Some(command) = self.commands.recv() => self.told(command),
+                Some(seen) = self.sightings.recv() => self.saw(seen),
                 _ = ticks.tick() => self.tick(Instant::now()),
             }
             self.start_what_is_due(Instant::now());
         }
-        self.say_goodbye().await;
+    }
+
+    /// Puts a new swarm in the place of the old one. False if the node stops meanwhile.
+    async fn reopen(&mut self, wait: &mut Duration) -> bool {
+        self.config.bind = self.ports_kept();
+        let without_sockets = SwarmConfig { bind: Vec::new(), ..self.config.clone() };
+        // Whoever waits for a look-up learns that it is over.
+        (self.searches, self.resolves) = Default::default();
+        self.announcing.clear();
+        loop {
+            // The old one gives its ports free first.
+            match swarm::build(&without_sockets) {
+                Ok(empty) => {
+                    let old = std::mem::replace(&mut self.swarm, empty);
+                    if catch_unwind(AssertUnwindSafe(|| drop(old))).is_err() {
+                        tracing::debug!("libp2p panicked again when it was dropped");
+                    }
+                }
+                Err(error) => tracing::error!(%error, "libp2p cannot be opened anew"),
+            }
+            if self.stop.run_until_cancelled(tokio::time::sleep(*wait)).await.is_none() {
+                return false;
+            }
+            *wait = (*wait * 2).min(REOPEN_WAIT_MAX);
+            match swarm::build(&self.config) {
+                Ok(swarm) => self.swarm = swarm,
+                Err(error) => {
+                    tracing::error!(%error, ?wait, "libp2p cannot be opened anew yet");
+                    continue;
+                }
+            }
+            let now = Instant::now();
+            self.is_broken = false;
+            self.peers = Peers::new(self.config.rules.clone(), self.config.protocol.clone());
+            self.times = Times::new(now);
+            self.schedule.restart(now);
+            return true;
+        }
+    }
+
+    /// Where the swarm is to listen: any port is the one that it had.
+    fn ports_kept(&self) -> Vec<SocketAddr> {
+        let had: Vec<SocketAddr> = self.view.borrow().listeners.iter().filter_map(quic_address).collect();
+        let kept = |bind: &SocketAddr| {
+            let same = had.iter().find(|had| {
+                had.is_ipv4() == bind.is_ipv4() && (bind.ip().is_unspecified() || had.ip() == bind.ip())
+            });
+            let port = same.map_or(bind.port(), SocketAddr::port);
+            SocketAddr::new(bind.ip(), if bind.port() == 0 { port } else { bind.port() })
+        };
+        self.config.bind.iter().map(kept).collect()
     }
 
     fn told(&mut self, command: Command) {
@@ -160,9 +254,12 @@ impl Driver {
                 if self.address.as_ref().is_some_and(|earlier| record.has_left(earlier)) {
                     self.connect_anew(now);
                 }
+                self.duplicates.signs(record.signed_at_us());
                 self.address = Some(record);
                 self.times.address = now;
             }
+            #[cfg(test)]
+            Command::Panic => panic!("as the test wants"),
         }
     }
 
@@ -233,6 +330,10 @@ impl Driver {
         }
         self.count_table();
         self.show();
+        self.peers.forget_those_gone(now);
+        if let Some(address) = self.duplicates.take_met(now) {
+            self.seen_elsewhere(address);
+        }
         if now >= self.times.purge {
             self.times.purge = now + PURGE_INTERVAL;
             self.swarm.behaviour_mut().kad.store_mut().purge(now);
@@ -268,7 +369,7 @@ impl Driver {
     fn start_what_is_due(&mut self, now: Instant) {
         self.start_searches(now);
         // A node of the DHT keeps its own records even while it is alone, for whoever asks it first.
-        if self.peers.in_table() == 0 && !self.is_server {
+        if self.peers.in_table() == 0 && !self.is_server() {
             return;
         }
         if now >= self.times.address && self.address.is_some() {
@@ -310,6 +411,8 @@ impl Driver {
     /// Puts the record where others look for it. It also lies here, for those who ask this node.
     fn put_address(&mut self, now: Instant) {
         self.times.address = now + ANNOUNCE_INTERVAL;
+        // Whoever else has this identity puts a record there, too.
+        self.resolve(self.local);
         let Some(address) = &self.address else { return };
         let record = Record::new(record_key(self.local), address.as_bytes().to_vec());
         if let Err(error) = self.swarm.behaviour_mut().kad.put_record(record, Quorum::All) {
@@ -324,6 +427,11 @@ impl Driver {
             tracing::debug!(%error, "the address record was not put into the DHT");
             self.times.address = self.times.address.min(Instant::now() + PUT_AGAIN);
         }
+    }
+
+    /// Does this node serve the DHT?
+    pub(crate) fn is_server(&self) -> bool {
+        self.config.is_server
     }
 
     pub(crate) fn count_table(&mut self) {
@@ -342,6 +450,8 @@ impl Driver {
             reaches_dht,
             announced: self.schedule.len(),
             provider_records: self.swarm.behaviour_mut().kad.store_mut().provider_records(),
+            duplicates: self.duplicates.addresses(),
+            met_itself: self.duplicates.met_itself(),
         };
         self.view.send_if_modified(|shown| {
             let is_new = *shown != view;
@@ -351,7 +461,7 @@ impl Driver {
     }
 
     /// Closes all connections, so that the others needn't find out by waiting.
-    async fn say_goodbye(mut self) {
+    async fn say_goodbye(&mut self) {
         let connected: BTreeSet<libp2p::PeerId> = self.swarm.connected_peers().copied().collect();
         for peer in connected {
             if self.swarm.disconnect_peer_id(peer).is_err() {

@@ -44,9 +44,6 @@ pub enum NetError {
         /// The name.
         name: Box<str>,
     },
-    /// Multicast doesn't work here.
-    #[error("mDNS: {0}")]
-    Mdns(#[source] io::Error),
     /// A task of the network panicked, or didn't end in time.
     #[error("the network's {task} did not end well")]
     Task {

@@ -1,6 +1,6 @@
 //! What the swarm tells, and what follows from it.
 
-use std::{collections::HashSet, io, time::Instant};
+use std::{collections::HashSet, io, net::SocketAddr, time::Instant};
 
 use libp2p::{
     Multiaddr, TransportError, identify,
@@ -8,15 +8,16 @@ use libp2p::{
         self, GetProvidersOk, GetRecordOk, InboundRequest, ProviderRecord, QueryId, QueryResult, Record,
         RoutingUpdate,
     },
-    mdns,
-    swarm::{ConnectionId, DialError, SwarmEvent},
+    swarm::{ConnectionId, DialError, ListenError, SwarmEvent},
 };
 
 use crate::{
-    address::{AddressRecord, peer_of_record_key},
+    address::{AddressRecord, now_us, peer_of_record_key},
     dial::quic_address,
     driver::Driver,
+    duplicates::{self, End},
     identity::peer_of_libp2p,
+    mdns::Sighting,
     swarm::BehaviourEvent,
 };
 
@@ -29,7 +30,6 @@ impl Driver {
                 peer_id,
                 info,
             })) => self.identified(peer_id, connection_id, &info),
-            SwarmEvent::Behaviour(BehaviourEvent::Mdns(event)) => self.heard_mdns(event),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.peers.connected(
                     peer_id,
@@ -44,10 +44,18 @@ impl Driver {
             SwarmEvent::OutgoingConnectionError { peer_id, error: DialError::Transport(failed), .. } => {
                 self.dial_failed(peer_id, &failed);
             }
+            SwarmEvent::OutgoingConnectionError { error: DialError::LocalPeerId { address }, .. } => {
+                self.met_own_key(End::Dialled, &address);
+            }
+            SwarmEvent::IncomingConnectionError { error: ListenError::LocalPeerId { address }, .. } => {
+                self.met_own_key(End::Accepted, &address);
+            }
             SwarmEvent::NewListenAddr { address, .. } => self.listens(address),
             SwarmEvent::ExpiredListenAddr { address, .. } => self.swarm.remove_external_address(&address),
-            SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
-                tracing::error!(?addresses, %error, "libp2p no longer listens");
+            SwarmEvent::ListenerClosed { addresses, reason, .. } => {
+                let error = reason.err().map(tracing::field::display);
+                tracing::error!(?addresses, error, "libp2p no longer listens");
+                self.is_broken = true;
             }
             _ => {}
         }
@@ -57,9 +65,35 @@ impl Driver {
     /// one else confirms them, as on a LAN.
     fn listens(&mut self, address: Multiaddr) {
         tracing::info!(%address, "libp2p listens");
-        if self.is_server && quic_address(&address).is_some_and(|address| self.peers.may_be_dialled(address))
-        {
+        let Some(at) = quic_address(&address) else { return };
+        self.duplicates.listens(at);
+        if self.is_server() && self.peers.may_be_dialled(at) {
             self.swarm.add_external_address(address);
+        }
+    }
+
+    fn met_own_key(&mut self, end: End, address: &Multiaddr) {
+        if let Some(address) = quic_address(address) {
+            self.duplicates.handshake(end, address, Instant::now());
+        }
+    }
+
+    /// mDNS saw somebody near.
+    pub(crate) fn saw(&mut self, seen: Sighting) {
+        let peer = seen.peer;
+        if peer == *self.swarm.local_peer_id() {
+            if let Some(address) = quic_address(&seen.address) {
+                self.seen_elsewhere(address);
+            }
+        } else if let Some(addresses) = self.peers.nearby(seen) {
+            self.dial_neighbour(peer, addresses);
+        }
+    }
+
+    /// A node of this identity is at this address.
+    pub(crate) fn seen_elsewhere(&mut self, address: SocketAddr) {
+        if self.duplicates.seen_at(address, Instant::now()) {
+            duplicates::tell(address);
         }
     }
 
@@ -93,23 +127,6 @@ impl Driver {
         }
     }
 
-    fn heard_mdns(&mut self, event: mdns::Event) {
-        match event {
-            mdns::Event::Discovered(seen) => {
-                for (peer, address) in seen {
-                    if let Some(addresses) = self.peers.nearby(peer, address) {
-                        self.dial_neighbour(peer, addresses);
-                    }
-                }
-            }
-            mdns::Event::Expired(gone) => {
-                for (peer, address) in gone {
-                    self.peers.no_longer_nearby(peer, &address);
-                }
-            }
-        }
-    }
-
     fn heard_kad(&mut self, event: kad::Event) {
         match event {
             kad::Event::OutboundQueryProgressed { id, result, step, .. } => {
@@ -119,9 +136,9 @@ impl Driver {
                 self.keep_provider(record);
             }
             kad::Event::InboundRequest {
-                request: InboundRequest::PutRecord { record: Some(record), .. },
+                request: InboundRequest::PutRecord { source, record: Some(record), .. },
             } => {
-                self.keep_value(record);
+                self.keep_value(source, record);
             }
             kad::Event::RoutingUpdated { old_peer, .. } => {
                 if let Some(old) = old_peer {
@@ -180,11 +197,20 @@ impl Driver {
             return;
         }
         match AddressRecord::verify(peer, &record.value) {
+            Ok(record) if peer == self.local => self.found_own_record(&record),
             Ok(record) => {
-                self.book.keep(record.clone());
-                self.resolves.found(&record);
+                let is_new = self.book.keep(record.clone(), now_us());
+                self.resolves.found(&record, is_new);
             }
             Err(error) => tracing::debug!(%peer, %error, "a forged address record was found"),
+        }
+    }
+
+    fn found_own_record(&mut self, record: &AddressRecord) {
+        if self.duplicates.is_anothers(record.signed_at_us(), now_us())
+            && let Some(address) = record.direct().next()
+        {
+            self.seen_elsewhere(address);
         }
     }
 
@@ -198,8 +224,9 @@ impl Driver {
         }
     }
 
-    fn keep_value(&mut self, record: Record) {
-        if let Err(error) = self.swarm.behaviour_mut().kad.store_mut().keep_value(record, Instant::now()) {
+    fn keep_value(&mut self, source: libp2p::PeerId, record: Record) {
+        let (records, now) = (self.swarm.behaviour_mut().kad.store_mut(), Instant::now());
+        if let Err(error) = records.keep_value(source, record, now, now_us()) {
             tracing::debug!(%error, "an address record was not kept");
         }
     }

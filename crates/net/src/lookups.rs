@@ -123,11 +123,12 @@ impl Resolves {
         self.queries.get(&query).copied()
     }
 
-    /// This record came: those that wait for one as late as this are done.
-    pub(crate) fn found(&mut self, record: &AddressRecord) {
+    /// This record came: those that wait for one as late as this are done, and if it was not known, all are.
+    pub(crate) fn found(&mut self, record: &AddressRecord, is_new: bool) {
         let Some(waiters) = self.waiters.get_mut(&record.peer()) else { return };
-        let is_late =
-            |waiter: &mut Waiter| waiter.signed_after_us.is_none_or(|after| record.signed_at_us() > after);
+        let is_late = |waiter: &mut Waiter| {
+            is_new || waiter.signed_after_us.is_none_or(|after| record.signed_at_us() > after)
+        };
         for waiter in waiters.extract_if(.., is_late) {
             if waiter.done.send(()).is_err() {
                 tracing::trace!("nobody waits for this address any more");

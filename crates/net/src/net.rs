@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -15,7 +15,7 @@ use futures::{
     future::BoxFuture,
     stream::{self, BoxStream},
 };
-use iroh::Watcher;
+use iroh::{TransportAddr, Watcher};
 use libp2p::{Multiaddr, multiaddr::Protocol};
 use tokio::{
     sync::{mpsc, watch},
@@ -26,18 +26,19 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::{
     address::{AddressBook, AddressRecord},
     config::{NetConfig, StaticPeer},
-    dial::{DialRules, quic_address},
+    dial::{DialRules, is_private, is_v6_link_local, quic_address},
     discovery::{COMMANDS_MAX, Discovery, NoDiscovery, View},
     driver::{Driver, DriverConfig},
+    duplicates,
     endpoint::{Binding, KeptEndpoint},
     error::NetError,
     identity::{Identity, libp2p_peer},
     keeper::Keeper,
     limits::{Pacer, RateLimits},
-    peers::Peers,
+    mdns::{Mdns, SIGHTINGS_MAX},
     route::Route,
     serve::{Answerer, Server, Serving},
-    swarm::{self, SwarmConfig},
+    swarm::{SwarmConfig, kad_protocol},
     traffic::Traffic,
     transfer::{Asker, Resolve},
     transport::Silent,
@@ -81,6 +82,8 @@ pub struct NetStatus {
     pub announced: usize,
     /// Provider records kept for others.
     pub provider_records: usize,
+    /// Where others have shown themselves that have this node's identity, or where the configuration names it.
+    pub duplicates: Vec<SocketAddr>,
     /// What goes over the wire.
     pub traffic: Traffic,
 }
@@ -95,6 +98,8 @@ pub struct Net {
     limits: RateLimits,
     discovery: Option<Discovery>,
     peers: Vec<StaticPeer>,
+    /// Where the configuration names this node, and it is not.
+    named_elsewhere: BTreeSet<SocketAddr>,
     stop: CancellationToken,
     tasks: Mutex<Option<JoinHandle<Result<(), NetError>>>>,
     _stops_when_dropped: DropGuard,
@@ -154,8 +159,11 @@ impl Net {
             let publisher = publish(Arc::clone(&endpoint), config.identity.clone(), discovery, stop.clone());
             spawn(&mut tasks, "publisher", publisher);
         }
+        let named_elsewhere = named_elsewhere(&config, endpoint.bound());
+        named_elsewhere.iter().copied().for_each(duplicates::tell);
         Ok(Self {
             local: config.identity.peer_id(),
+            named_elsewhere,
             endpoint,
             asker,
             serving,
@@ -182,9 +190,10 @@ impl Net {
         let name = Protocol::P2p(libp2p_peer(self.local));
         let iroh = self.endpoint.get().map(|endpoint| endpoint.addr().ip_addrs().copied().collect());
         // Those that mean something to other machines come first.
-        let is_loopback =
-            |address: &Multiaddr| quic_address(address).is_some_and(|address| address.ip().is_loopback());
-        view.listeners.sort_by_key(is_loopback);
+        view.listeners.retain(|address| quic_address(address).is_some_and(|at| !is_v6_link_local(at.ip())));
+        let rank =
+            |address: &Multiaddr| quic_address(address).map(|at| (at.ip().is_loopback(), at.is_ipv6()));
+        view.listeners.sort_by_key(rank);
         NetStatus {
             peer: self.local,
             iroh: iroh.unwrap_or_default(),
@@ -194,6 +203,7 @@ impl Net {
             dht_peers: view.dht_peers,
             announced: view.announced,
             provider_records: view.provider_records,
+            duplicates: view.duplicates.union(&self.named_elsewhere).copied().collect(),
             traffic: Traffic::of(self.limits, &self.serving, &self.download),
         }
     }
@@ -265,6 +275,12 @@ impl Net {
         self.endpoint.close().await;
     }
 
+    /// The way to libp2p, where there is one.
+    #[cfg(test)]
+    pub(crate) fn discovery(&self) -> Option<&Discovery> {
+        self.discovery.as_ref()
+    }
+
     fn view(&self) -> View {
         self.discovery.as_ref().map(|discovery| discovery.view.borrow().clone()).unwrap_or_default()
     }
@@ -314,6 +330,15 @@ fn rules_of(config: &NetConfig) -> DialRules {
     }
 }
 
+/// Where the configuration names this node, and it is not.
+fn named_elsewhere(config: &NetConfig, bound: &[SocketAddr]) -> BTreeSet<SocketAddr> {
+    let local = config.identity.peer_id();
+    let named = config.peers.iter().filter(|peer| peer.id == local).map(|peer| peer.address);
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    let own: Vec<IpAddr> = interfaces.iter().map(|interface| interface.ip()).collect();
+    duplicates::elsewhere(named, bound, &own)
+}
+
 fn start_discovery(
     config: &NetConfig,
     rules: DialRules,
@@ -321,38 +346,48 @@ fn start_discovery(
     stop: &CancellationToken,
     tasks: &mut JoinSet<&'static str>,
 ) -> Result<Discovery, NetError> {
-    let protocol = swarm::kad_protocol(config.network.as_deref())?;
+    let protocol = kad_protocol(config.network.as_deref())?;
     let mut named = BTreeSet::new();
     for address in &config.bootstrap {
         named.insert(quic_address(address).ok_or_else(|| NetError::Bootstrap { address: address.clone() })?);
     }
-    let silent = Silent::default();
-    let swarm = swarm::build(&SwarmConfig {
-        identity: &config.identity,
-        bind: &config.libp2p_bind,
-        named,
-        rules: &rules,
-        silent: silent.clone(),
-        protocol: protocol.clone(),
-        is_server: config.is_server,
-        mdns: config.mdns,
-    })?;
     let (commands, told) = mpsc::channel(COMMANDS_MAX);
+    let (sightings, seen) = mpsc::channel(SIGHTINGS_MAX);
     let (show, view) = watch::channel(View { reaches_dht: !config.bootstrap.is_empty(), ..View::default() });
     let driver = Driver::new(DriverConfig {
-        swarm,
-        silent,
-        peers: Peers::new(rules, protocol),
+        swarm: SwarmConfig {
+            identity: config.identity.clone(),
+            bind: config.libp2p_bind.clone(),
+            named,
+            rules,
+            silent: Silent::default(),
+            protocol,
+            is_server: config.is_server,
+        },
         book,
-        local: config.identity.peer_id(),
-        is_server: config.is_server,
         bootstrap: config.bootstrap.clone(),
         commands: told,
+        sightings: seen,
         view: show,
         stop: stop.clone(),
-    });
+    })?;
+    if config.mdns {
+        let (local, view) = (config.identity.libp2p_peer_id(), view.clone());
+        spawn(tasks, "mDNS", Mdns { local, view, sightings, stop: stop.clone() }.run());
+    }
     spawn(tasks, "libp2p driver", driver.run());
     Ok(Discovery { commands, view })
+}
+
+/// The private addresses of this machine at which its sockets can be reached. iroh tells of those of IPv6 only where there
+/// is no address of another kind, such as that of a bridge for containers.
+fn private_addresses(own: impl Iterator<Item = IpAddr>, bound: &[SocketAddr]) -> BTreeSet<TransportAddr> {
+    let is_for_others = |ip: &IpAddr| is_private(*ip) && !ip.is_loopback() && !is_v6_link_local(*ip);
+    let port_of = |ip: IpAddr| {
+        let of_all = bound.iter().find(|at| at.ip().is_unspecified() && at.is_ipv4() == ip.is_ipv4());
+        of_all.map(|at| TransportAddr::Ip(SocketAddr::new(ip, at.port())))
+    };
+    own.filter(is_for_others).filter_map(port_of).collect()
 }
 
 /// Signs where the node is, each time that changes.
@@ -368,7 +403,10 @@ async fn publish(
         drop(opened);
         endpoints.mark_unchanged();
         loop {
-            match AddressRecord::sign(&identity, addresses.get().addrs.into_iter().collect()) {
+            let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+            let private = private_addresses(interfaces.iter().map(|at| at.ip()), endpoint.bound());
+            let all: BTreeSet<TransportAddr> = addresses.get().addrs.into_iter().chain(private).collect();
+            match AddressRecord::sign(&identity, all.into_iter().collect()) {
                 Ok(record) => discovery.publish(record).await,
                 Err(error) => tracing::error!(%error, "the node's addresses can't be signed"),
             }
@@ -409,4 +447,26 @@ async fn supervise(mut tasks: JoinSet<&'static str>, stop: CancellationToken) ->
         stop.cancel();
     }
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_addresses_are_told_of_sockets_that_listen_on_all() {
+        let own = ["10.0.0.1", "fd00::1", "fe80::1", "127.0.0.1", "::1", "8.8.8.8", "2001:db8::1"];
+        let told = |bound: &[&str]| {
+            let bound: Vec<SocketAddr> = bound.iter().map(|at| at.parse().unwrap()).collect();
+            let told = private_addresses(own.iter().map(|ip| ip.parse().unwrap()), &bound);
+            let text = |address: TransportAddr| match address {
+                TransportAddr::Ip(at) => at.to_string(),
+                other => panic!("{other:?}"),
+            };
+            told.into_iter().map(text).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&["0.0.0.0:7", "[::]:8"]), ["10.0.0.1:7", "[fd00::1]:8"]);
+        assert_eq!(told(&["0.0.0.0:7", "[::1]:8"]), ["10.0.0.1:7"]);
+        assert_eq!(told(&["127.0.0.1:7"]), [""; 0]);
+    }
 }

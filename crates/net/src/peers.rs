@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    time::Instant,
 };
 
 use firn_exchange::PeerId;
@@ -16,6 +17,7 @@ use libp2p::{
 use crate::{
     dial::{DialRules, quic_address, quic_multiaddr},
     identity::peer_of_libp2p,
+    mdns::Sighting,
     routing::Networks,
 };
 
@@ -40,8 +42,8 @@ pub(crate) struct Peers {
     connections: BTreeMap<libp2p::PeerId, BTreeMap<ConnectionId, Seen>>,
     /// Connected ones that speak our Kademlia as servers.
     speaking: BTreeSet<libp2p::PeerId>,
-    /// Seen by mDNS, at these addresses.
-    nearby: BTreeMap<libp2p::PeerId, BTreeSet<Multiaddr>>,
+    /// Seen by mDNS, at these addresses, which hold until then.
+    nearby: BTreeMap<libp2p::PeerId, BTreeMap<Multiaddr, Instant>>,
     networks: Networks,
     in_table: usize,
     far_in_table: usize,
@@ -143,8 +145,9 @@ impl Peers {
         self.rules.allows(address)
     }
 
-    /// mDNS saw this. Gives the addresses to dial, if there are any.
-    pub(crate) fn nearby(&mut self, peer: libp2p::PeerId, address: Multiaddr) -> Option<Vec<Multiaddr>> {
+    /// mDNS saw this. Gives the addresses to dial, if this is a new one.
+    pub(crate) fn nearby(&mut self, seen: Sighting) -> Option<Vec<Multiaddr>> {
+        let Sighting { peer, address, until } = seen;
         let is_known = self.nearby.contains_key(&peer);
         let is_allowed = quic_address(&address).is_some_and(|address| self.rules.allows(address));
         if !is_allowed || peer_of_libp2p(&peer).is_err() || (!is_known && self.nearby.len() >= NEIGHBOURS_MAX)
@@ -152,25 +155,28 @@ impl Peers {
             return None;
         }
         let addresses = self.nearby.entry(peer).or_default();
-        if addresses.len() < NEIGHBOUR_ADDRESSES_MAX {
-            addresses.insert(address);
+        if let Some(known) = addresses.get_mut(&address) {
+            *known = until.max(*known);
+            return None;
         }
-        Some(addresses.iter().cloned().collect())
+        if addresses.len() < NEIGHBOUR_ADDRESSES_MAX {
+            addresses.insert(address, until);
+        }
+        Some(addresses.keys().cloned().collect())
     }
 
-    /// mDNS has not heard of this for long.
-    pub(crate) fn no_longer_nearby(&mut self, peer: libp2p::PeerId, address: &Multiaddr) {
-        let Some(addresses) = self.nearby.get_mut(&peer) else { return };
-        addresses.remove(address);
-        if addresses.is_empty() {
-            self.nearby.remove(&peer);
-        }
+    /// Forgets what mDNS has not heard of for long.
+    pub(crate) fn forget_those_gone(&mut self, now: Instant) {
+        self.nearby.retain(|_, addresses| {
+            addresses.retain(|_, until| now < *until);
+            !addresses.is_empty()
+        });
     }
 
     /// Those that mDNS saw and that aren't connected.
     pub(crate) fn neighbours_to_dial(&self) -> Vec<(libp2p::PeerId, Vec<Multiaddr>)> {
         let apart = self.nearby.iter().filter(|(peer, _)| !self.connections.contains_key(*peer));
-        apart.map(|(peer, addresses)| (*peer, addresses.iter().cloned().collect())).collect()
+        apart.map(|(peer, addresses)| (*peer, addresses.keys().cloned().collect())).collect()
     }
 
     /// Those that mDNS saw and that speak our protocol.
@@ -209,5 +215,40 @@ impl Peers {
     /// Peers in the routing table that mDNS doesn't see.
     pub(crate) fn far_in_table(&self) -> usize {
         self.far_in_table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_neighbour_is_dialled_when_it_is_new_and_forgotten_when_it_is_not_seen_for_long() {
+        let now = Instant::now();
+        let mut peers = Peers::new(DialRules::near(), StreamProtocol::new("/x"));
+        let peer = crate::identity::Identity::from_seed([1; 32]).libp2p_peer_id();
+        let seen = |address: &str, seconds| Sighting {
+            peer,
+            address: address.parse().unwrap(),
+            until: now + Duration::from_secs(seconds),
+        };
+        let (v4, v6) = ("/ip4/10.0.0.1/udp/1/quic-v1", "/ip6/fd00::1/udp/1/quic-v1");
+        assert_eq!(peers.nearby(seen(v4, 5)).unwrap(), [v4.parse().unwrap()]);
+        assert_eq!(peers.nearby(seen(v4, 9)), None, "it is known");
+        assert_eq!(peers.nearby(seen(v6, 5)).unwrap(), [v4, v6].map(|address| address.parse().unwrap()));
+        assert_eq!(peers.nearby(seen("/ip4/8.8.8.8/udp/1/quic-v1", 5)), None);
+        assert_eq!(peers.nearby(seen("/ip6/fe80::1/udp/1/quic-v1", 5)), None);
+        peers.forget_those_gone(now + Duration::from_secs(5));
+        assert_eq!(peers.neighbours_to_dial(), [(peer, vec![v4.parse().unwrap()])]);
+        for host in 0..2 * NEIGHBOURS_MAX {
+            let seed = [host as u8; 32];
+            let peer = crate::identity::Identity::from_seed(seed).libp2p_peer_id();
+            peers.nearby(Sighting { peer, ..seen(v4, 7) });
+        }
+        assert_eq!(peers.neighbours_to_dial().len(), NEIGHBOURS_MAX);
+        peers.forget_those_gone(now + Duration::from_secs(9));
+        assert_eq!(peers.neighbours_to_dial(), []);
     }
 }

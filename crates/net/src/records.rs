@@ -5,7 +5,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use libp2p::{
@@ -16,7 +16,10 @@ use libp2p::{
     },
 };
 
-use crate::address::{AddressRecord, RECORD_BYTES_MAX, peer_of_record_key};
+use crate::{
+    address::{AddressRecord, RECORD_BYTES_MAX, peer_of_record_key},
+    identity::peer_of_libp2p,
+};
 
 /// Provider records of others.
 pub(crate) const PROVIDER_RECORDS_MAX: usize = 1 << 18;
@@ -28,6 +31,8 @@ pub(crate) const PROVIDERS_OF_A_KEY_MAX: usize = 32;
 const ADDRESSES_OF_A_PROVIDER_MAX: usize = 8;
 /// Address records.
 const VALUE_RECORDS_MAX: usize = 1 << 14;
+/// Two records of one peer that come within this may have overtaken each other: what puts one gives up after 8 s.
+const OVERTAKING_MAX: Duration = Duration::from_secs(10);
 /// The longest key, in bytes.
 const KEY_BYTES_MAX: usize = 64;
 
@@ -48,7 +53,14 @@ pub(crate) struct Records {
     keys: BTreeMap<KeyBytes, BTreeMap<PeerId, Option<Instant>>>,
     providers: BTreeMap<PeerId, Provider>,
     records: usize,
-    values: BTreeMap<KeyBytes, Record>,
+    values: BTreeMap<KeyBytes, Value>,
+}
+
+/// An address record.
+struct Value {
+    record: Record,
+    /// When it came; `None` for this node's own.
+    kept: Option<Instant>,
 }
 
 impl Records {
@@ -71,29 +83,52 @@ impl Records {
         self.add_provider(record)
     }
 
-    /// Keeps an address record, if it is one and no later one is here.
-    pub(crate) fn keep_value(&mut self, record: Record, now: Instant) -> Result<()> {
+    /// Keeps an address record that its signer itself, `source`, has sent: what it says last holds, whatever the clocks
+    /// say. Nobody else can put an old record in the place of a new one.
+    ///
+    /// Two that come at almost the same time may have overtaken each other, and are told apart by when they were signed.
+    pub(crate) fn keep_value(
+        &mut self,
+        source: PeerId,
+        record: Record,
+        now: Instant,
+        now_us: u64,
+    ) -> Result<()> {
         let verified = |record: &Record| {
             let peer = peer_of_record_key(&record.key)?;
             AddressRecord::verify(peer, &record.value).ok()
         };
-        let Some(offered) = verified(&record) else {
-            tracing::debug!("a forged address record was not kept");
+        let is_of_source = |record: &AddressRecord| peer_of_libp2p(&source) == Ok(record.peer());
+        let Some(offered) = verified(&record).filter(is_of_source) else {
+            tracing::debug!(%source, "a forged or relayed address record was not kept");
             return Ok(());
         };
-        let known = self.values.get(record.key.as_ref()).filter(|known| !known.is_expired(now));
-        if known.and_then(verified).is_some_and(|known| known.signed_at_us() > offered.signed_at_us()) {
+        let known = self.values.get(record.key.as_ref());
+        let just_kept = known.filter(|known| known.kept.is_some_and(|kept| now < kept + OVERTAKING_MAX));
+        let known = just_kept.and_then(|known| verified(&known.record));
+        if known.is_some_and(|known| known.believed_at_us(now_us) > offered.signed_at_us()) {
             return Ok(());
         }
         if self.values.len() >= VALUE_RECORDS_MAX {
             self.purge(now);
         }
-        self.put(record)
+        self.put_value(record, Some(now))
+    }
+
+    fn put_value(&mut self, record: Record, kept: Option<Instant>) -> Result<()> {
+        if record.value.len() > RECORD_BYTES_MAX || record.key.as_ref().len() > KEY_BYTES_MAX {
+            return Err(Error::ValueTooLarge);
+        }
+        if self.values.len() >= VALUE_RECORDS_MAX && !self.values.contains_key(record.key.as_ref()) {
+            return Err(Error::MaxRecords);
+        }
+        self.values.insert(record.key.as_ref().into(), Value { record, kept });
+        Ok(())
     }
 
     /// Drops what has expired.
     pub(crate) fn purge(&mut self, now: Instant) {
-        self.values.retain(|_, record| !record.is_expired(now));
+        self.values.retain(|_, value| !value.record.is_expired(now));
         let Self { keys, providers, records, .. } = self;
         keys.retain(|_, of_key| {
             of_key.retain(|provider, expires| {
@@ -128,18 +163,11 @@ impl RecordStore for Records {
     type ProvidedIter<'a> = Box<dyn Iterator<Item = Cow<'a, ProviderRecord>> + 'a>;
 
     fn get(&self, key: &RecordKey) -> Option<Cow<'_, Record>> {
-        self.values.get(key.as_ref()).map(Cow::Borrowed)
+        self.values.get(key.as_ref()).map(|value| Cow::Borrowed(&value.record))
     }
 
     fn put(&mut self, record: Record) -> Result<()> {
-        if record.value.len() > RECORD_BYTES_MAX || record.key.as_ref().len() > KEY_BYTES_MAX {
-            return Err(Error::ValueTooLarge);
-        }
-        if self.values.len() >= VALUE_RECORDS_MAX && !self.values.contains_key(record.key.as_ref()) {
-            return Err(Error::MaxRecords);
-        }
-        self.values.insert(record.key.as_ref().into(), record);
-        Ok(())
+        self.put_value(record, None)
     }
 
     fn remove(&mut self, key: &RecordKey) {
@@ -147,7 +175,7 @@ impl RecordStore for Records {
     }
 
     fn records(&self) -> Self::RecordsIter<'_> {
-        Box::new(self.values.values().map(Cow::Borrowed))
+        Box::new(self.values.values().map(|value| Cow::Borrowed(&value.record)))
     }
 
     fn add_provider(&mut self, record: ProviderRecord) -> Result<()> {
@@ -284,21 +312,59 @@ mod tests {
         assert_eq!(records.providers(&key(7)).len(), 1);
     }
 
-    #[test]
-    fn only_the_latest_true_address_record_is_kept() {
-        let now = Instant::now();
-        let mut records = Records::new(PeerId::random());
+    /// The record store of a node, and records of one other: at port n the nth that was signed.
+    fn signed(count: u16) -> (Records, Identity, Vec<AddressRecord>) {
         let identity = Identity::from_seed([1; 32]);
         let at = |port| vec![TransportAddr::Ip(([10, 0, 0, 1], port).into())];
-        let old = AddressRecord::sign(&identity, at(1)).unwrap();
-        let new = AddressRecord::sign(&identity, at(2)).unwrap();
-        let forged = AddressRecord::sign(&Identity::from_seed([2; 32]), at(3)).unwrap();
-        let key = record_key(identity.peer_id());
-        for offered in [&forged, &old, &new, &forged, &old] {
-            records.keep_value(Record::new(key.clone(), offered.as_bytes().to_vec()), now).unwrap();
+        let records = (1..=count).map(|port| AddressRecord::sign(&identity, at(port)).unwrap()).collect();
+        (Records::new(PeerId::random()), identity, records)
+    }
+
+    fn record(key: &RecordKey, address: &AddressRecord) -> Record {
+        Record::new(key.clone(), address.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn an_address_record_is_put_by_its_signer_alone() {
+        let (mut records, identity, signed) = signed(2);
+        let (key, now, now_us) = (record_key(identity.peer_id()), Instant::now(), signed[1].signed_at_us());
+        let (signer, other) = (identity.libp2p_peer_id(), Identity::from_seed([2; 32]));
+        let nowhere = vec![TransportAddr::Ip(([10, 0, 0, 1], 9).into())];
+        let forged = AddressRecord::sign(&other, nowhere).unwrap();
+        for (source, offered) in [
+            (signer, &forged),
+            (other.libp2p_peer_id(), &forged),
+            (signer, &signed[1]),
+            (other.libp2p_peer_id(), &signed[0]),
+            (PeerId::random(), &signed[0]),
+        ] {
+            records.keep_value(source, record(&key, offered), now + OVERTAKING_MAX, now_us).unwrap();
         }
-        assert_eq!(records.get(&key).unwrap().value, new.as_bytes());
-        records.keep_value(Record::new(RecordKey::new(b"anything"), vec![1, 2, 3]), now).unwrap();
+        assert_eq!(records.get(&key).unwrap().value, signed[1].as_bytes());
+        let anything = Record::new(RecordKey::new(b"anything"), vec![1, 2, 3]);
+        records.keep_value(signer, anything, now, now_us).unwrap();
         assert_eq!(records.records().count(), 1);
+    }
+
+    #[test]
+    fn what_a_node_says_last_of_its_address_holds_whatever_its_clock_said_before() {
+        let now = Instant::now();
+        // Which two come, how long after each other, and what this node's clock says: which of them stands then.
+        let second = Duration::from_secs(1);
+        for (order, between, clock, stands, why) in [
+            ([0, 1], second, 1, 1, "a later one"),
+            ([1, 0], second, 1, 1, "an earlier one that was overtaken"),
+            ([1, 0], second, 0, 0, "the other one is of the future"),
+            ([1, 0], OVERTAKING_MAX, 1, 0, "the clock was set back long after"),
+            ([1, 1], OVERTAKING_MAX, 1, 1, "the same again"),
+        ] {
+            let (mut records, identity, signed) = signed(2);
+            let (key, now_us) = (record_key(identity.peer_id()), signed[clock].signed_at_us());
+            for (at, which) in [(now, order[0]), (now + between, order[1])] {
+                let offered = record(&key, &signed[which]);
+                records.keep_value(identity.libp2p_peer_id(), offered, at, now_us).unwrap();
+            }
+            assert_eq!(records.get(&key).unwrap().value, signed[stands].as_bytes(), "{why}");
+        }
     }
 }

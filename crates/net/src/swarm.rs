@@ -1,12 +1,12 @@
-//! libp2p, put together: QUIC, Kademlia under our own name, identify, ping, limits and, if wanted, mDNS.
+//! libp2p, put together: QUIC, Kademlia under our own name, identify, ping and limits.
 
 use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use libp2p::{
     Multiaddr, StreamProtocol, Swarm, Transport, connection_limits,
     core::muxing::StreamMuxerBox,
-    identify, kad, mdns, ping, quic,
-    swarm::{self, NetworkBehaviour, behaviour::toggle::Toggle},
+    identify, kad, ping, quic,
+    swarm::{self, NetworkBehaviour},
 };
 
 use crate::{
@@ -52,19 +52,18 @@ pub(crate) struct Behaviour {
     pub(crate) kad: kad::Behaviour<Records>,
     identify: identify::Behaviour,
     ping: ping::Behaviour,
-    mdns: Toggle<mdns::tokio::Behaviour>,
 }
 
 /// What of the configuration concerns libp2p.
-pub(crate) struct SwarmConfig<'a> {
-    pub(crate) identity: &'a Identity,
-    pub(crate) bind: &'a [SocketAddr],
+#[derive(Clone)]
+pub(crate) struct SwarmConfig {
+    pub(crate) identity: Identity,
+    pub(crate) bind: Vec<SocketAddr>,
     pub(crate) named: BTreeSet<SocketAddr>,
-    pub(crate) rules: &'a DialRules,
+    pub(crate) rules: DialRules,
     pub(crate) silent: Silent,
     pub(crate) protocol: StreamProtocol,
     pub(crate) is_server: bool,
-    pub(crate) mdns: bool,
 }
 
 /// The name of the DHT: everybody's, or that of a private network.
@@ -79,7 +78,7 @@ pub(crate) fn kad_protocol(network: Option<&str>) -> Result<StreamProtocol, NetE
 }
 
 /// Builds the swarm and binds its sockets.
-pub(crate) fn build(config: &SwarmConfig<'_>) -> Result<Swarm<Behaviour>, NetError> {
+pub(crate) fn build(config: &SwarmConfig) -> Result<Swarm<Behaviour>, NetError> {
     let mut quic = quic::Config::new(config.identity.keypair());
     quic.handshake_timeout = HANDSHAKE_TIMEOUT;
     quic.max_concurrent_stream_limit = STREAMS_MAX;
@@ -94,8 +93,8 @@ pub(crate) fn build(config: &SwarmConfig<'_>) -> Result<Swarm<Behaviour>, NetErr
     let transport = transport.map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection))).boxed();
     let local = config.identity.libp2p_peer_id();
     let executor = swarm::Config::with_tokio_executor().with_idle_connection_timeout(IDLE_TIMEOUT);
-    let mut swarm = Swarm::new(transport, behaviour(config, local)?, local, executor);
-    for address in config.bind {
+    let mut swarm = Swarm::new(transport, behaviour(config, local), local, executor);
+    for address in &config.bind {
         let listening: Multiaddr = quic_multiaddr(*address);
         swarm
             .listen_on(listening)
@@ -104,7 +103,7 @@ pub(crate) fn build(config: &SwarmConfig<'_>) -> Result<Swarm<Behaviour>, NetErr
     Ok(swarm)
 }
 
-fn behaviour(config: &SwarmConfig<'_>, local: libp2p::PeerId) -> Result<Behaviour, NetError> {
+fn behaviour(config: &SwarmConfig, local: libp2p::PeerId) -> Behaviour {
     let limits = connection_limits::ConnectionLimits::default()
         .with_max_established(Some(CONNECTIONS_MAX))
         .with_max_established_incoming(Some(INCOMING_MAX))
@@ -115,17 +114,15 @@ fn behaviour(config: &SwarmConfig<'_>, local: libp2p::PeerId) -> Result<Behaviou
     let identify = identify::Config::new(PROTOCOL.into(), config.identity.keypair().public())
         .with_agent_version("firn".into())
         .with_cache_size(0);
-    let mdns = config.mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), local)).transpose();
-    Ok(Behaviour {
+    Behaviour {
         limits: connection_limits::Behaviour::new(limits),
         kad: kademlia(config, local),
         identify: identify::Behaviour::new(identify),
         ping: ping::Behaviour::default(),
-        mdns: mdns.map_err(NetError::Mdns)?.into(),
-    })
+    }
 }
 
-fn kademlia(config: &SwarmConfig<'_>, local: libp2p::PeerId) -> kad::Behaviour<Records> {
+fn kademlia(config: &SwarmConfig, local: libp2p::PeerId) -> kad::Behaviour<Records> {
     let mut kademlia = kad::Config::new(config.protocol.clone());
     kademlia
         .set_query_timeout(QUERY_TIMEOUT)

@@ -144,6 +144,7 @@ impl Operations for Ops {
             provider_records: net.as_ref().map_or(0, |net| net.provider_records as u64),
             adopt: self.adopting.status().await,
             traffic: net.as_ref().map(|net| traffic_status(&net.traffic)),
+            duplicates: net.iter().flat_map(|net| &net.duplicates).map(ToString::to_string).collect(),
             liars: self.engine.liars(remembered::now()).into_iter().map(liar_status).collect(),
         })
     }

@@ -46,6 +46,7 @@ pub fn status(reply: &StatusReply) -> Answer {
         "provider_records": reply.provider_records,
         "transfers": reply.transfers.iter().map(transfer_json).collect::<Vec<_>>(),
         "peers": reply.peers.iter().map(peer_status_json).collect::<Vec<_>>(),
+        "duplicates": reply.duplicates,
         "liars": reply.liars.iter().map(liar_json).collect::<Vec<_>>(),
     });
     Answer { json, text: status_text(reply, &store, remembered::now()), remarks: String::new() }
@@ -82,6 +83,7 @@ fn status_text(reply: &StatusReply, store: &StoreStatus, now: UnixSeconds) -> St
         let uptime = std::time::Duration::from_secs(reply.uptime_seconds);
         row("node", format!("{}, version {}, up {}", reply.role, reply.version, HumanDuration(uptime)));
         row("id", reply.peer_id.clone());
+        row("also at", duplicates_text(&reply.duplicates));
         row("http", reply.http_address.clone());
         row("iroh", reply.iroh_addresses.join(" "));
         row("multiaddr", reply.multiaddrs.join(" "));
@@ -114,6 +116,16 @@ fn status_text(reply: &StatusReply, store: &StoreStatus, now: UnixSeconds) -> St
     }
     lines.extend(reply.liars.iter().map(|liar| liar_line(liar, now)));
     lines.join("\n") + "\n"
+}
+
+fn duplicates_text(duplicates: &[String]) -> String {
+    if duplicates.is_empty() {
+        return String::new();
+    }
+    format!(
+        "{}: another node has this identity; delete node.key in the data directory of one, and restart it",
+        duplicates.join(" ")
+    )
 }
 
 fn transfer_json(transfer: &TransferStatus) -> Value {

@@ -59,6 +59,7 @@ fn status_names_peers_and_liars() {
         peers: vec![peer],
         transfers: vec![transfer],
         traffic: Some(traffic),
+        duplicates: vec!["10.0.0.9:7335".into()],
         liars: vec![LiarStatus {
             id: "cd".into(),
             reason: "a false root".into(),
@@ -70,7 +71,7 @@ fn status_names_peers_and_liars() {
     let answer = status(&reply);
     assert_eq!(
         shape(&answer.json),
-        "{adopt,data_dir,http,iroh,liars[{at,id,reason}],multiaddrs,network,peer_id,\
+        "{adopt,data_dir,duplicates[],http,iroh,liars[{at,id,reason}],multiaddrs,network,peer_id,\
          peers[{answered,asked,connected,connections,download_rate,id,lies[],received_bytes,requests,route,sent_bytes,\
          shared[],\
          upload_rate,via}],provider_records,role,running,\
@@ -98,6 +99,7 @@ fn status_names_peers_and_liars() {
         "gave 2.00 KiB in 1 answer;",
         "  had /nix/store/x",
         "  LIED: a wrong byte",
+        "also at      10.0.0.9:7335: another node has this identity",
     ] {
         assert!(answer.text.contains(line), "{line} is not in\n{}", answer.text);
     }

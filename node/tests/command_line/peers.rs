@@ -119,6 +119,24 @@ fn what_cannot_be_dialled_is_told_at_once() {
     }
 }
 
+#[test]
+fn a_configuration_that_names_this_node_elsewhere_tells_of_a_clone() {
+    let (original, clone) = (Firn::new(), Firn::new());
+    let node = original.node(&["--role", "seed"]);
+    let data_dir = ".local/share/firn";
+    fs::create_dir_all(clone.path(data_dir)).unwrap();
+    fs::copy(original.path(data_dir).join("node.key"), clone.path(data_dir).join("node.key")).unwrap();
+    let (peer, address) = (node.peer(), node.peer().split_once('@').unwrap().1.to_owned());
+    let other = clone.node(&["--role", "seed", "--peer", &peer]);
+    let (_, status) = clone.json(&["status"], &[]);
+    assert_eq!(status["duplicates"], Value::from(vec![address]), "{status}");
+    let human = clone.run(&["status"], &[]);
+    assert!(text(&human.stdout).contains("delete node.key"), "{}", text(&human.stdout));
+    assert_eq!(original.json(&["status"], &[]).1["duplicates"], Value::Array(Vec::new()));
+    other.end();
+    node.end();
+}
+
 /// Asks the node for its status until what it says of its transfers will do.
 fn wait_for_transfers(firn: &Firn, will_do: impl Fn(&Vec<Value>) -> bool) -> Value {
     let begun = Instant::now();

@@ -85,6 +85,13 @@ impl Lan {
         ip(&["-n", &self.switch, "link", "set", &port_of(host), "type", "bridge_slave", "isolated", "on"]);
     }
 
+    /// Takes IPv4 away from a host, and gives it a private address of IPv6.
+    pub fn speak_ipv6_alone(&self, host: &Host) {
+        let address = format!("fd77::{}/64", host.address().octets()[3]);
+        host.succeed("ip", &["-4", "address", "flush", "dev", "eth0"]);
+        host.succeed("ip", &["address", "add", &address, "dev", "eth0", "nodad"]);
+    }
+
     fn set_port(&self, host: &Host, state: &str) {
         ip(&["-n", &self.switch, "link", "set", &port_of(host), state]);
     }

@@ -182,6 +182,62 @@ fn neighbours_on_a_lan_find_each_other() {
 }
 
 #[test]
+fn neighbours_find_each_other_where_there_is_no_ipv4() {
+    let lan = Lan::new();
+    let (owner, neighbour) = (lan.host("owner"), lan.host("neighbour"));
+    for host in [&owner, &neighbour] {
+        lan.speak_ipv6_alone(host);
+    }
+    // A second interface, where nobody is, comes first.
+    neighbour.succeed("ip", &["link", "add", "aaa0", "type", "veth", "peer", "name", "aaa1"]);
+    neighbour.succeed("ip", &["address", "add", "fd99::1/64", "dev", "aaa0", "nodad"]);
+    neighbour.succeed("ip", &["link", "set", "aaa0", "up"]);
+    neighbour.succeed("ip", &["link", "set", "aaa1", "up"]);
+    // The other has something like a bridge for containers, with an address of IPv4.
+    owner.succeed("ip", &["link", "add", "aaa0", "type", "veth", "peer", "name", "aaa1"]);
+    owner.succeed("ip", &["address", "add", "172.17.0.1/16", "dev", "aaa0"]);
+    owner.succeed("ip", &["link", "set", "aaa0", "up"]);
+    owner.succeed("ip", &["link", "set", "aaa1", "up"]);
+    let site = owner.path("home/site");
+    write_site(&site);
+    let o = Node::start(&owner, &["--role", "lan"]);
+    let added = firn_ok(&owner, &["add", "--share", site.to_str().unwrap()]);
+    let n = Node::start(&neighbour, &["--role", "lan"]);
+    let out = neighbour.path("home/copy");
+    get(&neighbour, &[text(&added["root"]), "-o", out.to_str().unwrap()]);
+    assert_same_tree(&site, &out);
+    assert_eq!(n.peer(o.id())["via"], "mdns");
+    // Without a node, a command finds them, too.
+    n.end();
+    let other = neighbour.path("home/other");
+    get(
+        &neighbour,
+        &[text(&added["root"]), "--mdns", "true", "--dial", "private", "--data-dir", other.to_str().unwrap()],
+    );
+}
+
+#[test]
+fn a_cloned_machine_is_named_on_both() {
+    let lan = Lan::new();
+    let (original, clone) = (lan.host("original"), lan.host("clone"));
+    Node::start(&original, &["--role", "lan"]).end();
+    let data_dir = "home/.local/share/firn";
+    fs::create_dir_all(clone.path(data_dir)).unwrap();
+    fs::copy(original.path(data_dir).join("node.key"), clone.path(data_dir).join("node.key")).unwrap();
+
+    let o = Node::start(&original, &["--role", "lan"]);
+    assert_eq!(o.status()["duplicates"], Value::Array(Vec::new()), "it is alone");
+    let c = Node::start(&clone, &["--role", "lan"]);
+    assert_eq!(o.id(), c.id());
+    for (node, other) in [(&o, &clone), (&c, &original)] {
+        let there = format!("{}:7335", other.address());
+        eventually("it knows of the other", FOUND_WITHIN, || {
+            (node.status()["duplicates"] == Value::from(vec![there.clone()])).then_some(())
+        });
+    }
+}
+
+#[test]
 fn a_tree_goes_from_machine_to_machine_without_nix() {
     let internet = Lan::internet();
     let (publisher, consumer) = (internet.host("publisher"), internet.host("consumer"));

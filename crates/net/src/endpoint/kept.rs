@@ -3,7 +3,7 @@
 //! A panic in one of iroh's tasks ends that task alone, but leaves an endpoint that connects to nobody and takes nobody in.
 //! It is looked for by asking the endpoint for the address of a peer that does not exist, which takes no packet.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use iroh::{
     Endpoint, EndpointAddr, SecretKey,
@@ -55,6 +55,11 @@ impl KeptEndpoint {
         let mut current = self.current.subscribe();
         let endpoint = current.wait_for(Option::is_some).await.expect("the sender is in self");
         endpoint.clone().expect("it was waited for")
+    }
+
+    /// Where it is bound, also while it is being replaced.
+    pub(crate) fn bound(&self) -> &[SocketAddr] {
+        &self.binding.addresses
     }
 
     /// Is told each time that the endpoint has failed, and each time that it was replaced.

@@ -146,14 +146,13 @@ async fn forge(entrance: &[Multiaddr], victim: PeerId) {
     let nowhere = vec![TransportAddr::Ip("127.0.0.1:9".parse().unwrap())];
     let forged = AddressRecord::sign(&forger, nowhere).unwrap();
     let mut swarm = swarm::build(&SwarmConfig {
-        identity: &forger,
-        bind: &["127.0.0.1:0".parse().unwrap()],
+        identity: forger,
+        bind: vec!["127.0.0.1:0".parse().unwrap()],
         named: BTreeSet::new(),
-        rules: &DialRules::near().with_loopback(),
+        rules: DialRules::near().with_loopback(),
         silent: Silent::default(),
         protocol: kad_protocol(None).unwrap(),
         is_server: false,
-        mdns: false,
     })
     .unwrap();
     swarm.dial(entrance[0].clone()).unwrap();
@@ -207,4 +206,71 @@ async fn a_look_up_that_is_dropped_leaves_the_others_alone() {
     }
     find(&consumer, 1, provider.status().peer).await;
     shut_down([consumer, provider, bootstrap]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swarm_that_panics_is_opened_anew_where_it_was_and_what_it_announced_is_announced_again() {
+    let bootstrap = start(server(1, &[]), Manner::Echo).await;
+    let entrance = entrance(&bootstrap).await;
+    let provider = start(server(2, &entrance), Manner::Echo).await;
+    let id = provider.status().peer;
+    provider.announce(vec![key(1)]).await;
+    let before = start(far(3, &entrance), Manner::Echo).await;
+    find(&before, 1, id).await;
+
+    // With the swarm goes what it kept for others.
+    bootstrap.discovery().unwrap().panic().await;
+    until("it is another swarm", || bootstrap.status().provider_records == 0).await;
+    until("it listens again", || !bootstrap.status().libp2p.is_empty()).await;
+    assert_eq!(bootstrap.status().libp2p, entrance);
+    provider.discovery().unwrap().panic().await;
+
+    let after = start(far(4, &entrance), Manner::Echo).await;
+    find(&after, 1, id).await;
+    assert_eq!(ask(&after, id, request()).await.unwrap(), echo(&after, &request()));
+    find(&before, 1, id).await;
+    assert_eq!(provider.status().announced, 1);
+    shut_down([before, after, provider, bootstrap]).await;
+}
+
+/// A node on loopback with the identity of another one.
+async fn clone_of(seed: u8, change: impl FnOnce(&mut NetConfig)) -> Net {
+    let mut config = server(seed, &[]);
+    change(&mut config);
+    start(config, Manner::Echo).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_the_identity_of_another_one_is_recognised_by_a_handshake() {
+    let original = start(server(1, &[]), Manner::Echo).await;
+    let entrance = entrance(&original).await;
+    assert_eq!(original.status().duplicates, []);
+    let clone = clone_of(1, |config| config.bootstrap = entrance.clone()).await;
+    let dialled = crate::dial::quic_address(&entrance[0]).unwrap();
+    until("the clone knows", || clone.status().duplicates == [dialled]).await;
+    until("the original knows", || original.status().duplicates.len() == 1).await;
+    shut_down([clone, original]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_named_to_itself_is_nobody_else() {
+    let early = start(server(1, &[]), Manner::Echo).await;
+    let (entrance, at) = (entrance(&early).await, named(&early));
+    let libp2p = crate::dial::quic_address(&entrance[0]).unwrap();
+    shut_down([early]).await;
+    let config = NetConfig {
+        iroh_bind: vec![at.address],
+        libp2p_bind: vec![libp2p],
+        bootstrap: entrance,
+        peers: vec![at],
+        ..server(1, &[])
+    };
+    let net = start_again(config, Manner::Echo).await;
+    until("it has dialled itself", || net.discovery().unwrap().view.borrow().met_itself > 0).await;
+    assert_eq!(net.status().duplicates, []);
+    shut_down([net]).await;
+
+    let elsewhere = clone_of(1, |config| config.peers = vec![at]).await;
+    assert_eq!(elsewhere.status().duplicates, [at.address], "the configuration says so");
+    shut_down([elsewhere]).await;
 }
