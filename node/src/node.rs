@@ -36,7 +36,7 @@ use crate::{
 
 /// A fetch that has not ended by then fails. Long enough for any path over any link worth using.
 const FETCH_DEADLINE: Micros = Micros::from_millis(6 * 3600 * 1000);
-/// How long what is committed is gathered before it is announced.
+/// Between two announcements: what is committed meanwhile is gathered.
 const ANNOUNCE_DELAY: Duration = Duration::from_millis(200);
 /// How long the start waits to learn where the DHT can be reached; without an interface it never can.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -230,10 +230,10 @@ impl Node {
             loop {
                 changes.mark_unchanged();
                 net.announce(engine.keys()).await;
+                // What is committed first is announced at once: whoever is told of it asks at once.
                 let changed = async {
-                    let changed = changes.changed().await;
                     tokio::time::sleep(ANNOUNCE_DELAY).await;
-                    changed
+                    changes.changed().await
                 };
                 match stop.run_until_cancelled(changed).await {
                     Some(Ok(())) => {}

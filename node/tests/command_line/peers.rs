@@ -137,6 +137,21 @@ fn a_configuration_that_names_this_node_elsewhere_tells_of_a_clone() {
     node.end();
 }
 
+#[test]
+fn what_was_just_shared_is_found_by_the_dht() {
+    let seeder = Firn::new();
+    let node = seeder.node(&["--role", "seed"]);
+    let any = "127.0.0.1:0";
+    for number in 0..5 {
+        fs::write(seeder.path("file"), format!("{number}")).unwrap();
+        let root = lines(&seeder.run(&["add", "--share", "file"], &[])).remove(1);
+        let ask = ["get", &root, "--iroh", any, "--libp2p", any, "--bootstrap", node.multiaddr()];
+        let (code, got) = Firn::new().json(&ask, &[]);
+        assert_eq!(code, 0, "{got}");
+    }
+    node.end();
+}
+
 /// Asks the node for its status until what it says of its transfers will do.
 fn wait_for_transfers(firn: &Firn, will_do: impl Fn(&Vec<Value>) -> bool) -> Value {
     let begun = Instant::now();
