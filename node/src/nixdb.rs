@@ -1,9 +1,11 @@
 //! What Nix's own SQLite database says of the paths in the Nix store.
 //!
-//! The database belongs to root and is in WAL mode. An ordinary user opens it with `mode=ro`. That fails where no
-//! process has it open: SQLite would have to make the `-wal` and `-shm` files beside it, and the user may not. With no
-//! `-wal` there is nothing but the database file itself, so `immutable=1` reads it without any lock; whether it stayed
-//! as it was meanwhile is looked at afterwards. Each read opens the database afresh, since neither way sees later changes.
+//! The database belongs to root and is in WAL mode, or, with `use-sqlite-wal = false`, in that of a rollback journal. An
+//! ordinary user opens it with `mode=ro`. In WAL mode that fails where no process has it open: SQLite would have to make
+//! the `-wal` and `-shm` files beside it, and the user may not. With no `-wal` and no journal there is nothing but the
+//! database file itself, and `immutable=1` reads that. SQLite takes no lock then, so we do: see [`NixStore::read_alone`].
+//! What another process holds a lock on, or has left half done, is waited for, and then is an error: nothing is ever read
+//! without a lock. Each read opens the database afresh, since neither way sees later changes.
 //!
 //! The tables are those of Nix's `schema.sql`, version 10:
 //! `ValidPaths(id, path, hash, deriver, narSize, sigs, ca, ..)` and `Refs(referrer, reference)`, where `hash` is
@@ -18,12 +20,17 @@ use std::{
     io,
     os::unix::ffi::{OsStrExt, OsStringExt},
     path::{Path, PathBuf},
-    time::Duration,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use firn_nix::{ContentAddress, NarFacts, PublicKey, STORE_DIR, Signature, StorePath, fingerprint};
 pub use listing::{DatabaseState, Registration, RegistrationId, RowDigest};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
+use rustix::{
+    fs::{FlockOperation, fcntl_lock},
+    io::Errno,
+};
 
 /// What stands in place of a deriver that is not known.
 const NO_DERIVER: &str = "unknown-deriver";
@@ -31,11 +38,12 @@ const NO_DERIVER: &str = "unknown-deriver";
 /// How long a writer is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a read is tried that falls into the moment in which a writer comes or goes.
-const READ_TRIES_MAX: u32 = 50;
-
-/// How long a read waits before it is tried again.
+/// How long a read waits before it is tried again, where it falls into the moment in which a writer comes or goes.
 const READ_PAUSE: Duration = Duration::from_millis(20);
+
+/// Held during each read. Locks on a file belong to the process, and closing the file once gives up all of them: two
+/// connections of which one is not SQLite's usual kind would take each other's away.
+static READING: Mutex<()> = Mutex::new(());
 
 /// One store path as Nix knows it.
 #[derive(Debug, Clone)]
@@ -97,7 +105,18 @@ pub enum NixDatabaseError {
         #[source]
         source: io::Error,
     },
-    /// It could not be read though it was tried for a second.
+    /// Another process has it locked, and did not give it free in time.
+    #[error(
+        "Nix's database {0} is locked by another process, which writes to it: try again once that has ended"
+    )]
+    Locked(PathBuf),
+    /// A write was broken off, and its journal waits to be rolled back, which changes the file.
+    #[error(
+        "Nix's database {0} has a journal of a write that was broken off: any command of Nix by the user to whom it \
+         belongs (such as `nix-store --verify`) rolls it back"
+    )]
+    HotJournal(PathBuf),
+    /// It could not be read though it was tried for seconds.
     #[error("Nix's database {0} can't be read by this user just now, since others write to it")]
     Restless(PathBuf),
     /// Nix does not hold this path to be valid.
@@ -116,6 +135,13 @@ pub enum NixDatabaseError {
     },
 }
 
+impl NixDatabaseError {
+    /// Whether it may be otherwise in a moment.
+    fn may_pass(&self) -> bool {
+        matches!(self, Self::Locked(_) | Self::HotJournal(_) | Self::Restless(_))
+    }
+}
+
 /// A column that Nix leaves empty only in very old databases.
 #[derive(Debug, thiserror::Error)]
 #[error("it is empty or out of range; `nix-store --verify` may mend that")]
@@ -126,6 +152,7 @@ struct EmptyColumn;
 pub struct NixStore {
     store_dir_on_disk: PathBuf,
     database: PathBuf,
+    busy_timeout: Duration,
 }
 
 impl NixStore {
@@ -135,7 +162,11 @@ impl NixStore {
             Some(dir) if nix_root == Path::new("/") => dir.into(),
             _ => nix_root.join("nix/var/nix"),
         };
-        Self { store_dir_on_disk: nix_root.join("nix/store"), database: state_dir.join("db/db.sqlite") }
+        Self {
+            store_dir_on_disk: nix_root.join("nix/store"),
+            database: state_dir.join("db/db.sqlite"),
+            busy_timeout: BUSY_TIMEOUT,
+        }
     }
 
     /// Where a store path's files are.
@@ -180,39 +211,71 @@ impl NixStore {
         &self,
         query: impl Fn(&Transaction<'_>) -> Result<T, NixDatabaseError>,
     ) -> Result<T, NixDatabaseError> {
-        for _ in 0..READ_TRIES_MAX {
-            match self.open("mode=ro") {
-                Ok(mut connection) => {
-                    return query(&connection.transaction().map_err(|source| self.sqlite(source))?);
+        let _reading = READING.lock().unwrap_or_else(PoisonError::into_inner);
+        let begun = Instant::now();
+        loop {
+            match self.read_once(&query) {
+                Err(error) if error.may_pass() && begun.elapsed() < self.busy_timeout => {
+                    std::thread::sleep(READ_PAUSE)
                 }
-                Err(_) if !self.database.exists() => {
-                    return Err(NixDatabaseError::Absent(self.database.clone()));
-                }
-                Err(error) if !may_pass(&error) => return Err(self.sqlite(error)),
-                Err(_) => {}
+                result => return result,
             }
-            if let Some(result) = self.read_immutable(&query)? {
-                return result;
-            }
-            std::thread::sleep(READ_PAUSE);
         }
-        Err(NixDatabaseError::Restless(self.database.clone()))
     }
 
-    /// Reads the file as it is; `None` if there is more than the file, or if it was written to meanwhile.
-    fn read_immutable<T>(
+    fn read_once<T>(
         &self,
         query: impl Fn(&Transaction<'_>) -> Result<T, NixDatabaseError>,
-    ) -> Result<Option<Result<T, NixDatabaseError>>, NixDatabaseError> {
+    ) -> Result<T, NixDatabaseError> {
+        match self.open("mode=ro") {
+            Ok(mut connection) => query(&connection.transaction().map_err(|source| self.sqlite(source))?),
+            Err(_) if !self.database.exists() => Err(NixDatabaseError::Absent(self.database.clone())),
+            Err(error) => match error.sqlite_error_code() {
+                // Who may not make the files beside the database meets these; everybody does where a journal is left.
+                Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly) => self.read_alone(query),
+                _ => Err(self.sqlite(error)),
+            },
+        }
+    }
+
+    /// Reads the file as it is, under a lock of ours, if there is nothing beside it.
+    ///
+    /// The lock is one for reading, on all of the file, so it has the bytes of SQLite's SHARED lock in it, and those by
+    /// which a writer says that it will write. A writer with a rollback journal cannot begin while it is held. One in WAL
+    /// mode can, but it makes the `-wal` first, and cannot remove that again: for that it needs the file for itself. So
+    /// where there is no `-wal` at the end there was no writer.
+    fn read_alone<T>(
+        &self,
+        query: impl Fn(&Transaction<'_>) -> Result<T, NixDatabaseError>,
+    ) -> Result<T, NixDatabaseError> {
+        let failed = |source| NixDatabaseError::File { database: self.database.clone(), source };
+        let file = std::fs::File::open(&self.database).map_err(failed)?;
+        match fcntl_lock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => {}
+            Err(Errno::AGAIN | Errno::ACCESS) => return Err(NixDatabaseError::Locked(self.database.clone())),
+            Err(error) => return Err(failed(error.into())),
+        }
+        if self.has_journal().map_err(failed)? {
+            return Err(NixDatabaseError::HotJournal(self.database.clone()));
+        }
         let before = self.state()?;
         if before.has_wal() {
-            return Ok(None);
+            return Err(NixDatabaseError::Restless(self.database.clone()));
         }
-        let result =
-            self.open("immutable=1").map_err(|source| self.sqlite(source)).and_then(|mut connection| {
-                query(&connection.transaction().map_err(|source| self.sqlite(source))?)
-            });
-        Ok((self.state()? == before).then_some(result))
+        let mut connection = self.open("immutable=1").map_err(|source| self.sqlite(source))?;
+        let transaction = connection.transaction().map_err(|source| self.sqlite(source))?;
+        let result = query(&transaction);
+        // Looked at while the connection is open: closing it gives up the lock.
+        if self.state()? == before { result } else { Err(NixDatabaseError::Restless(self.database.clone())) }
+    }
+
+    /// Whether there is a rollback journal with something in it.
+    fn has_journal(&self) -> io::Result<bool> {
+        match std::fs::metadata(beside(&self.database, "-journal")) {
+            Ok(journal) => Ok(journal.len() > 0),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Opens the database and reads one word of it, since SQLite opens lazily.
@@ -220,13 +283,17 @@ impl NixStore {
         let flags =
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(uri(&self.database, parameters), flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.busy_timeout(self.busy_timeout)?;
         connection.query_row("select count(*) from sqlite_schema", [], |_| Ok(()))?;
         Ok(connection)
     }
 
     fn sqlite(&self, source: rusqlite::Error) -> NixDatabaseError {
-        NixDatabaseError::Sqlite { database: self.database.clone(), source }
+        let database = self.database.clone();
+        match is_locked(&source) {
+            true => NixDatabaseError::Locked(database),
+            false => NixDatabaseError::Sqlite { database, source },
+        }
     }
 
     fn row(&self, transaction: &Transaction<'_>, path: &StorePath) -> Result<ValidPath, NixDatabaseError> {
@@ -238,10 +305,16 @@ impl NixStore {
     }
 }
 
-/// Whether the error is one that a reader meets who may not make the files beside the database.
-fn may_pass(error: &rusqlite::Error) -> bool {
-    let code = error.sqlite_error_code();
-    matches!(code, Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::DatabaseBusy))
+/// Whether another process has it locked.
+fn is_locked(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+/// A file beside the database, which SQLite names so.
+fn beside(database: &Path, suffix: &str) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
 }
 
 /// `file:` and the path with all but the plainest bytes escaped.

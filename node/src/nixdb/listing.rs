@@ -13,7 +13,7 @@ use std::{
 use firn_nix::{NarHash, StorePath};
 use rusqlite::{Row, Transaction, params, types::ValueRef};
 
-use super::{Columns, EmptyColumn, NixDatabaseError, NixStore, ValidPath, Wrong};
+use super::{Columns, EmptyColumn, NixDatabaseError, NixStore, ValidPath, Wrong, beside};
 
 /// A file that was written to so shortly ago may be written to again without its time showing it.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
@@ -80,9 +80,8 @@ impl NixStore {
         let failed = |source| NixDatabaseError::File { database: self.database.clone(), source };
         let database = file_state(&self.database).map_err(failed)?;
         let database = database.ok_or_else(|| NixDatabaseError::Absent(self.database.clone()))?;
-        let mut wal = self.database.clone().into_os_string();
-        wal.push("-wal");
-        Ok(DatabaseState { database, wal: file_state(wal.as_ref()).map_err(failed)? })
+        let wal = file_state(&beside(&self.database, "-wal")).map_err(failed)?;
+        Ok(DatabaseState { database, wal })
     }
 
     /// What is registered under this number, if it still is.

@@ -7,7 +7,10 @@ use std::{
     ops::ControlFlow,
     os::unix::fs::PermissionsExt,
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        atomic::{AtomicBool, AtomicU32, Ordering},
+        mpsc,
+    },
     thread,
     time::SystemTime,
 };
@@ -73,6 +76,11 @@ impl Root {
         NixStore::at(self.path(), None)
     }
 
+    /// One that waits for nobody.
+    fn impatient_store(&self) -> NixStore {
+        NixStore { busy_timeout: Duration::from_millis(50), ..self.store() }
+    }
+
     fn database(&self) -> PathBuf {
         self.path().join("nix/var/nix/db/db.sqlite")
     }
@@ -80,6 +88,18 @@ impl Root {
     /// Changes the database as Nix would.
     fn edit(&self, sql: &str, parameters: impl rusqlite::Params) {
         Connection::open(self.database()).unwrap().execute(sql, parameters).unwrap();
+    }
+
+    /// As it was before [`Root::only_readable`].
+    fn writable(&self) {
+        let dir = self.database().parent().unwrap().to_owned();
+        fs::set_permissions(&dir, Permissions::from_mode(0o755)).unwrap();
+        for entry in fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() {
+                fs::set_permissions(entry.path(), Permissions::from_mode(0o644)).unwrap();
+            }
+        }
     }
 
     /// What the database directory may look like to a user who is not root: everything readable, nothing writable.
@@ -102,15 +122,39 @@ impl Writer {
     const SCRIPT: &str = "\
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
-assert connection.execute('pragma journal_mode = wal').fetchone() == ('wal',)
+assert connection.execute('pragma journal_mode = ' + sys.argv[2]).fetchone() == (sys.argv[2],)
 for line in sys.stdin:
     connection.execute(line)
     print('done', flush=True)
 ";
 
     fn new(root: &Root) -> Self {
+        Self::with_journal(root, "wal")
+    }
+
+    /// In the middle of a transaction that has outgrown SQLite's cache, so that a part of it is in the file: all that
+    /// the paths reference is deleted.
+    fn in_the_middle(root: &Root) -> Self {
+        let mut writer = Self::with_journal(root, "delete");
+        writer.execute("pragma cache_size = 2");
+        writer.execute("begin immediate");
+        writer.execute("delete from Refs");
+        writer.execute("create table filler(x)");
+        writer.execute(
+            "insert into filler select randomblob(4000) from \
+             (with recursive n(i) as (select 1 union all select i + 1 from n limit 300) select i from n)",
+        );
+        writer
+    }
+
+    /// Ends it as a power cut would.
+    fn kill(mut self) {
+        self.0.kill().unwrap();
+    }
+
+    fn with_journal(root: &Root, mode: &str) -> Self {
         let mut python = Command::new("python3");
-        python.args(["-c", Self::SCRIPT]).arg(root.database());
+        python.args(["-c", Self::SCRIPT]).arg(root.database()).arg(mode);
         python.stdin(Stdio::piped()).stdout(Stdio::piped());
         Self(python.spawn().expect("python3 is installed"))
     }
@@ -302,6 +346,88 @@ fn an_ordinary_user_reads_it_beside_a_live_writer() {
     assert_eq!(deriver(), Some(b));
     writer.execute("commit");
     assert_eq!(deriver(), Some(a.clone()));
+}
+
+#[test]
+fn what_is_not_committed_is_never_read() {
+    let root = Root::new();
+    let [a, ..] = root.texts();
+    let mut writer = Writer::in_the_middle(&root);
+    let (store, patient) = (root.impatient_store(), root.store());
+    let locked = |result: Result<ValidPath, NixDatabaseError>| {
+        let error = result.unwrap_err();
+        assert!(matches!(&error, NixDatabaseError::Locked(file) if *file == root.database()), "{error}");
+    };
+    locked(store.path(&a));
+    as_ordinary_user(|| locked(store.path(&a)));
+    let error = store.fold_paths(|| (), |(), _| ControlFlow::Continue(())).unwrap_err();
+    assert!(matches!(error, NixDatabaseError::Locked(_)), "{error}");
+    // A reader that has time waits for the end of it.
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| patient.path(&a).unwrap().nar.references.len());
+        writer.execute("rollback");
+        assert_eq!(reader.join().unwrap(), 2);
+    });
+    as_ordinary_user(|| assert_eq!(store.path(&a).unwrap().nar.references.len(), 2));
+}
+
+#[test]
+fn a_journal_that_waits_to_be_rolled_back_is_named() {
+    let root = Root::new();
+    let [a, ..] = root.texts();
+    Writer::in_the_middle(&root).kill();
+    let before = fs::read(root.database()).unwrap();
+    let store = root.impatient_store();
+    let named = |result: Result<ValidPath, NixDatabaseError>| {
+        let error = result.unwrap_err();
+        assert!(matches!(&error, NixDatabaseError::HotJournal(file) if *file == root.database()), "{error}");
+    };
+    named(store.path(&a));
+    root.only_readable();
+    as_ordinary_user(|| named(store.path(&a)));
+    assert!(fs::read(root.database()).unwrap() == before, "it is not ours to roll back");
+    root.writable();
+    // As Nix does it.
+    root.edit("delete from Refs where referrer = -1", []);
+    assert_eq!(store.path(&a).unwrap().nar.references.len(), 2);
+}
+
+#[test]
+fn a_writer_that_comes_while_an_ordinary_user_reads_is_noticed() {
+    let root = Root::new();
+    root.texts();
+    root.only_readable();
+    let store = root.store();
+    let (begun, has_begun) = mpsc::sync_channel(0);
+    let (written, is_written) = mpsc::sync_channel(0);
+    let (is_written, reads) = (Mutex::new(is_written), AtomicU32::new(0));
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            as_ordinary_user(|| {
+                let count = |sizes: &mut Vec<u64>, row: Result<Registration, NixDatabaseError>| {
+                    if reads.fetch_add(1, Ordering::SeqCst) == 0 {
+                        begun.send(()).unwrap();
+                        is_written.lock().unwrap().recv().unwrap();
+                    }
+                    sizes.push(row.unwrap().nar_size);
+                    ControlFlow::Continue(())
+                };
+                store.fold_paths(Vec::new, count).unwrap()
+            })
+        });
+        has_begun.recv().unwrap();
+        root.writable();
+        let mut writer = Writer::new(&root);
+        writer.execute("update ValidPaths set narSize = 77");
+        writer.execute("pragma wal_checkpoint(truncate)");
+        drop(writer);
+        // What it has written is in the file now. Its empty log is all that tells of it, and could not be removed.
+        assert!(beside(&root.database(), "-wal").exists());
+        let _another = Writer::new(&root);
+        written.send(()).unwrap();
+        assert_eq!(reader.join().unwrap(), [77; 3]);
+    });
+    assert!(reads.load(Ordering::SeqCst) > 3, "the first three rows are not believed");
 }
 
 #[test]
