@@ -71,12 +71,18 @@ impl Node {
     }
 }
 
-/// Of those of this process's threads that give way to others.
-fn nice_values() -> Vec<i32> {
+/// The nice values of this process's threads: those of the adopter, by their names, and those of the others.
+fn nice_values() -> (Vec<i32>, Vec<i32>) {
     let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
     // One that has just ended counts for nothing.
-    let values = tasks.filter_map(|task| rustix::process::getpriority_process(thread_id(&task)).ok());
-    values.filter(|value| *value > 0).collect()
+    let values = tasks.filter_map(|task| {
+        let name = fs::read_to_string(task.join("comm")).ok()?;
+        let value = rustix::process::getpriority_process(thread_id(&task)).ok()?;
+        Some((name.starts_with("firn-adopt"), value))
+    });
+    let (adopters, others): (Vec<_>, Vec<_>) = values.partition(|(is_adopter, _)| *is_adopter);
+    let value = |(_, value)| value;
+    (adopters.into_iter().map(value).collect(), others.into_iter().map(value).collect())
 }
 
 fn thread_id(task: &Path) -> Option<rustix::process::Pid> {
@@ -91,7 +97,11 @@ async fn what_is_signed_is_adopted_and_what_is_collected_withdrawn() {
     let node = Node::start(&nix, data.path()).await;
 
     let status = node.settled(1).await;
-    assert_eq!(nice_values(), [19, 19], "the watcher and one worker");
+    let (adopters, others) = nice_values();
+    assert_eq!(adopters, [19, 19], "the watcher and one worker");
+    // The tests themselves may run under `nice`.
+    let started_with = rustix::process::getpriority_process(None).unwrap();
+    assert!(others.iter().all(|value| *value == started_with), "{others:?}, not {started_with}");
     assert_eq!((status.total, status.done, status.skipped_untrusted, status.failed), (2, 1, 1, 0));
     assert!(status.adopted_bytes > 3_000_000 && status.last_error.is_none(), "{status:?}");
     let path = node.engine.path(signed.hash()).unwrap();
