@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
@@ -9,6 +10,7 @@ use std::{
 use firn_engine::{Ask, Engine, Find, Nobody};
 use firn_net::{Identity, Net, Reach};
 use firn_trust::Policy;
+use tokio_util::task::TaskTracker;
 
 use crate::{
     answerer::{RoleAnswerer, Served},
@@ -26,12 +28,27 @@ const NEIGHBOURS_POLL: Duration = Duration::from_millis(50);
 
 /// What a command needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Needs {
-    /// The store and nothing else.
-    Store,
-    /// Peers, too, if the configuration names any way to them.
-    Peers,
+pub struct Needs {
+    /// That there is a store already. Where this is false, one is made.
+    pub existing: bool,
+    /// Peers, if the configuration names any way to them.
+    pub peers: bool,
 }
+
+impl Needs {
+    /// For a command that puts something into the store.
+    pub const STORE: Self = Self { existing: false, peers: false };
+    /// For a command that has nothing to do in a store that it would have to make, as where the directory is mistyped.
+    pub const EXISTING: Self = Self { existing: true, peers: false };
+}
+
+/// Nothing was ever put there.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no store in {path}: nothing was added or fetched there yet; another place is given by --data-dir", path = .0.display())]
+struct NoStore(PathBuf);
+
+/// What a command writes out is waited for so long after the command has ended: it removes what it has not finished.
+const WRITING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An engine for one command.
 pub struct Alone {
@@ -45,10 +62,13 @@ impl Alone {
     ///
     /// Where peers are asked, it is as a client, on any free ports: nothing is announced or given away.
     pub async fn open(config: Config, needs: Needs) -> Result<Self, Failure> {
+        if needs.existing && !node::has_store(&config.data_dir) {
+            return Err(Failure::failed(NoStore(config.data_dir)));
+        }
         let store = node::open_store(&config.data_dir).await?;
         let served = Arc::new(Served::default());
         let finds = config.mdns || !config.bootstrap.is_empty() || !config.peers.is_empty();
-        let net = match needs == Needs::Peers && finds {
+        let net = match needs.peers && finds {
             true => Some(join(&config, served.clone()).await?),
             false => None,
         };
@@ -76,12 +96,16 @@ impl Alone {
             started,
             adopting: Adopting::default(),
             trouble: Arc::default(),
+            writing: TaskTracker::new(),
         };
         Ok(Self { operations: Arc::new(operations), net })
     }
 
     /// Leaves the network and closes the store.
     pub async fn close(self) {
+        if tokio::time::timeout(WRITING_TIMEOUT, self.operations.finish_writing()).await.is_err() {
+            tracing::warn!("what was being written out is left behind");
+        }
         if let Some(net) = &self.net
             && let Err(error) = net.shutdown().await
         {

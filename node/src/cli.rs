@@ -123,7 +123,8 @@ const NODE_HELP: &str = "\
 When the node is ready it prints its addresses; with --json one object on one line:
   {ready, peer_id, role, data_dir, control_socket, http, iroh: [address],
    multiaddrs: [address with /p2p/ id]}
-It ends on ctrl-C and SIGTERM.
+It ends on ctrl-C, SIGTERM and SIGHUP, as when its terminal closes (not on SIGHUP under nohup).
+Where the addresses cannot be printed, it goes on, and says so in its log.
 
 For Nix, in nix.conf:
   extra-substituters = http://127.0.0.1:7333

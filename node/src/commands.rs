@@ -3,48 +3,82 @@
 mod store;
 
 use std::{
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::Duration,
 };
 
-use clap::Parser;
+use clap::{Parser, error::ErrorKind};
 use firn_proto::control::GetRequest;
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
+#[cfg(feature = "demo")]
+use crate::demo;
 use crate::{
     alone::{Alone, Needs},
-    cli::{Cli, Command, GetArgs, Global, KeyCommand, NodeArgs, StoreCommand},
+    cli::{Cli, Command, GetArgs, Global, KeyCommand, NodeArgs, PinCommand, StoreCommand},
     config::{Config, ConfigError, Environment, Settings},
     control::{ConnectError, ControlClient, SocketPathError, socket_path},
     failure::{Failure, Kind},
     key,
     node::{self, Behaviour},
     operations::Operations,
+    output::{self, AnswerError, Log, Text, hide_secrets, plain},
     progress::{self, Style},
     show::{self, Answer},
+    signals::Signals,
 };
 
 /// The program: reads the command line of this process and does what it says.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match parse() {
+        Ok(cli) => cli,
+        Err(error) => return help_or_usage(&error),
+    };
     let json = cli.global.json;
     start_log(matches!(cli.command, Command::Node(_)));
     leave_to_the_store_what_it_catches();
     match dispatch(cli) {
         Ok(code) => code,
         Err(failure) => {
-            if json {
-                let object = json!({ "error": failure.to_string(), "exit_code": failure.kind().code() });
-                print(&mut io::stdout(), &format!("{object}\n"));
-            } else {
-                print(&mut io::stderr(), &format!("firn: {failure}\n"));
-            }
+            tell(&failure, json);
             failure.exit_code()
         }
+    }
+}
+
+/// Reads the command line. What is wrong with it is told as if its arguments were plain: clap quotes them.
+fn parse() -> Result<Cli, clap::Error> {
+    Cli::try_parse().map_err(|error| {
+        let arguments = std::env::args_os().map(|argument| plain(&argument.to_string_lossy()).into_owned());
+        Cli::try_parse_from(arguments).err().unwrap_or(error)
+    })
+}
+
+/// Tells of a failure on standard error; with `--json` on standard output, if that can be written to.
+fn tell(failure: &Failure, json: bool) {
+    let object = json!({ "error": failure.to_string(), "exit_code": failure.kind().code() });
+    if !json || output::answer(&output::json_line(&object)).is_err() {
+        output::remark(&format!("firn: {failure}\n"));
+    }
+}
+
+/// What clap has to say: the help that was asked for, or what is wrong with the command line.
+fn help_or_usage(error: &clap::Error) -> ExitCode {
+    if !matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        output::remark(&Text::from_iter(hide_secrets(&error.render().to_string()).lines()));
+        return ExitCode::from(Kind::Usage.code());
+    }
+    match error.print() {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let failure = Failure::failed(AnswerError(error));
+            tell(&failure, false);
+            failure.exit_code()
+        }
+        _ => ExitCode::SUCCESS,
     }
 }
 
@@ -56,7 +90,13 @@ fn start_log(is_node: bool) {
         "error"
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    // Where a line cannot be written, the formatter itself would print that, and panic.
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(Log::default)
+        .with_ansi(false)
+        .log_internal_errors(false)
+        .init();
 }
 
 /// The index panics on pages that are not what it has written. The store catches that and names the index; that it was
@@ -69,39 +109,37 @@ fn leave_to_the_store_what_it_catches() {
     }));
 }
 
-/// Writes text; that nobody reads it (`firn status | head -1`) is no failure.
-fn print(output: &mut dyn Write, text: &str) {
-    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
-}
-
 /// Prints an answer.
-pub(crate) fn say(answer: &Answer, json: bool) {
-    if json {
-        print(&mut io::stdout(), &format!("{}\n", answer.json));
-    } else {
-        print(&mut io::stdout(), &answer.text);
-        print(&mut io::stderr(), &answer.remarks);
-    }
+pub(crate) fn say(answer: &Answer, json: bool) -> Result<(), Failure> {
+    let told = match json {
+        true => output::answer(&output::json_line(&answer.json)),
+        false => {
+            let told = output::answer(&answer.text);
+            output::remark(&answer.remarks);
+            told
+        }
+    };
+    told.map_err(Failure::failed)
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
     let Cli { global, command } = cli;
     match command {
-        Command::Key(command) => say(&run_key(command)?, global.json),
+        Command::Key(command) => say(&run_key(command)?, global.json)?,
         Command::Node(arguments) => return run_node(&global, *arguments),
         #[cfg(feature = "demo")]
-        Command::Demo(arguments) => return block_on(crate::demo::run(arguments, global.json)),
+        Command::Demo(arguments) => return demo::run(arguments, global.json),
         Command::Add(arguments) => {
-            return with_store(&global, async |asked| store::add(asked, arguments).await);
+            return with_store(&global, Needs::STORE, async |asked| store::add(asked, arguments).await);
         }
         Command::Get(arguments) => {
             let given = arguments.settings.clone();
             let command = async |asked| get(asked, *arguments).await;
-            return run_operation(&global, given, Needs::Peers, command);
+            return run_operation(&global, given, Needs { peers: true, ..Needs::STORE }, command);
         }
         Command::Status => {
-            return with_store(&global, async |asked| {
-                say(&show::status(&asked.operations.status().await?), asked.json);
+            return with_store(&global, Needs::EXISTING, async |asked| {
+                say(&show::status(&asked.operations.status().await?), asked.json)?;
                 Ok(ExitCode::SUCCESS)
             });
         }
@@ -111,18 +149,22 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Verify(arguments) => {
             let given = arguments.settings.clone();
-            let needs = if arguments.repair { Needs::Peers } else { Needs::Store };
+            let needs = Needs { peers: arguments.repair, ..Needs::EXISTING };
             let command = async |asked| store::verify(asked, *arguments).await;
             return run_operation(&global, given, needs, command);
         }
         Command::Adopt(arguments) => {
-            return with_store(&global, async |asked| store::adopt(asked, arguments).await);
+            return with_store(&global, Needs::STORE, async |asked| store::adopt(asked, arguments).await);
         }
-        Command::Pin(command) => return with_store(&global, async |asked| store::pin(asked, command).await),
+        Command::Pin(command) => {
+            let needs =
+                if matches!(command, PinCommand::Add { .. }) { Needs::STORE } else { Needs::EXISTING };
+            return with_store(&global, needs, async |asked| store::pin(asked, command).await);
+        }
         Command::Gc(arguments) => {
-            return with_store(&global, async |asked| store::gc(asked, arguments).await);
+            return with_store(&global, Needs::EXISTING, async |asked| store::gc(asked, arguments).await);
         }
-        Command::Store(StoreCommand::Stats) => return with_store(&global, store::stats),
+        Command::Store(StoreCommand::Stats) => return with_store(&global, Needs::EXISTING, store::stats),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -139,7 +181,7 @@ fn run_node(global: &Global, arguments: NodeArgs) -> Result<ExitCode, Failure> {
     let config = Config::load(global, arguments.settings, &environment)?;
     let socket = socket_path(&config.data_dir, &environment)?;
     if arguments.check {
-        say(&show::config(&config, &socket), global.json);
+        say(&show::config(&config, &socket), global.json)?;
         return Ok(ExitCode::SUCCESS);
     }
     block_on(node::run(Arc::new(config), Behaviour::ByRole, global.json))
@@ -148,7 +190,7 @@ fn run_node(global: &Global, arguments: NodeArgs) -> Result<ExitCode, Failure> {
 /// What may still run on other threads after the end is waited for so long.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 
-fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
+pub(crate) fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::failed)?;
     let result = runtime.block_on(command);
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
@@ -162,13 +204,29 @@ struct Asked {
     json: bool,
 }
 
-/// Runs a command that needs no peers.
+/// Runs a command that takes its settings from the environment and the file.
 fn with_store(
     global: &Global,
+    needs: Needs,
     command: impl AsyncFnOnce(Asked) -> Result<ExitCode, Failure>,
 ) -> Result<ExitCode, Failure> {
-    let given = Settings::of_environment().map_err(Failure::usage)?;
-    run_operation(global, given, Needs::Store, command)
+    let given = Settings::of_environment().map_err(WrongVariable::from_clap)?;
+    run_operation(global, given, needs, command)
+}
+
+/// An environment variable with a value that it cannot have.
+#[derive(Debug, thiserror::Error)]
+#[error("the environment: {0}")]
+struct WrongVariable(String);
+
+impl WrongVariable {
+    /// The first paragraph of what clap says: the others are about the command line.
+    fn from_clap(error: clap::Error) -> Failure {
+        let text = error.render().to_string();
+        let lines =
+            text.trim_start_matches("error: ").lines().map(str::trim).take_while(|line| !line.is_empty());
+        Failure::usage(Self(lines.collect::<Vec<_>>().join(" ")))
+    }
 }
 
 /// Runs a command against the node of this data directory, or in this process where none runs.
@@ -183,15 +241,33 @@ fn run_operation(
     let socket = socket_path(&config.data_dir, &environment)?;
     let json = global.json;
     block_on(async {
+        let mut signals = Signals::of_command().map_err(Failure::failed)?;
         if let Some(node) = ControlClient::connect(&socket).await? {
-            return command(Asked { operations: Arc::new(node), config, json }).await;
+            return until(&mut signals, command(Asked { operations: Arc::new(node), config, json })).await;
         }
-        let alone = Alone::open(config.clone(), needs).await?;
+        let alone = until(&mut signals, Alone::open(config.clone(), needs)).await?;
         let operations = alone.operations.clone();
-        let result = command(Asked { operations, config, json }).await;
-        alone.close().await;
-        result
+        let result = until(&mut signals, command(Asked { operations, config, json })).await;
+        let close = async {
+            alone.close().await;
+            Ok(())
+        };
+        // A second signal does not wait for that.
+        let closed = until(&mut signals, close).await;
+        result.and_then(|code| closed.map(|()| code))
     })
+}
+
+/// What comes of it, unless a signal ends it before.
+pub(crate) async fn until<T>(
+    signals: &mut Signals,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        biased;
+        ending = signals.next() => Err(Failure::new(Kind::Ended(ending), ending)),
+        result = work => result,
+    }
 }
 
 /// The path to add, absolute. A closure is asked for by any path that leads to it, such as `./result`.
@@ -226,7 +302,7 @@ async fn get(asked: Asked, arguments: GetArgs) -> Result<ExitCode, Failure> {
     let reply = progress::shown(Style::of_process(asked.json), async |report| {
         asked.operations.get(request, report).await
     });
-    say(&show::get(&reply.await?, out.as_deref()), asked.json);
+    say(&show::get(&reply.await?, out.as_deref()), asked.json)?;
     Ok(ExitCode::SUCCESS)
 }
 

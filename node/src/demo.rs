@@ -22,7 +22,6 @@ use firn_nix::SigningKey;
 use firn_proto::control::{AddReply, AddRequest, GetReply, GetRequest, Progress};
 use firn_simnet::liar::LieKind;
 use indicatif::HumanBytes;
-use serde_json::Value;
 use tokio::sync::watch;
 
 use self::{compare::compare, ended::Ended, gifts::watched};
@@ -34,7 +33,9 @@ use crate::{
     liar,
     node::{Behaviour, Node},
     operations::{Operations, Report},
-    show::{Answer, short},
+    output::{self, Text},
+    show::short,
+    signals::Signals,
 };
 
 /// Seeders that stay until the end.
@@ -65,8 +66,8 @@ enum DemoError {
     NotAnnounced,
 }
 
-/// `firn demo`.
-pub async fn run(arguments: DemoArgs, is_json: bool) -> Result<ExitCode, Failure> {
+/// `firn demo`. The stores are removed after the last of their nodes' threads has ended, also where a signal ends it.
+pub fn run(arguments: DemoArgs, is_json: bool) -> Result<ExitCode, Failure> {
     let begun = Instant::now();
     let path = match arguments.path {
         Some(path) => std::path::absolute(path).map_err(Failure::failed)?,
@@ -78,8 +79,11 @@ pub async fn run(arguments: DemoArgs, is_json: bool) -> Result<ExitCode, Failure
         key: new_key()?,
         is_json,
     };
-    let ended = stage.play(&path, begun).await?;
-    commands::say(&ended.answer(), is_json);
+    let ended = commands::block_on(async {
+        let mut signals = Signals::of_command().map_err(Failure::failed)?;
+        commands::until(&mut signals, stage.play(&path, begun)).await
+    })?;
+    commands::say(&ended.answer(), is_json)?;
     Ok(if ended.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -136,13 +140,15 @@ impl Stage {
         // They give to each other, and announce nothing.
         let consumer = || self.player("consumer", Role::Lan, Behaviour::ByRole, &known, None);
         let (one, other) = (consumer().await?, consumer().await?);
+        // What nobody listens to is not written out.
+        let (report, _listener) = watch::channel(Progress::default());
         cast.push((other.id, other.part));
         self.tell("two consumers that know nothing but the bootstrap node's address get it at the same time");
         let outs = ["out", "out-of-the-other"].map(|name| self.temp.path().join(name));
         let fetch = async |report| one.get(&what, Some(&outs[0]), report).await;
         let ((got, picture), other_got) = tokio::join!(
             watched(&one.node.operations().engine, fetch),
-            other.get(&what, Some(&outs[1]), Report::default()),
+            other.get(&what, Some(&outs[1]), report),
         );
         let (got, other_got) = (got?, other_got?);
         let identical = compare(path, &outs[0])? && compare(path, &outs[1])?;
@@ -191,8 +197,7 @@ impl Stage {
 
     fn tell(&self, what: &str) {
         if !self.is_json {
-            let remarks = format!("{what}\n");
-            commands::say(&Answer { json: Value::Null, text: String::new(), remarks }, false);
+            output::remark(&Text::from_iter([what]));
         }
     }
 

@@ -10,17 +10,25 @@
 //! | [`Kind::Usage`] | 2 | invalid argument | the command line or the configuration is wrong; nothing was tried |
 //! | [`Kind::Missing`] | 3 | not found | not found: neither here nor at any peer |
 //! | [`Kind::Untrusted`] | 4 | permission denied | it is there, but no trusted key vouches for it |
+//! | [`Kind::Ended`] | 128 + signal | – | a signal ended the command; it never comes from a node |
 
 use std::{error::Error, fmt, process::ExitCode};
+
+use crate::{
+    output::{hide_secrets, plain},
+    signals::Ending,
+};
 
 /// The table above as the command line's help tells it.
 pub const EXIT_CODES_HELP: &str = "\
 Exit codes:
   0  done
-  1  it was tried and did not succeed (verify: damage was found)
+  1  it was tried and did not succeed (verify: damage was found), or the answer could not be written
   2  the command line or the configuration is wrong
   3  not found: neither here nor at any peer
-  4  it is there, but no trusted key vouches for it";
+  4  it is there, but no trusted key vouches for it
+  129, 130, 143  ended by SIGHUP, SIGINT (ctrl-C), SIGTERM (a node ends well by these: 0)
+That nobody reads the answer any more (firn status | head -1) changes nothing of these.";
 
 /// What sort of failure it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +41,8 @@ pub enum Kind {
     Missing,
     /// No trusted key vouches for it.
     Untrusted,
+    /// A signal ended the command.
+    Ended(Ending),
 }
 
 impl Kind {
@@ -43,6 +53,7 @@ impl Kind {
             Kind::Usage => 2,
             Kind::Missing => 3,
             Kind::Untrusted => 4,
+            Kind::Ended(ending) => 128 + ending.number(),
         }
     }
 }
@@ -99,21 +110,22 @@ impl Failure {
     }
 }
 
-/// The error and its causes in one line. A cause that the error before it already tells is left out.
+/// The error and its causes in one line, without secrets and without what a terminal may obey: paths and names in it come
+/// from elsewhere. A cause that the error before it already tells is left out.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut said = self.source.to_string();
-        f.write_str(said.trim_end())?;
+        let mut line = said.trim_end().to_owned();
         let mut cause = self.source.source();
         while let Some(error) = cause {
             let text = error.to_string();
             if !said.contains(&text) {
-                write!(f, ": {}", text.trim_end())?;
+                line += &format!(": {}", text.trim_end());
                 said = text;
             }
             cause = error.source();
         }
-        Ok(())
+        f.write_str(&hide_secrets(&plain(&line)))
     }
 }
 
@@ -126,7 +138,7 @@ impl Error for Failure {
 impl From<Failure> for tonic::Status {
     fn from(failure: Failure) -> Self {
         let code = match failure.kind {
-            Kind::Failed => tonic::Code::Internal,
+            Kind::Failed | Kind::Ended(_) => tonic::Code::Internal,
             Kind::Usage => tonic::Code::InvalidArgument,
             Kind::Missing => tonic::Code::NotFound,
             Kind::Untrusted => tonic::Code::PermissionDenied,
@@ -171,6 +183,14 @@ mod tests {
             assert_eq!(back.kind(), kind);
             assert_eq!(back.to_string(), "can't read the key: the disk is on fire");
         }
+    }
+
+    #[test]
+    fn an_error_is_one_line_that_steers_no_terminal_and_repeats_no_secret() {
+        let secret = format!("k:{}==", "Zm9v+/".repeat(14) + "Zg");
+        let source = std::io::Error::other(format!("no \u{1b}[31m\nfirn: {secret}"));
+        let text = Failure::failed(Outer(source)).to_string();
+        assert_eq!(text, "can't read the key: no \\u{1b}[31m\\nfirn: k:(hidden)");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! runs, this process itself ([`alone`]). Both stand behind one trait, [`operations::Operations`].
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // They panic where nobody can be told: see [`output`].
 
 pub mod adopter;
 mod advice;
@@ -25,8 +26,10 @@ pub mod nixdb;
 pub mod node;
 mod open_files;
 pub mod operations;
+pub mod output;
 pub mod progress;
 pub mod remembered;
 pub mod show;
+pub mod signals;
 
 pub use commands::run;

@@ -15,12 +15,8 @@ use firn_gateway::{Gateway, GatewayConfig, HostName, PRIORITY, WRITE_TIMEOUT};
 use firn_net::{Answerer, DialRules, Identity, Net, NetConfig, Reach};
 use firn_store::{DiskStore, Rebuilt, create_private_dir};
 use firn_trust::Policy;
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-    task::JoinSet,
-};
-use tokio_util::sync::CancellationToken;
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     answerer::{RoleAnswerer, Served},
@@ -32,6 +28,7 @@ use crate::{
     open_files,
     operations::{Adopting, Operations, Ops},
     remembered, show,
+    signals::Signals,
 };
 
 /// A fetch that has not ended by then fails. Long enough for any path over any link worth using.
@@ -83,6 +80,12 @@ pub struct Node {
     http: SocketAddr,
     stop: CancellationToken,
     tasks: JoinSet<Result<(), Failure>>,
+}
+
+/// Whether there is a store in the data directory. One that cannot be looked at is there: opening it tells more.
+pub fn has_store(data_dir: &Path) -> bool {
+    let found = std::fs::symlink_metadata(data_dir.join("store"));
+    !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Opens the data directory's store, for this process alone.
@@ -171,6 +174,7 @@ impl Node {
             started: Instant::now(),
             adopting: Adopting::default(),
             trouble: Arc::new(Trouble::default()),
+            writing: TaskTracker::new(),
             config,
         });
         let mut node =
@@ -306,6 +310,7 @@ impl Node {
             while let Some(ended) = self.tasks.join_next().await {
                 ended.map_err(Failure::failed)??;
             }
+            self.ops.finish_writing().await;
             network.map_err(Failure::failed).and(adopting)
         };
         match tokio::time::timeout(SHUTDOWN_TIMEOUT, end).await {
@@ -341,16 +346,19 @@ fn budget(miss: MissBudgets, reach: Reach) -> Duration {
     }
 }
 
-/// `firn node`: runs until ctrl-C or SIGTERM.
+/// `firn node`: runs until a signal ends it.
 pub async fn run(config: Arc<Config>, behaviour: Behaviour, json: bool) -> Result<ExitCode, Failure> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
+    let mut signals = Signals::of_node().map_err(Failure::failed)?;
     let mut node = Node::start(config.clone(), behaviour).await?;
     let socket = socket_path(&config.data_dir, &Environment::of_process())?;
-    commands::say(&show::ready(&node.ready(), &config, &socket), json);
+    if let Err(error) = commands::say(&show::ready(&node.ready(), &config, &socket), json) {
+        tracing::warn!(%error, "the node is ready");
+    }
     let outcome = tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        ending = signals.next() => {
+            tracing::info!("{ending}");
+            Ok(())
+        }
         failure = node.failed() => Err(failure),
     };
     let stopped = node.stop().await;

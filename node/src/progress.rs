@@ -15,7 +15,10 @@ use tokio::{
 };
 
 use self::bars::Bars;
-use crate::operations::Report;
+use crate::{
+    operations::Report,
+    output::{self, hide_secrets, plain},
+};
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +84,7 @@ async fn show_lines(mut progress: watch::Receiver<Progress>) {
     while progress.changed().await.is_ok() {
         let now = progress.borrow_and_update().clone();
         if now.phase() != shown || Instant::now() >= next {
-            eprintln!("{}", line(&now));
+            output::remark(&(line(&now) + "\n"));
             shown = now.phase();
             next = Instant::now() + LINE_INTERVAL;
         }
@@ -108,7 +111,7 @@ fn line(progress: &Progress) -> String {
         Phase::Collecting => "deleting",
         Phase::Repairing => "getting again",
     };
-    let mut line = [verb, &progress.subject].join(" ").trim_end().to_owned();
+    let mut line = [verb, &hide_secrets(&plain(&progress.subject))].join(" ").trim_end().to_owned();
     let items = of_total(progress.done_items, progress.total_items, |count| count.to_string());
     let bytes = of_total(progress.done_bytes, progress.total_bytes, |bytes| HumanBytes(bytes).to_string());
     let amounts: Vec<String> = [items, bytes].into_iter().flatten().collect();

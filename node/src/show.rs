@@ -17,17 +17,17 @@ pub(crate) use givers::short;
 pub use status::status;
 pub use store::{add, adopt, collect, pin, pins, rebuilt, stats, unpin, verify};
 
-use crate::{config::Config, node::Ready};
+use crate::{config::Config, node::Ready, output::Text};
 
 /// An answer in both of its forms.
 #[derive(Debug, Clone)]
 pub struct Answer {
     /// One object; printed on one line.
     pub json: Value,
-    /// Whole lines for standard output: what a script without a JSON parser takes.
-    pub text: String,
-    /// Whole lines for standard error: what a person wants to know besides.
-    pub remarks: String,
+    /// For standard output: what a script without a JSON parser takes.
+    pub text: Text,
+    /// For standard error: what a person wants to know besides.
+    pub remarks: Text,
 }
 
 /// `null` for text that is not there.
@@ -49,8 +49,8 @@ pub fn key(public: &firn_nix::PublicKey, file: &std::path::Path) -> Answer {
     let text = public.to_string();
     Answer {
         json: json!({ "name": public.name().as_str(), "public_key": text, "file": file.to_string_lossy() }),
-        text: text + "\n",
-        remarks: String::new(),
+        text: Text::from_iter([text]),
+        remarks: Text::new(),
     }
 }
 
@@ -66,13 +66,13 @@ pub fn ready(ready: &Ready, config: &Config, control_socket: &std::path::Path) -
         "iroh": ready.iroh,
         "multiaddrs": ready.multiaddrs,
     });
-    let mut text = format!("ready: {}, {}\n", config.role, config.role.meaning());
-    let mut row = |name: &str, value: &str| text += &format!("{name:<12} {value}\n");
+    let mut text = Text::from_iter([format!("ready: {}, {}", config.role, config.role.meaning())]);
+    let mut row = |name: &str, value: &str| text.line(format!("{name:<12} {value}"));
     row("id", &ready.peer_id);
     row("binary cache", &format!("http://{}", ready.http));
     ready.iroh.iter().for_each(|address| row("iroh", address));
     ready.multiaddrs.iter().for_each(|address| row("multiaddr", address));
-    Answer { json, text, remarks: String::new() }
+    Answer { json, text, remarks: Text::new() }
 }
 
 /// What `firn get` prints.
@@ -92,8 +92,7 @@ pub fn get(reply: &GetReply, out: Option<&std::path::Path>) -> Answer {
         "paths": paths.collect::<Vec<_>>(),
         "peers": reply.peers.iter().map(peer_share_json).collect::<Vec<_>>(),
     });
-    let mut text = if got.store_path.is_empty() { String::new() } else { format!("{}\n", got.store_path) };
-    text += &format!("{}\n", got.root);
+    let text = [got.store_path, got.root].into_iter().filter(|name| !name.is_empty()).collect();
     Answer { json, text, remarks: get_remarks(reply, out) }
 }
 
@@ -104,22 +103,22 @@ fn peer_share_json(peer: &PeerShare) -> Value {
     })
 }
 
-fn get_remarks(reply: &GetReply, out: Option<&std::path::Path>) -> String {
-    let mut remarks = format!(
-        "{}, {} in {:.1} s, of which {} came from peers\n",
+fn get_remarks(reply: &GetReply, out: Option<&std::path::Path>) -> Text {
+    let mut remarks = Text::from_iter([format!(
+        "{}, {} in {:.1} s, of which {} came from peers",
         counted(reply.files, "file"),
         HumanBytes(reply.bytes),
         reply.seconds,
         HumanBytes(reply.fetched_bytes),
-    );
+    )]);
     for peer in &reply.peers {
         let gave = format!("{} in {}", HumanBytes(peer.bytes), counted(peer.asked, "answer"));
         let way = givers::way(&peer.route, &peer.via).map(|way| format!(" ({way})")).unwrap_or_default();
-        remarks += &format!("peer {}{way} gave {gave}\n", peer.id);
-        remarks.extend(peer.lies.iter().map(|lie| format!("  LIED: {lie}\n")));
+        remarks.line(format!("peer {}{way} gave {gave}", peer.id));
+        remarks.extend(peer.lies.iter().map(|lie| format!("  LIED: {lie}")));
     }
     if let Some(out) = out {
-        remarks += &format!("written to {}\n", out.display());
+        remarks.line(format!("written to {}", out.display()));
     }
     remarks
 }
@@ -163,39 +162,44 @@ pub fn config(config: &Config, control_socket: &std::path::Path) -> Answer {
     let room = config.store_bytes_max.map_or("as much room as it needs".into(), |limit| {
         format!("{}, then what was fetched goes, least recently used first", HumanBytes(limit.0))
     });
-    let none = |list: &[String], otherwise: &str| match list {
-        [] => otherwise.to_owned(),
-        list => list.join("\n                  "),
+    let none = |list: Vec<String>, otherwise: &str| match list.is_empty() {
+        true => vec![otherwise.to_owned()],
+        false => list,
     };
     let file = config.file.as_ref().map_or("none found".into(), |file| file.display().to_string());
+    let one = |text: &str| vec![text.to_owned()];
     let rows = [
-        ("configuration", file),
-        ("data directory", config.data_dir.display().to_string()),
-        ("control socket", control_socket.display().to_string()),
-        ("store takes", room),
-        ("Nix store below", config.nix_root.display().to_string()),
+        ("configuration", vec![file]),
+        ("data directory", vec![config.data_dir.display().to_string()]),
+        ("control socket", vec![control_socket.display().to_string()]),
+        ("store takes", vec![room]),
+        ("Nix store below", vec![config.nix_root.display().to_string()]),
         (
             "adopts it",
-            if config.adopt { "in the background, as far as trusted keys signed it" } else { "no" }.into(),
+            one(if config.adopt { "in the background, as far as trusted keys signed it" } else { "no" }),
         ),
-        ("role", format!("{}: {}", config.role, config.role.meaning())),
-        ("trusts", none(&trust, "nobody: no store path will be believed unless it is added here")),
-        ("bootstrap", none(&bootstrap, "none: the DHT is not joined")),
-        ("peers", none(&peers, "none by name")),
-        ("relays", none(&relays, "none")),
-        ("network", config.network.as_str().into()),
-        ("neighbours", if config.mdns { "looked for (mDNS)" } else { "not looked for" }.into()),
-        ("would dial in", none(&dial, "no network that a peer names")),
-        ("gives peers", rates_text(config.rates.upload, config.rates.upload_peer)),
-        ("takes from peers", rates_text(config.rates.download, config.rates.download_peer)),
-        ("compresses", compress_word(config.compress).into()),
-        ("binary cache", format!("http://{}", config.http)),
-        ("also known as", none(&http_hosts, "nothing but this machine's name, localhost and its addresses")),
-        ("iroh", format!("udp {}", addresses(&config.iroh))),
-        ("libp2p", format!("udp {}", addresses(&config.libp2p))),
+        ("role", vec![format!("{}: {}", config.role, config.role.meaning())]),
+        ("trusts", none(trust, "nobody: no store path will be believed unless it is added here")),
+        ("bootstrap", none(bootstrap, "none: the DHT is not joined")),
+        ("peers", none(peers, "none by name")),
+        ("relays", none(relays, "none")),
+        ("network", one(config.network.as_str())),
+        ("neighbours", one(if config.mdns { "looked for (mDNS)" } else { "not looked for" })),
+        ("would dial in", none(dial, "no network that a peer names")),
+        ("gives peers", vec![rates_text(config.rates.upload, config.rates.upload_peer)]),
+        ("takes from peers", vec![rates_text(config.rates.download, config.rates.download_peer)]),
+        ("compresses", one(compress_word(config.compress))),
+        ("binary cache", vec![format!("http://{}", config.http)]),
+        ("also known as", none(http_hosts, "nothing but this machine's name, localhost and its addresses")),
+        ("iroh", vec![format!("udp {}", addresses(&config.iroh))]),
+        ("libp2p", vec![format!("udp {}", addresses(&config.libp2p))]),
     ];
-    let text = rows.iter().map(|(name, value)| format!("{name:<17} {value}\n")).collect();
-    Answer { json, text, remarks: String::new() }
+    let mut text = Text::new();
+    for (name, values) in rows {
+        let names = [name].into_iter().chain(std::iter::repeat(""));
+        text.extend(names.zip(values).map(|(name, value)| format!("{name:<17} {value}")));
+    }
+    Answer { json, text, remarks: Text::new() }
 }
 
 fn addresses(addresses: &[std::net::SocketAddr]) -> String {

@@ -8,6 +8,7 @@
 //!
 //! Deliberately absent: files, sockets, more than one span at a time.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // They panic where nobody can be told.
 
 mod groups;
 mod hash;

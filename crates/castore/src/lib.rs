@@ -7,6 +7,8 @@
 //! The encodings are byte-identical to `snix.castore.v1`. A value of these types can only be made by the check that
 //! it stands for, so whoever holds one need not check again. Deliberately absent: any I/O, contents of blobs, trust.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)] // They panic where nobody can be told.
+
 mod closure;
 mod digest;
 mod directory;

@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: sockets, HTTP, configuration, and any thought of how peers are reached.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // They panic where nobody can be told.
 
 mod ahead;
 mod engine;

@@ -7,6 +7,7 @@
 //! Deliberately absent: connections, time, threads. Whoever drives `Fetch` brings `now`, carries its requests and runs
 //! `check` wherever it likes. `docs/PROTOCOL.md` draws the bytes.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // They panic where nobody can be told.
 
 mod answer;
 mod check;

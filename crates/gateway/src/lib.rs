@@ -7,6 +7,7 @@
 //! Web pages in the user's browser are refused; else there is no access control (it listens on loopback unless told
 //! otherwise). Deliberately absent: uploads, TLS, compression, and any thought of where bytes come from.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // They panic where nobody can be told.
 
 mod connections;
 mod guard;

@@ -15,6 +15,7 @@
 //! Deliberately absent: public infrastructure (nothing is contacted that the user didn't name), checking of replies (the
 //! exchange crate's business), what is shared with whom (the answerer's).
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // They panic where nobody can be told.
 
 mod address;
 mod announce;

@@ -8,6 +8,7 @@
 //! sockets, decompression, store directories other than [`STORE_DIR`], and any opinion on which key to trust.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // They panic where nobody can be told.
 
 mod content_address;
 mod facts;

@@ -12,6 +12,7 @@
 //! Deliberately absent: async, remote content, judgement about trust (a [`StoredPath`](firn_trust::StoredPath) is
 //! evidence and is judged again by whoever reads it), deletion.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // They panic where nobody can be told.
 
 mod add;
 mod buffers;

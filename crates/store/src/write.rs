@@ -1,12 +1,14 @@
 //! From a store into the file system.
 
+mod aside;
+
 use std::{
     ffi::OsStr,
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::{
         ffi::OsStrExt,
-        fs::{DirBuilderExt, OpenOptionsExt, symlink},
+        fs::{OpenOptionsExt, symlink},
     },
     path::{Path, PathBuf},
 };
@@ -18,12 +20,11 @@ use rustix::{
     io::Errno,
 };
 
+use self::aside::{Aside, remove_left_behind};
 use crate::{Item, Store, StoreError};
 
 /// How many groups are read at a time: 1 MiB.
 const READ_GROUPS: u64 = 64;
-/// How many names are tried for the directory aside.
-const ASIDE_MAX: u32 = 1000;
 
 /// Why a tree could not be written out.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +46,9 @@ pub enum WriteError {
     /// The store would not, or lacks a blob.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// It was told to.
+    #[error("writing {} was broken off", .0.display())]
+    BrokenOff(PathBuf),
 }
 
 /// Writes a tree to `to`, which must not exist: aside first, in the same directory, then renamed into place.
@@ -52,19 +56,26 @@ pub enum WriteError {
 /// Files get the mode 0644 or 0755 and directories 0755, less the umask. Nothing is synced. A tree cannot reach out of
 /// its place: names are legal by their type, each is made anew and fails where something is there already, and only
 /// directories made here are entered, so no symlink of the tree is ever followed.
-pub fn write_tree(store: &dyn Store, closure: &Closure, to: &Path) -> Result<(), WriteError> {
+///
+/// `goes_on` is asked after each entry and each piece of a file. Once it says no, what is aside is removed, as with any failure.
+/// What a killed process has left aside is removed by the next that writes beside it.
+pub fn write_tree(
+    store: &dyn Store,
+    closure: &Closure,
+    to: &Path,
+    goes_on: &dyn Fn() -> bool,
+) -> Result<(), WriteError> {
     if to.file_name().is_none() {
         return Err(WriteError::NoName(to.to_path_buf()));
     }
     if exists(to)? {
         return Err(WriteError::Exists(to.to_path_buf()));
     }
-    let aside = make_aside(to)?;
-    let tree = aside.join("tree");
-    let written = write(store, closure, &tree).and_then(|()| rename(&tree, to));
-    // Empty by now if all went well. What cannot be removed stays, and the error that is reported is the first one.
-    let _ = fs::remove_dir_all(&aside);
-    written
+    remove_left_behind(to);
+    let aside = Aside::beside(to).map_err(io_error(to))?;
+    let tree = aside.tree();
+    let work = Work { store, goes_on };
+    work.write(closure, &tree).and_then(|()| rename(&tree, to))
 }
 
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> WriteError {
@@ -81,43 +92,55 @@ fn exists(path: &Path) -> Result<bool, WriteError> {
     }
 }
 
-/// Makes a directory beside `to`, for us alone: whatever is in it may be removed.
-fn make_aside(to: &Path) -> Result<PathBuf, WriteError> {
-    let mut attempt = 0;
-    loop {
-        let aside = to.with_file_name(format!(".firn-{}-{attempt}", std::process::id()));
-        match DirBuilder::new().mode(0o700).create(&aside) {
-            Ok(()) => return Ok(aside),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < ASIDE_MAX => attempt += 1,
-            Err(error) => return Err(io_error(to)(error)),
-        }
-    }
+struct Work<'a> {
+    store: &'a dyn Store,
+    goes_on: &'a dyn Fn() -> bool,
 }
 
-fn write(store: &dyn Store, closure: &Closure, to: &Path) -> Result<(), WriteError> {
-    let mut path = to.to_path_buf();
-    for step in closure.walk() {
-        match step {
-            Step::Open { name } => {
-                enter(&mut path, name);
-                fs::create_dir(&path).map_err(io_error(&path))?;
+impl Work<'_> {
+    fn write(&self, closure: &Closure, to: &Path) -> Result<(), WriteError> {
+        let mut path = to.to_path_buf();
+        for step in closure.walk() {
+            match step {
+                Step::Open { name } => {
+                    enter(&mut path, name);
+                    fs::create_dir(&path).map_err(io_error(&path))?;
+                }
+                Step::Close => {
+                    path.pop();
+                }
+                Step::File { name, blob, executable } => {
+                    enter(&mut path, name);
+                    self.write_file(&path, blob, executable)?;
+                    path.pop();
+                }
+                Step::Symlink { name, target } => {
+                    enter(&mut path, name);
+                    symlink(OsStr::from_bytes(target.as_bytes()), &path).map_err(io_error(&path))?;
+                    path.pop();
+                }
             }
-            Step::Close => {
-                path.pop();
-            }
-            Step::File { name, blob, executable } => {
-                enter(&mut path, name);
-                write_file(store, &path, blob, executable)?;
-                path.pop();
-            }
-            Step::Symlink { name, target } => {
-                enter(&mut path, name);
-                symlink(OsStr::from_bytes(target.as_bytes()), &path).map_err(io_error(&path))?;
-                path.pop();
-            }
+            self.go_on(&path)?;
         }
+        Ok(())
     }
-    Ok(())
+
+    fn write_file(&self, path: &Path, blob: BlobRef, executable: bool) -> Result<(), WriteError> {
+        let mode = if executable { 0o755 } else { 0o644 };
+        let options = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+        let mut file: File = options.map_err(io_error(path))?;
+        for span in Span::whole(blob.size).pieces(READ_GROUPS) {
+            let read = self.store.read_span(&blob, span)?;
+            let read = read.ok_or(StoreError::Missing(Item::Blob(blob.digest)))?;
+            file.write_all(read.bytes()).map_err(io_error(path))?;
+            self.go_on(path)?;
+        }
+        Ok(())
+    }
+
+    fn go_on(&self, path: &Path) -> Result<(), WriteError> {
+        if (self.goes_on)() { Ok(()) } else { Err(WriteError::BrokenOff(path.to_path_buf())) }
+    }
 }
 
 /// The topmost node has no name: its path is there already.
@@ -125,18 +148,6 @@ fn enter(path: &mut PathBuf, name: Option<&PathComponent>) {
     if let Some(name) = name {
         path.push(OsStr::from_bytes(name.as_bytes()));
     }
-}
-
-fn write_file(store: &dyn Store, path: &Path, blob: BlobRef, executable: bool) -> Result<(), WriteError> {
-    let mode = if executable { 0o755 } else { 0o644 };
-    let options = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    let mut file: File = options.map_err(io_error(path))?;
-    for span in Span::whole(blob.size).pieces(READ_GROUPS) {
-        let read = store.read_span(&blob, span)?;
-        let read = read.ok_or(StoreError::Missing(Item::Blob(blob.digest)))?;
-        file.write_all(read.bytes()).map_err(io_error(path))?;
-    }
-    Ok(())
 }
 
 fn rename(tree: &Path, to: &Path) -> Result<(), WriteError> {

@@ -9,6 +9,7 @@
 //! Deliberately absent: the network, the store, and any belief that does not come from a key or from this machine's
 //! user. `docs/TRUST.md` tells what a liar can and cannot do.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+#![deny(clippy::print_stdout, clippy::print_stderr)] // They panic where nobody can be told.
 
 mod attestation;
 mod claim;

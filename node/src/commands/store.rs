@@ -31,7 +31,7 @@ pub(super) async fn add(asked: Asked, arguments: AddArgs) -> Result<ExitCode, Fa
     let reply = progress::shown(Style::of_process(asked.json), async |report| {
         asked.operations.add(request, report).await
     });
-    say(&show::add(&reply.await?), asked.json);
+    say(&show::add(&reply.await?), asked.json)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -49,7 +49,7 @@ pub(super) async fn adopt(asked: Asked, arguments: AdoptArgs) -> Result<ExitCode
         asked.operations.adopt(request, report).await
     });
     let reply = reply.await?;
-    say(&show::adopt(&reply), asked.json);
+    say(&show::adopt(&reply), asked.json)?;
     // What is still going on has not failed yet.
     let has_failed = reply.status.is_some_and(|status| status.complete && status.failed_paths > 0);
     Ok(code(!has_failed))
@@ -63,7 +63,7 @@ pub(super) async fn pin(asked: Asked, command: PinCommand) -> Result<ExitCode, F
         PinCommand::Rm { what } => show::unpin(&asked.operations.unpin(UnpinRequest { what }).await?),
         PinCommand::List => show::pins(&asked.operations.pins().await?),
     };
-    say(&answer, asked.json);
+    say(&answer, asked.json)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -73,12 +73,12 @@ pub(super) async fn gc(asked: Asked, arguments: GcArgs) -> Result<ExitCode, Fail
     let reply = progress::shown(Style::of_process(asked.json), async |report| {
         asked.operations.collect(request, report).await
     });
-    say(&show::collect(&reply.await?), asked.json);
+    say(&show::collect(&reply.await?), asked.json)?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn stats(asked: Asked) -> Result<ExitCode, Failure> {
-    say(&show::stats(&asked.operations.stats().await?), asked.json);
+    say(&show::stats(&asked.operations.stats().await?), asked.json)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -88,7 +88,7 @@ pub(super) async fn verify(asked: Asked, arguments: VerifyArgs) -> Result<ExitCo
         asked.operations.verify(request, report).await
     });
     let reply = reply.await?;
-    say(&show::verify(&reply), asked.json);
+    say(&show::verify(&reply), asked.json)?;
     Ok(code(reply.damages.iter().all(|damage| damage.repaired)))
 }
 

@@ -8,7 +8,10 @@ use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
 use super::gifts::Picture;
-use crate::show::{Answer, short};
+use crate::{
+    output::Text,
+    show::{Answer, short},
+};
 
 /// What came of it. One of the consumers is looked at more closely.
 pub(super) struct Ended {
@@ -65,12 +68,13 @@ impl Ended {
             "interval_seconds": self.picture.interval.as_secs_f64(), "seeders_at_once": self.seeders_at_once(),
             "peers": seen.iter().map(|peer| self.peer_json(peer)).collect::<Vec<_>>(),
         });
-        let mut text = format!("{store_path}\n{root}\n");
+        let mut text = Text::from_iter([store_path, root]);
         for peer in &seen {
             let (id, drawn) = (peer.id.to_string(), self.picture.drawn(&peer.id));
-            text += &format!("  {:<9} {}  {drawn}  {}\n", peer.part, short(&id), told(peer));
+            text.line(format!("  {:<9} {}  {drawn}  {}", peer.part, short(&id), told(peer)));
         }
-        Answer { json, text: text + &self.summary(), remarks: String::new() }
+        text.extend(self.summary());
+        Answer { json, text, remarks: Text::new() }
     }
 
     fn peer_json(&self, peer: &Seen<'_>) -> Value {
@@ -82,21 +86,26 @@ impl Ended {
         })
     }
 
-    fn summary(&self) -> String {
-        format!(
-            "a sign is {:.2} s, the higher the more was given in it; {} seeders gave at once\n\
-             the consumers gave each other {} of two times {}\n\
-             {} files, {} in {:.1} s, {}/s of upload by each seeder; the trees that came out are {}\n",
-            self.picture.interval.as_secs_f64(),
-            self.seeders_at_once(),
-            HumanBytes(self.exchanged_bytes),
-            HumanBytes(self.got.bytes),
-            self.got.files,
-            HumanBytes(self.got.bytes),
-            self.got.seconds,
-            HumanBytes(self.upload_max.get()),
-            if self.identical { "identical" } else { "NOT IDENTICAL" },
-        )
+    fn summary(&self) -> [String; 3] {
+        let bytes = HumanBytes(self.got.bytes);
+        [
+            format!(
+                "a sign is {:.2} s, the higher the more was given in it; {} seeders gave at once",
+                self.picture.interval.as_secs_f64(),
+                self.seeders_at_once(),
+            ),
+            format!(
+                "the consumers gave each other {} of two times {bytes}",
+                HumanBytes(self.exchanged_bytes)
+            ),
+            format!(
+                "{} files, {bytes} in {:.1} s, {}/s of upload by each seeder; the trees that came out are {}",
+                self.got.files,
+                self.got.seconds,
+                HumanBytes(self.upload_max.get()),
+                if self.identical { "identical" } else { "NOT IDENTICAL" },
+            ),
+        ]
     }
 
     /// The most seeders that gave something in one interval.

@@ -129,7 +129,12 @@ fn hash_of(fetched: &Fetched) -> Option<StorePathHash> {
 async fn write_out(ops: &Ops, fetched: &Fetched, out: PathBuf, watch: &Watch<'_>) -> Result<(), Failure> {
     let write = async || {
         let (store, closure, out) = (ops.engine.store().clone(), fetched.closure.clone(), out.clone());
-        ops.engine.run_blocking(move || write_tree(&*store, &closure, &out)).await
+        let (report, writing) = (watch.report.clone(), ops.writing.token());
+        let job = move || {
+            let _writing = writing;
+            write_tree(&*store, &closure, &out, &|| !report.is_closed())
+        };
+        ops.engine.run_blocking(job).await
     };
     match write().await? {
         Err(WriteError::Store(damage)) if damage.lost().is_some() => {

@@ -19,6 +19,7 @@ use firn_proto::control::{
     TrafficStatus, UnpinReply, UnpinRequest, VerifyReply, VerifyRequest,
 };
 use firn_store::StoreError;
+use tokio_util::task::TaskTracker;
 
 use super::{Adopting, Operations, Report, add, adopt, collect, get, pins, stats, verify};
 use crate::{
@@ -47,12 +48,20 @@ pub struct Ops {
     pub adopting: Adopting,
     /// What the node's housekeeping could not do.
     pub trouble: Arc<Trouble>,
+    /// The trees that are being written out. One that nobody waits for any more is removed, which takes a while.
+    pub writing: TaskTracker,
 }
 
 impl Ops {
     /// Whether this is a node, rather than a command that opened the store itself.
     pub fn is_node(&self) -> bool {
         self.http.is_some()
+    }
+
+    /// Waits until nothing is being written out.
+    pub async fn finish_writing(&self) {
+        self.writing.close();
+        self.writing.wait().await;
     }
 
     /// Whether what is shared can be had by anybody now.

@@ -12,7 +12,7 @@ use super::{
     lossy, or_null,
     store::{adopt_json, adopt_text},
 };
-use crate::remembered;
+use crate::{output::Text, remembered};
 
 /// What `firn status` prints.
 pub fn status(reply: &StatusReply) -> Answer {
@@ -49,7 +49,7 @@ pub fn status(reply: &StatusReply) -> Answer {
         "duplicates": reply.duplicates,
         "liars": reply.liars.iter().map(liar_json).collect::<Vec<_>>(),
     });
-    Answer { json, text: status_text(reply, &store, remembered::now()), remarks: String::new() }
+    Answer { json, text: status_text(reply, &store, remembered::now()), remarks: Text::new() }
 }
 
 fn peer_status_json(peer: &PeerStatus) -> Value {
@@ -71,7 +71,7 @@ fn peer_status_json(peer: &PeerStatus) -> Value {
     })
 }
 
-fn status_text(reply: &StatusReply, store: &StoreStatus, now: UnixSeconds) -> String {
+fn status_text(reply: &StatusReply, store: &StoreStatus, now: UnixSeconds) -> Text {
     let mut lines = Vec::new();
     let mut row = |name: &str, value: String| {
         if !value.is_empty() {
@@ -115,7 +115,7 @@ fn status_text(reply: &StatusReply, store: &StoreStatus, now: UnixSeconds) -> St
         lines.extend(peer_lines(peer));
     }
     lines.extend(reply.liars.iter().map(|liar| liar_line(liar, now)));
-    lines.join("\n") + "\n"
+    lines.into_iter().collect()
 }
 
 fn duplicates_text(duplicates: &[String]) -> String {

@@ -9,6 +9,7 @@ use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
 use super::{Answer, counted, lossy, or_null};
+use crate::output::Text;
 
 /// What `firn add` prints.
 pub fn add(reply: &AddReply) -> Answer {
@@ -32,31 +33,30 @@ pub fn add(reply: &AddReply) -> Answer {
         paths => format!("{}, ", counted(paths, "path")),
     };
     let size = format!("{}, {}", counted(reply.files, "file"), HumanBytes(reply.bytes));
-    let mut remarks = format!("added {what}{size}; {sharing}\n");
-    remarks += &known_text(&reply.paths);
+    let mut remarks = Text::from_iter([format!("added {what}{size}; {sharing}")]);
+    remarks.extend(known_text(&reply.paths));
     if reply.in_place {
-        remarks += "the files are read where they are: they must stay there, and as they are\n";
+        remarks.line("the files are read where they are: they must stay there, and as they are");
     }
-    Answer { json, text: format!("{}\n{}\n", added.store_path, added.root), remarks }
+    Answer { json, text: Text::from_iter([added.store_path, added.root]), remarks }
 }
 
 /// What looks as it did before was not read again.
-fn known_text(paths: &[AddedPath]) -> String {
+fn known_text(paths: &[AddedPath]) -> Option<String> {
     match (paths.iter().filter(|path| path.was_known).count(), paths.len()) {
-        (0, _) => String::new(),
-        (1, 1) => {
-            "known already: its files look as they did, and were not read again (--rehash reads them)\n"
-                .into()
-        }
-        (known, all) => format!("{known} of {all} paths known already, and not read again\n"),
+        (0, _) => None,
+        (1, 1) => Some(
+            "known already: its files look as they did, and were not read again (--rehash reads them)".into(),
+        ),
+        (known, all) => Some(format!("{known} of {all} paths known already, and not read again")),
     }
 }
 
 /// What was adopted by its name is not seeded by that alone.
-fn unshared_text(paths: &[AddedPath]) -> String {
+fn unshared_text(paths: &[AddedPath]) -> Option<String> {
     match paths.iter().filter(|path| !path.shared).count() as u64 {
-        0 => String::new(),
-        count => format!("{} shared with nobody: --share was not given\n", counted(count, "path")),
+        0 => None,
+        count => Some(format!("{} shared with nobody: --share was not given", counted(count, "path"))),
     }
 }
 
@@ -79,20 +79,20 @@ pub fn adopt(reply: &AdoptReply) -> Answer {
         "store": reply.status.as_ref().map(adopt_json),
         "paths": reply.paths.iter().map(added_path_json).collect::<Vec<_>>(),
     });
-    let text = reply.paths.iter().map(|path| format!("{}\n", path.store_path)).collect();
-    let mut remarks = known_text(&reply.paths);
-    remarks += &unshared_text(&reply.paths);
+    let text = reply.paths.iter().map(|path| &path.store_path).collect();
+    let mut remarks = Text::from_iter(known_text(&reply.paths));
+    remarks.extend(unshared_text(&reply.paths));
     if let Some(status) = &reply.status {
-        remarks += &format!("{}: {}\n", lossy(&status.store_dir), adopt_text(status));
-        remarks += match (reply.goes_on, status.complete) {
-            (true, true) => "the node follows it from now on, as long as it runs\n",
+        remarks.line(format!("{}: {}", lossy(&status.store_dir), adopt_text(status)));
+        remarks.extend(match (reply.goes_on, status.complete) {
+            (true, true) => Some("the node follows it from now on, as long as it runs"),
             (true, false) => {
-                "the node goes on with it as long as it runs; `firn status` tells how far it is\n"
+                Some("the node goes on with it as long as it runs; `firn status` tells how far it is")
             }
-            (false, _) => "",
-        };
+            (false, _) => None,
+        });
         if status.untrusted_paths > 0 {
-            remarks += "what no trusted key has signed is left out; `firn adopt PATH` takes it even so\n";
+            remarks.line("what no trusted key has signed is left out; `firn adopt PATH` takes it even so");
         }
     }
     Answer { json, text, remarks }
@@ -143,24 +143,24 @@ fn pin_json(pin: &PinnedItem) -> Value {
 pub fn pin(reply: &PinReply) -> Answer {
     let pin = reply.pin.clone().unwrap_or_default();
     let remarks = match reply.is_here {
-        true => format!("pinned: {}\n", pin.reason),
-        false => format!("pinned: {}; it is not here, `firn get` brings it\n", pin.reason),
+        true => format!("pinned: {}", pin.reason),
+        false => format!("pinned: {}; it is not here, `firn get` brings it", pin.reason),
     };
     let json = json!({ "subject": pin.subject, "reason": pin.reason, "is_here": reply.is_here });
-    Answer { json, text: format!("{}\n", pin.subject), remarks }
+    Answer { json, text: Text::from_iter([pin.subject]), remarks: Text::from_iter([remarks]) }
 }
 
 /// What `firn pin rm` prints.
 pub fn unpin(reply: &UnpinReply) -> Answer {
-    let remarks = "no longer pinned: it stays until room is wanted\n".to_owned();
-    Answer { json: json!({ "subject": reply.subject }), text: format!("{}\n", reply.subject), remarks }
+    let remarks = Text::from_iter(["no longer pinned: it stays until room is wanted"]);
+    Answer { json: json!({ "subject": reply.subject }), text: Text::from_iter([&reply.subject]), remarks }
 }
 
 /// What `firn pin list` prints.
 pub fn pins(reply: &PinsReply) -> Answer {
-    let text = reply.pins.iter().map(|pin| format!("{} {}\n", pin.subject, pin.reason)).collect();
+    let text = reply.pins.iter().map(|pin| format!("{} {}", pin.subject, pin.reason)).collect();
     let pins: Vec<Value> = reply.pins.iter().map(pin_json).collect();
-    Answer { json: json!({ "pins": pins }), text, remarks: String::new() }
+    Answer { json: json!({ "pins": pins }), text, remarks: Text::new() }
 }
 
 /// What `firn gc` prints.
@@ -179,39 +179,39 @@ pub fn collect(reply: &CollectReply) -> Answer {
         "disk_bytes": reply.disk_bytes,
         "disk_bytes_max": reply.disk_bytes_max,
     });
-    let text = reply.evicted.iter().map(|evicted| format!("{}\n", evicted.subject)).collect();
+    let text = reply.evicted.iter().map(|evicted| &evicted.subject).collect();
     Answer { json, text, remarks: collect_remarks(reply) }
 }
 
-fn collect_remarks(reply: &CollectReply) -> String {
+fn collect_remarks(reply: &CollectReply) -> Text {
     let (evicted, dry_run) = (reply.evicted.len() as u64, reply.dry_run);
-    let mut remarks = String::new();
+    let mut remarks = Text::new();
     if evicted > 0 {
         let would_be = if dry_run { "would be " } else { "" };
-        remarks += &format!("{} {would_be}evicted\n", paths_and_trees(evicted));
+        remarks.line(format!("{} {would_be}evicted", paths_and_trees(evicted)));
     }
     let (would_go, in_all) = match (dry_run, evicted) {
         (true, 0) => ("would go: ", ""),
         (true, _) => ("besides that would go: ", " in all"),
         (false, _) => ("deleted ", ""),
     };
-    remarks += &format!(
-        "{would_go}{}, {}, {} that came in part; about {}{in_all}\n",
+    remarks.line(format!(
+        "{would_go}{}, {}, {} that came in part; about {}{in_all}",
         counted(reply.blobs, "blob"),
         directories(reply.directories),
         reply.partials,
         HumanBytes(reply.bytes),
-    );
+    ));
     let disk_bytes = reply.disk_bytes.saturating_sub(if dry_run { reply.bytes } else { 0 });
     let takes = if dry_run { "would take about" } else { "takes" };
-    remarks += &format!("the store {takes} {}", HumanBytes(disk_bytes));
-    remarks += &match reply.disk_bytes_max {
+    let limit = match reply.disk_bytes_max {
         Some(max) if disk_bytes > max => {
-            format!(", more than {}: the rest is pinned, or needed by the store itself\n", HumanBytes(max))
+            format!(", more than {}: the rest is pinned, or needed by the store itself", HumanBytes(max))
         }
-        Some(max) => format!(" of {}\n", HumanBytes(max)),
-        None => "\n".to_owned(),
+        Some(max) => format!(" of {}", HumanBytes(max)),
+        None => String::new(),
     };
+    remarks.line(format!("the store {takes} {}{limit}", HumanBytes(disk_bytes)));
     remarks
 }
 
@@ -267,8 +267,8 @@ pub fn stats(reply: &StatsReply) -> Answer {
         ("on disk", format!("{}{limit}", HumanBytes(reply.disk_bytes))),
         ("overhead", HumanBytes(overhead).to_string()),
     ];
-    let text = rows.iter().map(|(name, value)| format!("{name:<12} {value}\n")).collect();
-    Answer { json, text, remarks: String::new() }
+    let text = rows.iter().map(|(name, value)| format!("{name:<12} {value}")).collect();
+    Answer { json, text, remarks: Text::new() }
 }
 
 /// What `firn verify` prints.
@@ -288,8 +288,8 @@ pub fn verify(reply: &VerifyReply) -> Answer {
         result += &format!(", {repaired} repaired with {} from peers", HumanBytes(reply.fetched_bytes));
     }
     let checked = paths_and_trees(reply.checked);
-    let remarks =
-        format!("checked {checked}, {}; {result}\n{}", HumanBytes(reply.bytes), what_to_do(&reply.damages));
+    let mut remarks = Text::from_iter([format!("checked {checked}, {}; {result}", HumanBytes(reply.bytes))]);
+    remarks.extend(what_to_do(&reply.damages));
     Answer { json, text: reply.damages.iter().map(damage_line).collect(), remarks }
 }
 
@@ -319,14 +319,16 @@ pub fn rebuilt(rebuilt: &Rebuilt) -> Answer {
 }
 
 /// What helps against what is still damaged.
-fn what_to_do(damages: &[Damage]) -> &'static str {
+fn what_to_do(damages: &[Damage]) -> Option<&'static str> {
     let mut unrepaired = damages.iter().filter(|damage| !damage.repaired).peekable();
     if unrepaired.peek().is_none() {
-        ""
+        None
     } else if unrepaired.any(|damage| !damage.unrepaired_because.is_empty()) {
-        "what no peer has is whole again once it is added again, by whoever has the files\n"
+        Some("what no peer has is whole again once it is added again, by whoever has the files")
     } else {
-        "`firn verify --repair` gets again what peers have; `firn add --rehash` adds again what you have yourself\n"
+        Some(
+            "`firn verify --repair` gets again what peers have; `firn add --rehash` adds again what you have yourself",
+        )
     }
 }
 
@@ -345,5 +347,5 @@ fn damage_line(damage: &Damage) -> String {
         (false, "") => String::new(),
         (false, because) => format!("; not repaired: {because}"),
     };
-    format!("{}: {}{outcome}\n", damage.subject, damage.what)
+    format!("{}: {}{outcome}", damage.subject, damage.what)
 }

@@ -2,7 +2,8 @@ use std::path::Path;
 
 use firn_proto::control::{
     AddReply, AddedPath, AdoptReply, AdoptStatus, CollectReply, Damage, Evicted, Giver, GotPath, LiarStatus,
-    PeerStatus, StatsReply, StatusReply, StoreStatus, TrafficStatus, TransferStatus, VerifyReply,
+    PeerStatus, PinReply, PinnedItem, PinsReply, StatsReply, StatusReply, StoreStatus, TrafficStatus,
+    TransferStatus, UnpinReply, VerifyReply,
 };
 
 use super::*;
@@ -108,6 +109,78 @@ fn status_names_peers_and_liars() {
     assert!(answer.text.contains("1 more are out of view"), "{}", answer.text);
 }
 
+/// What others have named comes as it is in JSON, and in text as one line that steers no terminal.
+#[test]
+fn no_text_of_others_steers_a_terminal_or_forges_a_line() {
+    const EVIL: &str = "x\u{1b}[31m\u{9b}1m\u{202e}\nfirn: forged";
+    let evil = || EVIL.to_owned();
+    let bytes = || EVIL.as_bytes().to_vec().into();
+    let added =
+        AddedPath { store_path: evil(), root: evil(), signed_by: vec![evil()], ..AddedPath::default() };
+    let giver = Giver { id: evil(), via: evil(), route: evil(), ..Giver::default() };
+    let adopt_status = AdoptStatus { store_dir: bytes(), last_failure: evil(), ..AdoptStatus::default() };
+    let peer = PeerStatus {
+        id: evil(),
+        via: evil(),
+        route: evil(),
+        connected: true,
+        shared: vec![evil()],
+        lies: vec![evil()],
+        ..PeerStatus::default()
+    };
+    let share =
+        PeerShare { id: evil(), via: evil(), route: evil(), lies: vec![evil()], ..PeerShare::default() };
+    let got = GotPath { store_path: evil(), root: evil(), was_here: false };
+    let pinned = PinnedItem { subject: evil(), reason: evil() };
+    let damage = Damage { subject: evil(), what: evil(), repaired: false, unrepaired_because: evil() };
+    let answers = [
+        status(&StatusReply {
+            running: true,
+            data_dir: bytes(),
+            role: evil(),
+            peer_id: evil(),
+            http_address: evil(),
+            iroh_addresses: vec![evil()],
+            multiaddrs: vec![evil()],
+            network: evil(),
+            version: evil(),
+            trusted_keys: vec![evil()],
+            adopt: Some(adopt_status.clone()),
+            peers: vec![peer],
+            transfers: vec![TransferStatus {
+                subject: evil(),
+                peers: vec![giver],
+                ..TransferStatus::default()
+            }],
+            liars: vec![LiarStatus { id: evil(), reason: evil(), at: 0 }],
+            store: Some(StoreStatus { trouble: evil(), ..StoreStatus::default() }),
+            ..StatusReply::default()
+        }),
+        add(&AddReply {
+            paths: vec![added.clone()],
+            ..AddReply::default()
+        }),
+        adopt(&AdoptReply { status: Some(adopt_status), goes_on: true, paths: vec![added] }),
+        get(&GetReply { paths: vec![got], peers: vec![share], ..GetReply::default() }, Some(Path::new(EVIL))),
+        verify(&VerifyReply { damages: vec![damage], ..VerifyReply::default() }),
+        collect(&CollectReply {
+            evicted: vec![Evicted { subject: evil(), used_at: 0 }],
+            ..CollectReply::default()
+        }),
+        pin(&PinReply { pin: Some(pinned.clone()), is_here: true }),
+        unpin(&UnpinReply { subject: evil() }),
+        pins(&PinsReply { pins: vec![pinned] }),
+    ];
+    for answer in answers {
+        for text in [&answer.text, &answer.remarks] {
+            assert!(!text.contains(|c: char| (c.is_control() && c != '\n') || c == '\u{202e}'), "{text:?}");
+            assert!(!text.lines().any(|line| line.starts_with("firn: forged")), "{text}");
+        }
+        assert!(answer.text.contains("\\u{1b}[31m"), "{}", answer.text);
+        assert!(answer.json.to_string().contains("\\u001b"), "{}", answer.json);
+    }
+}
+
 #[test]
 fn add_prints_the_store_path_and_the_root_for_scripts() {
     let path = |name: &str, shared| AddedPath {
@@ -119,7 +192,7 @@ fn add_prints_the_store_path_and_the_root_for_scripts() {
     let reply =
         AddReply { paths: vec![path("dep", false), path("app", false)], files: 1, ..AddReply::default() };
     let answer = add(&reply);
-    assert_eq!(answer.text, "app\nfirn:app\n");
+    assert_eq!(&*answer.text, "app\nfirn:app\n");
     assert!(answer.remarks.contains("2 paths, 1 file"), "{}", answer.remarks);
     assert!(answer.remarks.contains("shared with nobody"), "{}", answer.remarks);
     assert_eq!(
@@ -144,7 +217,7 @@ fn get_tells_who_gave_what() {
     let got = GotPath { root: "firn:x".into(), ..GotPath::default() };
     let reply = GetReply { paths: vec![got], peers: vec![share], ..GetReply::default() };
     let answer = get(&reply, Some(Path::new("/o")));
-    assert_eq!(answer.text, "firn:x\n");
+    assert_eq!(&*answer.text, "firn:x\n");
     assert_eq!(
         shape(&answer.json),
         "{bytes,fetched_bytes,files,out,paths[{root,store_path,was_here}],peers[{asked,bytes,id,lies[],route,via}],root,\
@@ -174,7 +247,7 @@ fn verify_names_what_is_damaged() {
         Damage { subject: "/nix/store/x".into(), what: "a flipped byte".into(), ..Damage::default() };
     let reply = VerifyReply { checked: 2, bytes: 3, damages: vec![damage.clone()], fetched_bytes: 0 };
     let answer = verify(&reply);
-    assert_eq!(answer.text, "/nix/store/x: a flipped byte\n");
+    assert_eq!(&*answer.text, "/nix/store/x: a flipped byte\n");
     assert!(answer.remarks.starts_with("checked 2 paths and trees, 3 B; 1 damage\n"), "{}", answer.remarks);
     assert!(answer.remarks.contains("`firn verify --repair`"), "{}", answer.remarks);
     assert_eq!(
@@ -187,7 +260,7 @@ fn verify_names_what_is_damaged() {
     assert_eq!(well.remarks.lines().count(), 1, "there is nothing to do: {}", well.remarks);
     let answer = verify(&VerifyReply { damages: vec![repaired, stays], fetched_bytes: 9, ..reply });
     assert_eq!(
-        answer.text,
+        &*answer.text,
         "/nix/store/x: a flipped byte; repaired\n\
          /nix/store/x: a flipped byte; not repaired: nobody has it\n"
     );
@@ -208,7 +281,7 @@ fn gc_tells_what_went_and_what_is_left() {
         ..CollectReply::default()
     };
     let answer = collect(&reply);
-    assert_eq!(answer.text, "/nix/store/x\n");
+    assert_eq!(&*answer.text, "/nix/store/x\n");
     assert_eq!(answer.json["evicted"][0]["used_at"], Value::Null);
     assert!(
         answer.remarks.contains("1 path or tree evicted\ndeleted 1 blob, 2 directories"),

@@ -3,15 +3,17 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod bad_input;
-mod healing;
 mod crowd;
+mod ended;
 mod gone;
+mod healing;
 mod in_place;
 mod nix_store;
 mod offline;
+mod output;
 mod pages;
 mod peers;
-mod relayed;
 mod private;
+mod relayed;
 mod room;
 mod world;

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 /// The user and the group of nobody.
@@ -52,27 +53,34 @@ impl Firn {
         self.path(".local/share/firn/store").join(name)
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_firn"));
         command.args(arguments).current_dir(self.0.path()).env_clear().env("HOME", self.0.path());
         command
     }
 
+    /// The command that runs a node on loopback.
+    pub(crate) fn node_command(&self, settings: &[&str]) -> Command {
+        self.node_command_at("127.0.0.1:0", settings)
+    }
+
+    /// The command that runs a node whose binary cache listens there.
+    pub(crate) fn node_command_at(&self, http: &str, settings: &[&str]) -> Command {
+        let any = "127.0.0.1:0";
+        let places = ["node", "--json", "--http", http, "--iroh", any, "--libp2p", any];
+        self.command(&[&places, settings].concat())
+    }
+
     /// Starts a node on loopback and waits until it is ready.
     pub(crate) fn node(&self, settings: &[&str]) -> Node {
-        self.node_that_logs("127.0.0.1:0", settings, Stdio::inherit())
+        Node::start(self.node_command(settings))
     }
 
     /// Starts a node whose binary cache listens there, and waits until it is ready.
     pub(crate) fn node_that_logs(&self, http: &str, settings: &[&str], log: Stdio) -> Node {
-        let any = "127.0.0.1:0";
-        let places = ["node", "--json", "--http", http, "--iroh", any, "--libp2p", any];
-        let mut command = self.command(&[&places, settings].concat());
-        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let ready = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        Node { child, ready }
+        let mut command = self.node_command_at(http, settings);
+        command.stderr(log);
+        Node::start(command)
     }
 
     /// Starts a command whose answer nobody waits for.
@@ -85,6 +93,22 @@ impl Firn {
         let output = self.run(&[arguments, &["--json"]].concat(), variables);
         (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap())
     }
+}
+
+impl Node {
+    /// Starts it, and waits until it says that it is ready.
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ready = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        Node { child, ready }
+    }
+}
+
+/// Sends a signal.
+pub(crate) fn signal(child: &Child, signal: Signal) {
+    rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
 }
 
 /// What was printed.
@@ -195,10 +219,19 @@ impl Node {
         self.child.id()
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, by: Signal) {
+        signal(&self.child, by);
+    }
+
     /// Ends it as a service manager does.
-    pub(crate) fn end(mut self) {
-        let id = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    pub(crate) fn end(self) {
+        self.end_by(Signal::TERM);
+    }
+
+    /// Sends it a signal, and waits for its good end.
+    pub(crate) fn end_by(mut self, by: Signal) {
+        self.signal(by);
         let begun = Instant::now();
         let status = self.child.wait().unwrap();
         assert!(status.success() && begun.elapsed() < Duration::from_secs(6), "{status}");

@@ -1,6 +1,7 @@
 //! From the file system into a store and back.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     ffi::OsString,
     fs,
@@ -92,7 +93,7 @@ fn round_trip(tree: &Tree, store: &dyn Store) -> Root {
     store.commit_root(added.root(), false, None).unwrap();
     assert_eq!(closure(store, added.root()).unwrap().unwrap().root(), added.root());
     assert!(missing_blobs(store, &added).unwrap().is_empty());
-    write_tree(store, &added, &to).unwrap();
+    write_tree(store, &added, &to, &|| true).unwrap();
     assert_eq!(read(&to), *tree);
     assert_eq!(names(dir.path()).len(), 2, "nothing stays aside");
     added.root().clone()
@@ -181,14 +182,14 @@ fn nothing_is_written_over() {
     symlink("nowhere", &link).unwrap();
     fs::create_dir(&full).unwrap();
     for to in [&file, &link, &full] {
-        let error = write_tree(&store, &closure, to).unwrap_err();
+        let error = write_tree(&store, &closure, to, &|| true).unwrap_err();
         assert!(matches!(&error, WriteError::Exists(path) if path == to), "{error}");
     }
     assert_eq!(fs::read(&file).unwrap(), b"mine");
     assert_eq!(names(dir.path()).len(), 3);
-    let error = write_tree(&store, &closure, Path::new("/")).unwrap_err();
+    let error = write_tree(&store, &closure, Path::new("/"), &|| true).unwrap_err();
     assert!(matches!(error, WriteError::NoName(_)));
-    let error = write_tree(&store, &closure, &dir.path().join("absent/x")).unwrap_err();
+    let error = write_tree(&store, &closure, &dir.path().join("absent/x"), &|| true).unwrap_err();
     assert!(matches!(error, WriteError::Io { .. }));
 }
 
@@ -200,7 +201,8 @@ fn of_many_that_write_to_one_place_one_succeeds() {
     let closure = closure(&store, &root).unwrap().unwrap();
     let to = dir.path().join("to");
     let results: Vec<_> = thread::scope(|scope| {
-        let writers: Vec<_> = (0..8).map(|_| scope.spawn(|| write_tree(&store, &closure, &to))).collect();
+        let writers: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| write_tree(&store, &closure, &to, &|| true))).collect();
         writers.into_iter().map(|writer| writer.join().unwrap()).collect()
     });
     assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
@@ -221,10 +223,36 @@ fn a_failure_leaves_nothing_behind() {
     for bytes in [&blobs[0], &blobs[2]] {
         conformance::add(&store, bytes);
     }
-    let error = write_tree(&store, &closure, &dir.path().join("to")).unwrap_err();
+    let error = write_tree(&store, &closure, &dir.path().join("to"), &|| true).unwrap_err();
     let digest = BlobRef::of(&blobs[1]).digest;
     assert!(matches!(error, WriteError::Store(StoreError::Missing(Item::Blob(d))) if d == digest));
     assert_eq!(names(dir.path()), [""; 0].map(PathBuf::from));
+}
+
+#[test]
+fn what_is_broken_off_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = MemoryStore::new();
+    let root = crate::keep(&store, 0);
+    let closure = closure(&store, &root).unwrap().unwrap();
+    let to = dir.path().join("to");
+    let mut asked_before = 0;
+    // At every moment in which it may be broken off.
+    for asked_max in 0.. {
+        let asked = Cell::new(0);
+        let goes_on = || {
+            asked.set(asked.get() + 1);
+            asked.get() <= asked_max
+        };
+        match write_tree(&store, &closure, &to, &goes_on) {
+            Ok(()) => break,
+            Err(error) => assert!(matches!(error, WriteError::BrokenOff(_)), "{error}"),
+        }
+        assert_eq!(names(dir.path()), [""; 0].map(PathBuf::from));
+        asked_before = asked.get();
+    }
+    assert!(asked_before > 3, "it is asked for each entry, and the last time before the end");
+    assert_eq!(names(dir.path()), ["to"].map(PathBuf::from));
 }
 
 #[test]
@@ -243,7 +271,7 @@ fn a_tree_does_not_reach_out_of_its_place() {
     store.keep_directories(&[top.clone(), inner]).unwrap();
     let closure = closure(&store, &top.node().into()).unwrap().unwrap();
     let to = dir.path().join("to");
-    write_tree(&store, &closure, &to).unwrap();
+    write_tree(&store, &closure, &to, &|| true).unwrap();
     assert_eq!(names(&outside).len(), 0);
     assert_eq!(fs::read_link(to.join("a")).unwrap(), outside);
 }
@@ -253,7 +281,10 @@ fn a_name_of_full_length_can_be_written() {
     let dir = tempfile::tempdir().unwrap();
     let store = MemoryStore::new();
     let root = crate::keep(&store, 0);
-    write_tree(&store, &closure(&store, &root).unwrap().unwrap(), &dir.path().join("n".repeat(255))).unwrap();
+    write_tree(&store, &closure(&store, &root).unwrap().unwrap(), &dir.path().join("n".repeat(255)), &|| {
+        true
+    })
+    .unwrap();
 }
 
 #[test]
