@@ -53,7 +53,7 @@ Configuration:
   `firn node --help` lists them. A list in one place replaces the list of the places below it.
   In flags and variables the items of a list may also stand together, with spaces or commas
   between them.
-  The file is --config, else the first that exists of $XDG_CONFIG_HOME/firn/config.toml
+  A path may begin with ~/ in all three. The file is --config, else the first that exists of $XDG_CONFIG_HOME/firn/config.toml
   (~/.config) and /etc/firn/config.toml. A key that is not known is an error.
   `firn node --check` tells what comes of it all.";
 

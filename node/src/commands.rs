@@ -11,6 +11,7 @@ use std::{
 };
 
 use clap::{Parser, error::ErrorKind};
+use firn_nix::SigningKey;
 use firn_proto::control::GetRequest;
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
@@ -172,8 +173,20 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 fn run_key(command: KeyCommand) -> Result<Answer, Failure> {
     match command {
         KeyCommand::Generate { name, out } => Ok(show::key(&key::generate(&name, &out)?.public(), &out)),
-        KeyCommand::Public { file } => Ok(show::key(&key::read(&file)?.public(), &file)),
+        KeyCommand::Public { file } => Ok(show::key(&read_key(&file)?.public(), &file)),
     }
+}
+
+/// Reads a secret key, and warns where others can, too.
+fn read_key(file: &Path) -> Result<SigningKey, Failure> {
+    let read = key::read(file)?;
+    if read.is_open_to_others {
+        let file = file.display();
+        output::remark(&Text::from_iter([format!(
+            "firn: warning: others than its owner may read or change the secret key in {file}: chmod 0600 {file}"
+        )]));
+    }
+    Ok(read.key)
 }
 
 fn run_node(global: &Global, arguments: NodeArgs) -> Result<ExitCode, Failure> {
@@ -332,7 +345,7 @@ impl From<ConnectError> for Failure {
 impl From<key::GenerateError> for Failure {
     fn from(error: key::GenerateError) -> Self {
         match error {
-            key::GenerateError::Name { .. } => Self::usage(error),
+            key::GenerateError::Name(_) => Self::usage(error),
             _ => Self::failed(error),
         }
     }

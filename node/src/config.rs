@@ -10,7 +10,8 @@ use std::{
     fmt, io,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
-    path::PathBuf,
+    os::unix::ffi::OsStrExt,
+    path::{Component, PathBuf},
 };
 
 use firn_exchange::Compress;
@@ -19,10 +20,10 @@ use firn_net::{Multiaddr, RateLimits, RelayUrl, StaticPeer};
 use firn_nix::PublicKey;
 use ipnet::IpNet;
 
-pub use layers::JOBS_MAX;
 use layers::Layers;
+pub use layers::{JOBS_MAX, NoPublicKey};
 pub use networks::{NetworkError, loopback, private, public};
-pub use settings::Settings;
+pub use settings::{Settings, TomlError};
 pub use values::{
     ByteLimit, ByteLimitError, MissBudgets, NETWORK_NAME_BYTES_MAX, NetworkName, NetworkNameError, Role,
 };
@@ -95,7 +96,20 @@ pub enum ConfigError {
         file: PathBuf,
         /// What is wrong.
         #[source]
-        source: Box<toml::de::Error>,
+        source: TomlError,
+    },
+    /// What was given as a public key is none. It is not repeated: it may be a secret key.
+    #[error("{origin}: {key}: item {place} of the list is refused, and not repeated here: {source}")]
+    Key {
+        /// Where it was set.
+        origin: Origin,
+        /// Which setting.
+        key: &'static str,
+        /// Which item of the list, from 1.
+        place: usize,
+        /// What is wrong with it.
+        #[source]
+        source: NoPublicKey,
     },
     /// A setting's value has the wrong shape.
     #[error("{origin}: {key}: \"{value}\": {source}")]
@@ -113,6 +127,9 @@ pub enum ConfigError {
     /// Nothing says where the data directory is.
     #[error("no data directory: give --data-dir, or set HOME")]
     NoDataDir,
+    /// A path that begins in somebody's home directory which is not known.
+    #[error("{path}: only ~ and ~/ are known for a home directory, where HOME is set; ./~ is a directory of this name", path = .0.display())]
+    Home(PathBuf),
     /// A path that could not be made absolute.
     #[error("{path}: {source}", path = path.display())]
     Path {
@@ -188,6 +205,20 @@ impl Environment {
         Some(dir.join("firn/config.toml"))
     }
 
+    /// The path with a home directory for its `~`, which no shell has put there in a file, in a variable or after a `=`.
+    fn expand(&self, path: PathBuf) -> Result<PathBuf, ConfigError> {
+        let first = path.components().next();
+        let Some(Component::Normal(first)) =
+            first.filter(|first| first.as_os_str().as_bytes().starts_with(b"~"))
+        else {
+            return Ok(path);
+        };
+        match &self.home {
+            Some(home) if first == "~" => Ok(home.join(path.strip_prefix("~").unwrap_or(&path))),
+            _ => Err(ConfigError::Home(path)),
+        }
+    }
+
     fn data_dir(&self) -> Option<PathBuf> {
         let data_home = || Some(self.home.as_ref()?.join(".local/share"));
         self.state_directory
@@ -199,14 +230,13 @@ impl Environment {
 impl Config {
     /// Resolves flags and variables over the file that they name, or over the first of the usual files that exists.
     pub fn load(global: &Global, given: Settings, environment: &Environment) -> Result<Self, ConfigError> {
+        let absolute = |path| absolute(environment.expand(path)?);
         let (file, written) = match &global.config {
-            Some(file) => match Settings::of_file(file)? {
-                Some(written) => (Some(file.clone()), written),
-                None => {
-                    let source = io::ErrorKind::NotFound.into();
-                    return Err(ConfigError::Read { file: file.clone(), source });
-                }
-            },
+            Some(file) => {
+                let file = environment.expand(file.clone())?;
+                let written = Settings::of_file(&file)?;
+                (Some(file), written)
+            }
             None => first_file(environment)?,
         };
         let data_dir = global.data_dir.clone().or_else(|| written.data_dir.clone());
@@ -224,8 +254,10 @@ fn absolute(path: PathBuf) -> Result<PathBuf, ConfigError> {
 
 fn first_file(environment: &Environment) -> Result<(Option<PathBuf>, Settings), ConfigError> {
     for file in environment.user_config().into_iter().chain([environment.machine_config.clone()]) {
-        if let Some(written) = Settings::of_file(&file)? {
-            return Ok((Some(file), written));
+        match Settings::of_file(&file) {
+            Ok(written) => return Ok((Some(file), written)),
+            Err(ConfigError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
     }
     Ok((None, Settings::default()))

@@ -3,11 +3,11 @@
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
-use firn_nix::{KeyError, KeyName, SigningKey};
+use firn_nix::{KeyError, KeyName, PublicKey, SigningKey};
 
 /// A key file is one short line; what is longer is something else.
 const KEY_FILE_BYTES_MAX: u64 = 4096;
@@ -15,15 +15,9 @@ const KEY_FILE_BYTES_MAX: u64 = 4096;
 /// Why a key file could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum GenerateError {
-    /// The name can't be a key's.
-    #[error("{name:?} can't be the name of a key")]
-    Name {
-        /// What was given.
-        name: Box<str>,
-        /// What is wrong with it.
-        #[source]
-        source: KeyError,
-    },
+    /// The name can't be a key's. It is not repeated: it may be a whole key.
+    #[error("it can't be the name of a key: {0}")]
+    Name(#[source] KeyError),
     /// The system gave no random bytes.
     #[error("no random bytes: {0}")]
     Random(getrandom::Error),
@@ -53,6 +47,11 @@ pub enum ReadKeyError {
         #[source]
         source: io::Error,
     },
+    /// A key was given where its file belongs. It is not repeated.
+    #[error(
+        "a key is given where the name of its file belongs; it may be known to others now, as all that a command is given"
+    )]
+    NoFile,
     /// It holds something else.
     #[error("{file} is no secret key of the form name:base64: {source}", file = file.display())]
     Shape {
@@ -66,15 +65,18 @@ pub enum ReadKeyError {
 
 /// Makes a new key and writes its secret to a new file that only its owner can read.
 pub fn generate(name: &str, file: &Path) -> Result<SigningKey, GenerateError> {
-    let key_name: KeyName =
-        name.parse().map_err(|source| GenerateError::Name { name: name.into(), source })?;
+    let key_name: KeyName = name.parse().map_err(GenerateError::Name)?;
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(GenerateError::Random)?;
     let key = SigningKey::generate(key_name, seed);
     match write_secret(file, &key) {
         Ok(()) => Ok(key),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(GenerateError::Exists(file.into())),
-        Err(source) => Err(GenerateError::Write { file: file.into(), source }),
+        Err(source) => {
+            // A part of a key is none, and would be in the way of the next attempt.
+            let _ = fs::remove_file(file);
+            Err(GenerateError::Write { file: file.into(), source })
+        }
     }
 }
 
@@ -85,16 +87,35 @@ fn write_secret(file: &Path, key: &SigningKey) -> io::Result<()> {
     output.sync_all()
 }
 
-/// Reads the secret key in a file.
-pub fn read(file: &Path) -> Result<SigningKey, ReadKeyError> {
-    let text = read_text(file).map_err(|source| ReadKeyError::Read { file: file.into(), source })?;
-    text.trim().parse().map_err(|source| ReadKeyError::Shape { file: file.into(), source })
+/// A secret key from a file.
+#[derive(Debug)]
+pub struct KeyFile {
+    /// The key.
+    pub key: SigningKey,
+    /// Whether others than its owner may read the file, or write to it.
+    pub is_open_to_others: bool,
 }
 
-fn read_text(file: &Path) -> io::Result<String> {
+/// Reads the secret key in a file.
+pub fn read(file: &Path) -> Result<KeyFile, ReadKeyError> {
+    let failed = |source| match file.to_str().map(str::trim).is_some_and(is_a_key) {
+        true => ReadKeyError::NoFile,
+        false => ReadKeyError::Read { file: file.into(), source },
+    };
+    let opened = fs::File::open(file).map_err(failed)?;
+    let is_open_to_others = opened.metadata().map_err(failed)?.permissions().mode() & 0o077 != 0;
+    let text = read_text(opened).map_err(failed)?;
+    let key = text.trim().parse().map_err(|source| ReadKeyError::Shape { file: file.into(), source })?;
+    Ok(KeyFile { key, is_open_to_others })
+}
+
+fn is_a_key(text: &str) -> bool {
+    text.parse::<SigningKey>().is_ok() || text.parse::<PublicKey>().is_ok()
+}
+
+fn read_text(file: fs::File) -> io::Result<String> {
     let mut text = String::new();
-    let read =
-        io::Read::read_to_string(&mut io::Read::take(fs::File::open(file)?, KEY_FILE_BYTES_MAX), &mut text)?;
+    let read = io::Read::read_to_string(&mut io::Read::take(file, KEY_FILE_BYTES_MAX), &mut text)?;
     if read as u64 == KEY_FILE_BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too long for a key"));
     }
@@ -103,8 +124,6 @@ fn read_text(file: &Path) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -113,7 +132,13 @@ mod tests {
         let file = dir.path().join("cache-1.sec");
         let key = generate("cache-1", &file).unwrap();
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(read(&file).unwrap().public().to_string(), key.public().to_string());
+        let again = read(&file).unwrap();
+        assert_eq!(again.key.public().to_string(), key.public().to_string());
+        assert!(!again.is_open_to_others);
+        for (mode, is_open) in [(0o640, true), (0o604, true), (0o602, true), (0o400, false)] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(read(&file).unwrap().is_open_to_others, is_open, "{mode:o}");
+        }
 
         let before = fs::read(&file).unwrap();
         let error = generate("cache-1", &file).unwrap_err();
@@ -135,7 +160,7 @@ mod tests {
         for name in ["", "a:b"] {
             let file = dir.path().join("key");
             let error = generate(name, &file).unwrap_err();
-            assert!(error.to_string().contains(&format!("{name:?}")), "{error}");
+            assert!(matches!(error, GenerateError::Name(_)), "{error}");
             assert!(!file.exists());
         }
     }
@@ -150,6 +175,11 @@ mod tests {
             assert!(error.contains(file.to_str().unwrap()), "{error}");
             assert!(!error.contains("c2VjcmV0"), "{error}");
         }
+        let key = SigningKey::generate("k".parse().unwrap(), [1; 32]).to_secret_text();
+        let error = read(Path::new(&key)).unwrap_err().to_string();
+        assert!(!error.contains(&key[2..]), "{error}");
+        let error = generate(&key, &dir.path().join("new")).unwrap_err().to_string();
+        assert!(!error.contains(&key[2..]), "{error}");
         fs::write(&file, [0xff, 0xfe]).unwrap();
         assert!(matches!(read(&file), Err(ReadKeyError::Read { .. })));
     }
@@ -166,6 +196,7 @@ mod tests {
         let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
         run(&["nix-store", "--generate-binary-cache-key", "nix-1", &path("sec"), &path("pub")]);
         let key = read(&dir.path().join("sec")).unwrap();
-        assert_eq!(key.public().to_string(), fs::read_to_string(path("pub")).unwrap().trim());
+        assert_eq!(key.key.public().to_string(), fs::read_to_string(path("pub")).unwrap().trim());
+        assert!(!key.is_open_to_others, "Nix keeps it closed");
     }
 }

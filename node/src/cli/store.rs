@@ -23,7 +23,7 @@ Examples:
   firn add --sign-key cache-1.sec --closure ./result
   firn add --in-place /srv/datasets/maps --share
 
---json: {store_path, root, files, bytes, announced, in_place,
+--json: {store_path, root, files, bytes, announced, in_place, missing_references: [store path],
          paths: [{store_path, root, nar_hash, nar_size, shared, was_known, signed_by: [key name]}]}";
 
 /// `firn add`.

@@ -6,17 +6,16 @@ use firn_proto::control::{
     AddRequest, AdoptRequest, CollectRequest, PinRequest, UnpinRequest, VerifyRequest,
 };
 
-use super::{Asked, add_path, bytes_of, say};
+use super::{Asked, add_path, bytes_of, read_key, say};
 use crate::{
     cli::{AddArgs, AdoptArgs, GcArgs, PinCommand, VerifyArgs},
     failure::{Failure, Kind},
-    key,
     progress::{self, Style},
     show,
 };
 
 pub(super) async fn add(asked: Asked, arguments: AddArgs) -> Result<ExitCode, Failure> {
-    let keys = arguments.sign_key.iter().map(|file| key::read(file));
+    let keys = arguments.sign_key.iter().map(|file| read_key(file));
     let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
     let request = AddRequest {
         path: bytes_of(&add_path(&arguments.path, arguments.closure)?),

@@ -12,7 +12,7 @@ use std::{
 use firn_exchange::Compress;
 use firn_gateway::HostName;
 use firn_net::{Multiaddr, RateLimits, StaticPeer, bootstrap_address};
-use firn_nix::PublicKey;
+use firn_nix::{KeyError, PublicKey, SigningKey};
 use ipnet::IpNet;
 
 use super::{
@@ -51,6 +51,22 @@ impl Layers {
         settings::items(list)
             .map(|item| parse(item).map_err(|error| wrong(&origin, key, item, error)))
             .collect()
+    }
+
+    /// A list of public keys.
+    fn keys(
+        &self,
+        key: &'static str,
+        of: fn(&Settings) -> &Option<Vec<String>>,
+    ) -> Result<Vec<PublicKey>, ConfigError> {
+        let Some((list, origin)) = self.uppermost(|settings| of(settings).as_deref()) else {
+            return Ok(Vec::new());
+        };
+        let parse = |(index, item): (usize, &str)| {
+            let refused = |source| ConfigError::Key { origin: origin.clone(), key, place: index + 1, source };
+            item.parse::<PublicKey>().map_err(|error| refused(NoPublicKey::new(item, error)))
+        };
+        settings::items(list).enumerate().map(parse).collect()
     }
 
     fn address(
@@ -158,7 +174,7 @@ impl Layers {
         };
         Ok(Config {
             role,
-            trust: self.list("trust", |settings| &settings.trust, PublicKey::from_str)?,
+            trust: self.keys("trust", |settings| &settings.trust)?,
             relays: self.list("relay", |settings| &settings.relay, parse_relay)?,
             network: self.one(
                 "network",
@@ -191,6 +207,23 @@ impl Layers {
             peers,
             dial,
         })
+    }
+}
+
+/// Text that is no public key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoPublicKey {
+    /// It is another kind of key.
+    #[error("it is a secret key, which nobody else may see; `firn key public FILE` tells the public one")]
+    Secret,
+    /// It is no key.
+    #[error(transparent)]
+    Other(#[from] KeyError),
+}
+
+impl NoPublicKey {
+    fn new(text: &str, error: KeyError) -> Self {
+        if text.parse::<SigningKey>().is_ok() { Self::Secret } else { Self::Other(error) }
     }
 }
 

@@ -142,21 +142,41 @@ impl Settings {
         Ok(Nothing::try_parse_from(["firn"])?.settings)
     }
 
-    /// The settings in a file; `None` if there is no such file.
-    pub fn of_file(file: &Path) -> Result<Option<Self>, ConfigError> {
+    /// The settings in a file.
+    pub fn of_file(file: &Path) -> Result<Self, ConfigError> {
         let failed = |source| ConfigError::Read { file: file.into(), source };
-        let opened = match std::fs::File::open(file) {
-            Ok(opened) => opened,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed(error)),
-        };
+        let opened = std::fs::File::open(file).map_err(failed)?;
         let mut text = String::new();
         io::Read::read_to_string(&mut io::Read::take(opened, CONFIG_FILE_BYTES_MAX), &mut text)
             .map_err(failed)?;
-        match toml::from_str(&text) {
-            Ok(settings) => Ok(Some(settings)),
-            Err(source) => Err(ConfigError::Parse { file: file.into(), source: Box::new(source) }),
+        toml::from_str(&text)
+            .map_err(|error| ConfigError::Parse { file: file.into(), source: TomlError::new(&error, &text) })
+    }
+}
+
+/// What is wrong with a configuration file, and in which line. The line itself, and the value in it, is not repeated: it
+/// may be a secret key that was given by mistake.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {message}")]
+pub struct TomlError {
+    line: usize,
+    message: Box<str>,
+}
+
+impl TomlError {
+    fn new(error: &toml::de::Error, text: &str) -> Self {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        Self { line: before.matches('\n').count() + 1, message: without_values(error.message()).into() }
+    }
+}
+
+/// What serde says of a value of the wrong type quotes a text: `invalid type: string "text", expected a sequence`.
+fn without_values(message: &str) -> String {
+    match (message.find('"'), message.rfind('"')) {
+        (Some(first), Some(last)) if first < last => {
+            format!("{}{}", message[..first].trim_end(), &message[last + 1..])
         }
+        _ => message.replace('\n', " "),
     }
 }
 

@@ -154,7 +154,6 @@ fn an_unknown_key_is_named_with_its_file() {
 #[test]
 fn a_wrong_value_is_named_with_its_key_and_place() {
     let cases = [
-        ("--trust", "trust", "nocolon"),
         ("--peer", "peer", "aa@127.0.0.1:1"),
         ("--bootstrap", "bootstrap", "/ip4/10.0.0.1/udp/1/quic-v1"),
         ("--relay", "relay", "ftp://x"),
@@ -169,11 +168,65 @@ fn a_wrong_value_is_named_with_its_key_and_place() {
         let error = place.load(&[flag, value]).unwrap_err().to_string();
         assert!(error.contains("command line") && error.contains(key) && error.contains(value), "{error}");
 
-        let is_list = ["trust", "peer", "bootstrap", "relay", "dial", "http-host"].contains(&key);
+        let is_list = ["peer", "bootstrap", "relay", "dial", "http-host"].contains(&key);
         let text = if is_list { format!("{key} = [\"{value}\"]") } else { format!("{key} = \"{value}\"") };
         let file = place.write("home/.config/firn/config.toml", &text);
         let error = place.load(&[]).unwrap_err().to_string();
         assert!(error.contains(file.to_str().unwrap()) && error.contains(value), "{error}");
+    }
+}
+
+#[test]
+fn what_is_no_key_is_named_by_its_place_alone() {
+    let secret = firn_nix::SigningKey::generate("k".parse().unwrap(), [1; 32]).to_secret_text();
+    for (value, word) in [("nocolon", "colon"), (&*secret, "secret key")] {
+        let place = Place::new();
+        let error = place.load(&["--trust", KEY, "--trust", value]).unwrap_err();
+        let told = error.to_string();
+        assert!(matches!(&error, ConfigError::Key { key: "trust", place: 2, .. }), "{error:?}");
+        assert!(told.contains("command line") && told.contains(word) && !told.contains(value), "{told}");
+
+        let file = place.write("home/.config/firn/config.toml", &format!("trust = [\"{value}\"]"));
+        let told = place.load(&[]).unwrap_err().to_string();
+        assert!(
+            told.contains(file.to_str().unwrap()) && told.contains(word) && !told.contains(value),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_named_with_the_line_and_not_with_what_stands_there() {
+    for text in [
+        "trust = \"value\"",
+        "trust = [value]",
+        "trust = value",
+        "http = [\"value\"]",
+        "mdns = \"value\"",
+        "value",
+    ] {
+        let place = Place::new();
+        let file = place.write("home/.config/firn/config.toml", &format!("\n\n{text}\n"));
+        let error = place.load(&[]).unwrap_err();
+        let told = format!("{error} {}", std::error::Error::source(&error).unwrap());
+        assert!(matches!(error, ConfigError::Parse { .. }), "{text}: {told}");
+        assert!(told.contains(file.to_str().unwrap()) && told.contains("line 3: "), "{text}: {told}");
+        assert!(!told.contains("\"value") && !told.contains("[value"), "{text}: {told}");
+    }
+}
+
+#[test]
+fn a_path_may_begin_with_a_tilde() {
+    let place = Place::new();
+    let home = place.0.path().join("home");
+    for (written, meant) in [("~/x", home.join("x")), ("~", home.clone()), ("/a/~/b", "/a/~/b".into())] {
+        let place_of = |config: Config| (config.data_dir, config.nix_root);
+        let flags = ["--data-dir", written, "--nix-root", written];
+        assert_eq!(place_of(place.load(&flags).unwrap()), (meant.clone(), meant), "{written}");
+    }
+    for written in ["~other", "~other/x", "~x"] {
+        let error = place.load(&["--data-dir", written]).unwrap_err();
+        assert!(matches!(&error, ConfigError::Home(path) if path == Path::new(written)), "{error}");
     }
 }
 

@@ -133,7 +133,8 @@ async fn take(
         Ok(added)
     };
     let mut added = ops.engine.run_blocking(job).await??;
-    let mut reply = AddReply { announced: ops.gives_away(), ..AddReply::default() };
+    let missing_references = missing_references(ops, &added);
+    let mut reply = AddReply { announced: ops.gives_away(), missing_references, ..AddReply::default() };
     let mut size = Size::default();
     for added in &added {
         reply.paths.push(added.told());
@@ -155,6 +156,15 @@ async fn take(
         commit(last).await?;
     }
     Ok(AddReply { files: size.files, bytes: size.bytes, ..reply })
+}
+
+/// What these paths reference that is neither among them nor here.
+fn missing_references(ops: &Ops, added: &[Added]) -> Vec<String> {
+    let here: BTreeSet<&StorePath> = added.iter().map(|added| &added.path.facts().path).collect();
+    let referenced: BTreeSet<&StorePath> =
+        added.iter().flat_map(|added| &added.path.facts().nar.references).collect();
+    let missing = referenced.difference(&here).filter(|path| ops.engine.path(path.hash()).is_none());
+    missing.map(|path| path.to_absolute()).collect()
 }
 
 /// Where Nix's files and its database are.

@@ -21,6 +21,7 @@ pub fn add(reply: &AddReply) -> Answer {
         "bytes": reply.bytes,
         "announced": reply.announced,
         "in_place": reply.in_place,
+        "missing_references": reply.missing_references,
         "paths": reply.paths.iter().map(added_path_json).collect::<Vec<_>>(),
     });
     let sharing = match (reply.paths.iter().any(|path| path.shared), reply.announced) {
@@ -35,6 +36,7 @@ pub fn add(reply: &AddReply) -> Answer {
     let size = format!("{}, {}", counted(reply.files, "file"), HumanBytes(reply.bytes));
     let mut remarks = Text::from_iter([format!("added {what}{size}; {sharing}")]);
     remarks.extend(known_text(&reply.paths));
+    remarks.extend(missing_text(&reply.missing_references));
     if reply.in_place {
         remarks.line("the files are read where they are: they must stay there, and as they are");
     }
@@ -50,6 +52,14 @@ fn known_text(paths: &[AddedPath]) -> Option<String> {
         ),
         (known, all) => Some(format!("{known} of {all} paths known already, and not read again")),
     }
+}
+
+/// Nix takes a path only with all that it references.
+fn missing_text(missing: &[String]) -> Option<String> {
+    let first = missing.first()?;
+    let (are, them) = if missing.len() == 1 { ("is", "it") } else { ("are", "them") };
+    let count = counted(missing.len() as u64, "path");
+    Some(format!("{count} that it references {are} not here, such as {first}: --closure adds {them}, too"))
 }
 
 /// What was adopted by its name is not seeded by that alone.

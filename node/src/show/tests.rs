@@ -158,6 +158,7 @@ fn no_text_of_others_steers_a_terminal_or_forges_a_line() {
         }),
         add(&AddReply {
             paths: vec![added.clone()],
+            missing_references: vec![evil()],
             ..AddReply::default()
         }),
         adopt(&AdoptReply { status: Some(adopt_status), goes_on: true, paths: vec![added] }),
@@ -197,11 +198,22 @@ fn add_prints_the_store_path_and_the_root_for_scripts() {
     assert!(answer.remarks.contains("shared with nobody"), "{}", answer.remarks);
     assert_eq!(
         shape(&answer.json),
-        "{announced,bytes,files,in_place,\
+        "{announced,bytes,files,in_place,missing_references,\
          paths[{nar_hash,nar_size,root,shared,signed_by,store_path,was_known}],root,store_path}"
     );
     let answer = add(&AddReply { paths: vec![path("app", true)], ..reply });
     assert!(answer.remarks.contains("will be announced when a node runs"), "{}", answer.remarks);
+    assert!(!answer.remarks.contains("references"), "{}", answer.remarks);
+    let missing = |count: usize| AddReply {
+        missing_references: vec!["/nix/store/x".into(); count],
+        ..AddReply::default()
+    };
+    for (count, told) in
+        [(1, "1 path that it references is not here"), (2, "2 paths that it references are not")]
+    {
+        let remarks = add(&missing(count)).remarks;
+        assert!(remarks.contains(told) && remarks.contains("--closure"), "{remarks}");
+    }
 }
 
 #[test]

@@ -16,4 +16,6 @@ mod peers;
 mod private;
 mod relayed;
 mod room;
+mod secrets;
+mod words;
 mod world;
