@@ -79,13 +79,13 @@ impl Groups {
         bitmap
     }
 
-    /// The set that a bitmap stands for.
-    pub fn from_bitmap(bitmap: &[u8]) -> Self {
+    /// The set that a bitmap stands for, as far as its first `runs_max` runs go.
+    pub fn from_bitmap(bitmap: &[u8], runs_max: usize) -> Self {
         let mut groups = Self::default();
         let is_set = |bit: u64| bitmap[(bit / 8) as usize] >> (bit % 8) & 1 == 1;
         let end = bitmap.len() as u64 * 8;
         let mut bit = 0;
-        while bit < end {
+        while bit < end && groups.run_count() < runs_max {
             let start = bit;
             while bit < end && is_set(bit) {
                 bit += 1;
@@ -149,8 +149,8 @@ mod tests {
             let within: Vec<u64> = groups.within(&(at..at + length)).into_iter().flatten().collect();
             let expected: Vec<u64> = (at..at + length).filter(|group| plain.contains(group)).collect();
             prop_assert_eq!(within, expected);
-            prop_assert_eq!(&Groups::from_bitmap(&groups.to_bitmap(100)), &groups);
-            let cut: BTreeSet<u64> = Groups::from_bitmap(&groups.to_bitmap(3)).spans().iter().flat_map(Span::groups).collect();
+            prop_assert_eq!(&Groups::from_bitmap(&groups.to_bitmap(100), usize::MAX), &groups);
+            let cut: BTreeSet<u64> = Groups::from_bitmap(&groups.to_bitmap(3), usize::MAX).spans().iter().flat_map(Span::groups).collect();
             prop_assert_eq!(cut, plain.into_iter().filter(|group| *group < 24).collect());
         }
     }

@@ -2,22 +2,24 @@
 
 mod items;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use firn_bao::{GROUP_BYTES, Span, VerifiedBytes};
-use firn_castore::{BlobDigest, BlobRef, DirectoryDigest, Node, Root};
+use firn_castore::{BlobDigest, BlobRef, Node};
 use firn_proto::exchange as proto;
 use firn_store::{Store, StoreError, Visible};
 
 use crate::compress::{ENCODER_BYTES, SAMPLE_BYTES, Squeezer, is_worth_it};
 use crate::frame;
 use crate::known::Tags;
+use crate::order::Pending;
 use crate::shared::{Extent, Shared};
 use crate::{
-    Asked, BATCH_BYTES_MAX, CLOSURE_BYTES_MAX, FELLOWS_MAX, Fellow, INLINE_BYTES_MAX, Key, Micros, Question,
+    Asked, BATCH_BYTES_MAX, BITMAPS_BYTES_MAX, CLOSURE_BYTES_MAX, FELLOWS_MAX, Fellow, INLINE_BYTES_MAX, Key,
+    Micros, Question,
 };
 use items::{have_blob, have_tree, put_batch_item, undamaged};
 
@@ -77,11 +79,26 @@ struct Squeezing {
 enum Body {
     Empty,
     Claim(Bytes),
-    Directories { queue: VecDeque<DirectoryDigest>, seen: BTreeSet<DirectoryDigest>, have: Tags },
+    Directories { pending: Pending, longest_bytes: usize, have: Tags },
     Batch { digests: VecDeque<BlobDigest>, bytes_left: u64 },
     Span(BlobRef, Span),
     Proof(Bytes),
-    Have { tree: Option<Extent>, digests: VecDeque<BlobDigest> },
+    Have { tree: Option<Extent>, digests: VecDeque<BlobDigest>, bitmap_bytes_left: usize },
+}
+
+impl Body {
+    /// What it takes in memory besides its pieces. Never more than at first.
+    fn memory_bytes(&self) -> usize {
+        match self {
+            // A proof is counted with the pieces.
+            Body::Empty | Body::Span(..) | Body::Proof(_) => 0,
+            Body::Claim(bytes) => bytes.len(),
+            Body::Directories { pending, have, .. } => pending.memory_bytes() + have.memory_bytes(),
+            Body::Batch { digests, .. } | Body::Have { digests, .. } => {
+                digests.capacity() * size_of::<BlobDigest>()
+            }
+        }
+    }
 }
 
 /// Answers what a peer asks, out of what it may see. What cannot be understood is refused.
@@ -112,12 +129,13 @@ fn body(view: &SharedView, asked: Asked) -> (proto::Status, Body) {
             view.used(&[Visible::Path(hash)]);
             Body::Claim(frame::put_message(&claim.to_proto()))
         }),
-        Asked::Closure { root, have } => match view.shared.closure_bytes(&root) {
+        Asked::Closure { root, have } => match view.shared.directories(&root) {
             // No asker would take so long a reply, and each would take it for a lie.
-            Some(bytes) if bytes > CLOSURE_BYTES_MAX => return (proto::Status::Refused, Body::Empty),
-            bytes => bytes.map(|_| {
+            Some((bytes, _)) if bytes > CLOSURE_BYTES_MAX => return (proto::Status::Refused, Body::Empty),
+            known => known.map(|(_, order)| {
                 view.used(&view.shared.holders(&root));
-                directories(&root, have)
+                let longest_bytes = order.longest_bytes();
+                Body::Directories { pending: Pending::new(order), longest_bytes, have }
             }),
         },
         Asked::Batch(digests) => Some(Body::Batch { digests: digests.into(), bytes_left: BATCH_BYTES_MAX }),
@@ -128,7 +146,7 @@ fn body(view: &SharedView, asked: Asked) -> (proto::Status, Body) {
         }),
         Asked::Have { root, digests } => {
             let tree = root.map(|root| view.shared.extent(&root));
-            Some(Body::Have { tree, digests: digests.into() })
+            Some(Body::Have { tree, digests: digests.into(), bitmap_bytes_left: BITMAPS_BYTES_MAX })
         }
     };
     match body {
@@ -137,28 +155,28 @@ fn body(view: &SharedView, asked: Asked) -> (proto::Status, Body) {
     }
 }
 
-fn directories(root: &Root, have: Tags) -> Body {
-    match root.node() {
-        Node::Directory { digest, .. } => {
-            Body::Directories { queue: VecDeque::from([*digest]), seen: BTreeSet::from([*digest]), have }
-        }
-        Node::File { .. } | Node::Symlink { .. } => Body::Empty,
-    }
-}
-
 /// A piece of a reply is about so long, so that many small items do not cost a step each.
 const PIECE_BYTES: usize = 128 << 10;
 /// A compressed piece, so that most bodies are one, and their encoder is gone when it is sent.
 const SQUEEZED_BYTES: usize = 512 << 10;
 
-/// About how much memory plain pieces take, two of which are held at once: a span is read as a whole, all else is cut.
+/// What a Directory takes in memory while it is read and sent, times its length: its entries take more than its bytes.
+const DIRECTORY_FACTOR: usize = 8;
+
+/// About how much memory plain pieces take, two of which are held at once: a span, a claim and a Directory are read as a
+/// whole, all else is cut.
 fn pieces_bytes(body: &Body) -> usize {
-    let span = match body {
-        Body::Span(_, span) => usize::try_from(span.groups().end - span.groups().start).unwrap_or(usize::MAX),
-        _ => 0,
+    let whole = match body {
+        // What is read, and the proof that is made of it.
+        Body::Span(_, span) => {
+            let groups = usize::try_from(span.groups().end - span.groups().start).unwrap_or(usize::MAX);
+            groups.saturating_mul(2 * GROUP_BYTES as usize)
+        }
+        Body::Directories { longest_bytes, .. } => longest_bytes.saturating_mul(DIRECTORY_FACTOR),
+        Body::Claim(bytes) => bytes.len(),
+        Body::Empty | Body::Batch { .. } | Body::Proof(_) | Body::Have { .. } => 0,
     };
-    // What is read, and the proof that is made of it.
-    2 * (PIECE_BYTES + span.saturating_mul(GROUP_BYTES as usize))
+    whole.saturating_add(2 * PIECE_BYTES)
 }
 
 impl Reply {
@@ -188,7 +206,7 @@ impl Reply {
             Some(squeezing) if self.header.is_none() && squeezing.squeezer.is_none() => SQUEEZED_BYTES,
             Some(_) => ENCODER_BYTES + SQUEEZED_BYTES,
         };
-        squeezing + self.pieces_bytes
+        squeezing.saturating_add(self.pieces_bytes).saturating_add(self.body.memory_bytes())
     }
 
     /// The path or the root that was asked about, if the request names one.
@@ -334,15 +352,15 @@ impl Reply {
                 let bytes = std::mem::take(bytes);
                 Ok((!bytes.is_empty()).then_some(bytes))
             }
-            Body::Directories { queue, seen, have } => {
-                let Some(digest) = queue.pop_front() else { return Ok(None) };
+            Body::Directories { pending, have, .. } => {
+                let Some(digest) = pending.next() else { return Ok(None) };
                 let directory = view.store.directory(&digest)?.ok_or(ReplyError::Gone)?;
                 for (_, node) in &directory {
-                    if let Node::Directory { digest, .. } = node
+                    if let Node::Directory { digest, size } = node
                         && !have.has(digest)
-                        && seen.insert(*digest)
+                        && !pending.name(digest, *size)
                     {
-                        queue.push_back(*digest);
+                        return Err(ReplyError::Gone);
                     }
                 }
                 Ok(Some(frame::put(directory.encoded())))
@@ -358,12 +376,14 @@ impl Reply {
                 }
                 Ok((!items.is_empty()).then(|| items.into()))
             }
-            Body::Have { tree, digests } => {
+            Body::Have { tree, digests, bitmap_bytes_left } => {
                 if let Some(extent) = tree.take() {
                     return Ok(Some(frame::put_message(&have_tree(extent))));
                 }
                 match digests.pop_front() {
-                    Some(digest) => Ok(Some(frame::put_message(&have_blob(view, digest)?))),
+                    Some(digest) => {
+                        Ok(Some(frame::put_message(&have_blob(view, digest, bitmap_bytes_left)?)))
+                    }
                     None => Ok(None),
                 }
             }

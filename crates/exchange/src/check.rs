@@ -8,13 +8,22 @@ use firn_castore::{
     BlobRef, Closure, ClosureBuilder, ClosureError, Directory, DirectoryDigest, DirectoryError, Node, Root,
 };
 use firn_proto::exchange as proto;
-use firn_trust::{Admitted, Claim, Policy, Refusal};
+use firn_trust::{ATTESTATIONS_MAX, Admitted, Claim, Policy, REFERENCES_MAX, Refusal, SIGNATURES_MAX};
 use prost::Message;
 
-use crate::compress::{Expanded, expand};
-use crate::frame::{self, FrameError};
+use crate::body::Body;
+use crate::compress::WINDOW_BYTES_MAX;
+use crate::fields::count;
+use crate::frame::FrameError;
+use crate::header::Header;
 use crate::known::Known;
-use crate::{CLAIM_BYTES_MAX, CLAIMS_MAX, Micros, Request};
+use crate::request::{BATCH_ITEM_BYTES_MAX, HAVE_ITEM_BYTES_MAX, bitmap_bytes, directory_bytes_max};
+use crate::{CLAIM_BYTES_MAX, CLAIMS_MAX, Micros, RUNS_MAX, Request};
+
+/// The encoding of a compressed body.
+const ZSTD: i32 = proto::Encoding::Zstd as i32;
+/// The most bytes of memory that are made of one of a plain reply: of a bitmap, four runs.
+const MADE_OF_A_BYTE: usize = 128;
 
 /// What a reply has proven, or has the right to say.
 #[derive(Debug)]
@@ -160,40 +169,41 @@ pub enum Lie {
     TooMuch,
 }
 
+/// What [`check`] may take in memory, in bytes, beside the reply itself and what that proves.
+pub fn check_bytes_max(request: &Request, reply: &Bytes) -> usize {
+    let is_zstd = Header::take(&mut reply.clone()).is_ok_and(|header| header.encoding == ZSTD);
+    match request {
+        _ if is_zstd => WINDOW_BYTES_MAX + request.expanded_bytes_max(),
+        Request::Path(_) | Request::Have { .. } => {
+            request.expanded_bytes_max().min(reply.len().saturating_mul(MADE_OF_A_BYTE))
+        }
+        // What they prove is a part of the reply, or as long.
+        Request::Closure { .. } | Request::Batch(_) | Request::Ranges { .. } => 0,
+    }
+}
+
 /// Checks a whole reply against what was asked. Pure; it hashes all that came.
 pub fn check(request: &Request, mut reply: Bytes, policy: &Policy) -> Result<Verified, Lie> {
     if reply.len() > request.reply_bytes_max() {
         return Err(Lie::TooMuch);
     }
-    let header: proto::ReplyHeader = frame::take_message(&mut reply)?;
-    match proto::Status::try_from(header.status).unwrap_or(proto::Status::Refused) {
+    let header = Header::take(&mut reply)?;
+    match header.status() {
         proto::Status::Ok => {}
         _ if !reply.is_empty() => return Err(Lie::NotAsked),
         proto::Status::Missing => return Ok(Verified::Missing),
-        proto::Status::Busy => {
-            let after = (header.busy_ms > 0).then(|| Micros::from_millis(header.busy_ms.into()));
-            return Ok(Verified::Busy { after });
-        }
+        proto::Status::Busy => return Ok(Verified::Busy { after: header.busy_for() }),
         proto::Status::Refused => return Ok(Verified::Refused),
     }
-    let encoding = proto::Encoding::try_from(header.encoding).map_err(|_| Lie::Encoding(header.encoding))?;
-    let body = match encoding {
-        proto::Encoding::Plain => reply,
-        proto::Encoding::Zstd => match expand(&reply, request.body_bytes_max()) {
-            Expanded::Body(body) => body,
-            Expanded::TooMuch => return Err(Lie::TooMuch),
-            Expanded::Garbage => return Err(Lie::Zstd),
-        },
-    };
-    check_body(request, body, policy)
+    check_body(request, Body::new(reply, header.encoding()?, request.body_bytes_max())?, policy)
 }
 
-fn check_body(request: &Request, body: Bytes, policy: &Policy) -> Result<Verified, Lie> {
+fn check_body(request: &Request, body: Body, policy: &Policy) -> Result<Verified, Lie> {
     match request {
         Request::Path(hash) => claims(body, policy, |claim| claim.facts.path.hash() == hash),
         Request::Closure { root, known } => closure(body, root, known),
         Request::Batch(blobs) => batch(body, blobs),
-        Request::Ranges { blob, span } => match VerifiedSpan::verify(*blob, *span, &body) {
+        Request::Ranges { blob, span } => match VerifiedSpan::verify(*blob, *span, &body.whole()?) {
             Ok(span) => Ok(Verified::Span(span)),
             Err(SpanError::Size { header, .. }) if header <= BLOB_BYTES_MAX => {
                 Ok(Verified::OtherSize(BlobRef { size: header, ..*blob }))
@@ -204,15 +214,12 @@ fn check_body(request: &Request, body: Bytes, policy: &Policy) -> Result<Verifie
     }
 }
 
-fn claims(mut body: Bytes, policy: &Policy, asked: impl Fn(&Claim) -> bool) -> Result<Verified, Lie> {
+fn claims(mut body: Body, policy: &Policy, asked: impl Fn(&Claim) -> bool) -> Result<Verified, Lie> {
     let mut admitted = Vec::new();
     let mut is_untrusted = false;
-    for count in 0.. {
-        if body.is_empty() {
-            break;
-        }
-        let item = frame::take(&mut body)?;
-        if count == CLAIMS_MAX {
+    for number in 0.. {
+        let Some(item) = body.next(CLAIM_BYTES_MAX)? else { break };
+        if number == CLAIMS_MAX {
             return Err(Lie::NotAsked);
         }
         let Some(claim) = claim(item)? else {
@@ -232,7 +239,7 @@ fn claims(mut body: Bytes, policy: &Policy, asked: impl Fn(&Claim) -> bool) -> R
 
 /// One claim; `None` where it is over a limit or cannot be read. Another version may have made it.
 fn claim(item: Bytes) -> Result<Option<Claim>, Lie> {
-    if item.len() > CLAIM_BYTES_MAX {
+    if has_too_much(&item)? {
         return Ok(None);
     }
     let message = proto::Claim::decode(item).map_err(FrameError::from)?;
@@ -242,13 +249,29 @@ fn claim(item: Bytes) -> Result<Option<Claim>, Lie> {
     }
 }
 
-fn closure(mut body: Bytes, root: &Root, known: &Known) -> Result<Verified, Lie> {
+/// Whether a claim has more than it may have: known before anything is made of it.
+fn has_too_much(claim: &[u8]) -> Result<bool, FrameError> {
+    let lists = [
+        (&[1, 2][..], REFERENCES_MAX),
+        (&[1, 3, 3], SIGNATURES_MAX),
+        (&[1, 3, 4], REFERENCES_MAX),
+        (&[2], ATTESTATIONS_MAX),
+    ];
+    for (path, max) in lists {
+        if count(claim, path)? > max {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn closure(mut body: Body, root: &Root, known: &Known) -> Result<Verified, Lie> {
     let mut builder = match ClosureBuilder::new(root.clone()) {
         Ok(builder) => builder,
         Err(fault) => return Ok(Verified::BadRoot(fault.into())),
     };
-    while !body.is_empty() {
-        let encoded = frame::take(&mut body)?;
+    let bytes_max = directory_bytes_max(root);
+    while let Some(encoded) = body.next(bytes_max)? {
         let digest = DirectoryDigest::of(&encoded);
         if !builder.is_missing(&digest) {
             return Err(Lie::Directory(digest));
@@ -284,10 +307,11 @@ fn insert(builder: &mut ClosureBuilder, directory: Directory, known: &Known) -> 
     Ok(())
 }
 
-fn batch(body: Bytes, blobs: &[BlobRef]) -> Result<Verified, Lie> {
-    let items: Vec<proto::BatchItem> = items(body, blobs.len())?;
-    let answers = blobs.iter().zip(items).map(|(blob, item)| Ok((*blob, batch_answer(*blob, item)?)));
-    Ok(Verified::Batch(answers.collect::<Result<_, Lie>>()?))
+fn batch(mut body: Body, blobs: &[BlobRef]) -> Result<Verified, Lie> {
+    let answer = |blob: &BlobRef| Ok((*blob, batch_answer(*blob, item(&mut body, BATCH_ITEM_BYTES_MAX)?)?));
+    let answers = blobs.iter().map(answer).collect::<Result<_, Lie>>()?;
+    ends(body)?;
+    Ok(Verified::Batch(answers))
 }
 
 fn batch_answer(blob: BlobRef, item: proto::BatchItem) -> Result<BatchAnswer, Lie> {
@@ -308,34 +332,41 @@ fn batch_answer(blob: BlobRef, item: proto::BatchItem) -> Result<BatchAnswer, Li
     }
 }
 
-fn have(body: Bytes, with_tree: bool, blobs: &[BlobRef]) -> Result<Verified, Lie> {
-    let items: Vec<proto::HaveItem> = items(body, blobs.len() + usize::from(with_tree))?;
-    let mut items = items.into_iter();
-    let tree = match with_tree {
-        true => items.next().map(|item| presence(item, None)),
-        false => None,
-    };
-    let blobs = blobs.iter().zip(items).map(|(blob, item)| (*blob, presence(item, Some(blob.size))));
-    Ok(Verified::Have { tree, blobs: blobs.collect() })
+fn have(mut body: Body, with_tree: bool, blobs: &[BlobRef]) -> Result<Verified, Lie> {
+    let mut runs_left = RUNS_MAX;
+    let mut said = |blob| Ok(presence(item(&mut body, HAVE_ITEM_BYTES_MAX)?, blob, &mut runs_left));
+    let tree = with_tree.then(|| said(None)).transpose()?;
+    let blobs = blobs.iter().map(|blob| Ok((*blob, said(Some(*blob))?))).collect::<Result<_, Lie>>()?;
+    ends(body)?;
+    Ok(Verified::Have { tree, blobs })
 }
 
-/// What is of another length than the asker believes is not what it asks about.
-fn presence(item: proto::HaveItem, size: Option<u64>) -> Presence {
+/// What is of another length than the asker believes is not what it asks about. Runs beyond those that are left are not
+/// heard of: they are asked about again.
+fn presence(item: proto::HaveItem, blob: Option<BlobRef>, runs_left: &mut usize) -> Presence {
     match proto::Status::try_from(item.status).unwrap_or(proto::Status::Missing) {
-        proto::Status::Ok if size.is_some_and(|size| size != item.size) => Presence::Missing,
-        proto::Status::Ok if item.partial => Presence::Partial(Groups::from_bitmap(&item.groups)),
+        proto::Status::Ok if blob.is_some_and(|blob| blob.size != item.size) => Presence::Missing,
+        proto::Status::Ok if item.partial => {
+            let bitmap = &item.groups[..item.groups.len().min(blob.as_ref().map_or(0, bitmap_bytes))];
+            let groups = Groups::from_bitmap(bitmap, *runs_left);
+            *runs_left -= groups.run_count();
+            Presence::Partial(groups)
+        }
         proto::Status::Ok => Presence::Whole,
         proto::Status::Missing | proto::Status::Busy | proto::Status::Refused => Presence::Missing,
     }
 }
 
-fn items<M: prost::Message + Default>(mut body: Bytes, count: usize) -> Result<Vec<M>, Lie> {
-    let mut items = Vec::with_capacity(count);
-    while !body.is_empty() {
-        if items.len() == count {
-            return Err(Lie::NotAsked);
-        }
-        items.push(frame::take_message(&mut body)?);
+/// The next item, which has to be there.
+fn item<M: prost::Message + Default>(body: &mut Body, bytes_max: usize) -> Result<M, Lie> {
+    let item = body.next(bytes_max)?.ok_or(Lie::Incomplete)?;
+    Ok(M::decode(item).map_err(FrameError::from)?)
+}
+
+/// Nothing may follow what was asked for.
+fn ends(mut body: Body) -> Result<(), Lie> {
+    match body.next(usize::MAX)? {
+        None => Ok(()),
+        Some(_) => Err(Lie::NotAsked),
     }
-    if items.len() == count { Ok(items) } else { Err(Lie::Incomplete) }
 }

@@ -1,12 +1,13 @@
 //! Bodies of replies, compressed: one zstd frame.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 
 use bytes::Bytes;
-use zstd::stream::{raw::CParameter, read::Decoder, write::Encoder};
+use zstd::stream::{raw::CParameter, write::Encoder};
 
 /// The largest window that a frame may want: what decompressing takes in memory, as a power of two, 8 MiB.
-const WINDOW_LOG_MAX: u32 = 23;
+pub(crate) const WINDOW_LOG_MAX: u32 = 23;
+pub(crate) const WINDOW_BYTES_MAX: usize = 1 << WINDOW_LOG_MAX;
 
 /// The window and the tables of the encoder, as powers of two: bodies are short, and many are compressed at once.
 const ENCODER_WINDOW_LOG: u32 = 19;
@@ -24,33 +25,6 @@ pub(crate) fn is_worth_it(sample: &[u8]) -> bool {
     let sample = &sample[..sample.len().min(SAMPLE_BYTES)];
     let squeezed = || zstd::bulk::compress(sample, 1).map_or(usize::MAX, |squeezed| squeezed.len());
     sample.len() >= BODY_BYTES_MIN && squeezed() <= sample.len() / 20 * 19
-}
-
-/// What became of a compressed body.
-pub(crate) enum Expanded {
-    Body(Bytes),
-    /// It is longer than any honest one.
-    TooMuch,
-    /// It is no zstd frame, or something follows it.
-    Garbage,
-}
-
-/// Decompresses a body of at most `bytes_max` bytes; stops where it gets longer.
-pub(crate) fn expand(compressed: &[u8], bytes_max: usize) -> Expanded {
-    match read(compressed, bytes_max) {
-        Ok(body) if body.len() > bytes_max => Expanded::TooMuch,
-        Ok(body) => Expanded::Body(body.into()),
-        Err(_) => Expanded::Garbage,
-    }
-}
-
-fn read(compressed: &[u8], bytes_max: usize) -> io::Result<Vec<u8>> {
-    let mut decoder = Decoder::with_buffer(compressed)?.single_frame();
-    decoder.window_log_max(WINDOW_LOG_MAX)?;
-    let mut body = Vec::new();
-    decoder.by_ref().take(bytes_max as u64 + 1).read_to_end(&mut body)?;
-    let is_over = body.len() > bytes_max || decoder.finish().is_empty();
-    if is_over { Ok(body) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
 /// Compresses a body that comes in pieces.
@@ -89,26 +63,6 @@ impl Squeezer {
 mod tests {
     use super::*;
 
-    fn squeezed(body: &[u8]) -> Vec<u8> {
-        let mut squeezer = Squeezer::new(3).unwrap();
-        let mut frame = Vec::new();
-        for piece in body.chunks(1000) {
-            squeezer.put(piece).unwrap();
-            frame.extend_from_slice(&squeezer.take());
-        }
-        frame.extend_from_slice(&squeezer.finish().unwrap());
-        frame
-    }
-
-    #[test]
-    fn there_and_back() {
-        for body in [&[][..], b"a", &[7; 100_000]] {
-            let frame = squeezed(body);
-            let Expanded::Body(back) = expand(&frame, body.len()) else { panic!() };
-            assert_eq!(back, body);
-        }
-    }
-
     #[test]
     fn what_does_not_shrink_is_not_worth_it() {
         let mut noise = vec![0; 1 << 20];
@@ -118,22 +72,5 @@ mod tests {
         assert!(is_worth_it(&[0; 1000]));
         let text: String = (0..10_000).map(|number| format!("{number} bottles ")).collect();
         assert!(is_worth_it(text.as_bytes()));
-    }
-
-    #[test]
-    fn a_bomb_is_stopped_where_it_gets_too_long() {
-        let frame = squeezed(&vec![0; 10 << 20]);
-        assert!(frame.len() < 4000);
-        assert!(matches!(expand(&frame, 1000), Expanded::TooMuch));
-    }
-
-    #[test]
-    fn what_is_no_single_frame_is_garbage() {
-        let frame = squeezed(b"something");
-        let longer = [&frame[..], &[0]].concat();
-        let twice = [&frame[..], &frame[..]].concat();
-        for bytes in [&b"garbage"[..], &frame[..frame.len() - 1], &longer, &twice] {
-            assert!(matches!(expand(bytes, 1000), Expanded::Garbage));
-        }
     }
 }

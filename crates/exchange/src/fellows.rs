@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use firn_proto::exchange as proto;
 
-use crate::{PeerId, frame};
+use crate::PeerId;
+use crate::fields::{Field, Value, fields};
+use crate::frame::FrameError;
 
 /// The most fellows in a reply; what is said beyond is not heard.
 pub const FELLOWS_MAX: usize = 16;
 /// The most addresses of one fellow.
-const ADDRESSES_MAX: usize = 8;
+pub(crate) const ADDRESSES_MAX: usize = 8;
 
 /// Somebody who may have a part of what was asked for. A hint, like all that a peer says of others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,17 +31,20 @@ impl Fellow {
         }
     }
 
-    fn from_proto(fellow: &proto::Fellow) -> Option<Self> {
-        let peer: [u8; 32] = fellow.peer[..].try_into().ok()?;
-        let addresses = fellow.addresses.iter().take(ADDRESSES_MAX).filter_map(|text| text.parse().ok());
-        Some(Self { peer: peer.into(), addresses: addresses.collect() })
+    /// Reads one that was named; `None` where it has no key.
+    pub(crate) fn decode(message: &[u8]) -> Result<Option<Self>, FrameError> {
+        let (mut peer, mut addresses) = (None, Vec::new());
+        for field in fields(message) {
+            match field? {
+                Field { number: 1, value: Value::Bytes(key) } => peer = <[u8; 32]>::try_from(key).ok(),
+                Field { number: 2, value: Value::Bytes(text) } if addresses.len() < ADDRESSES_MAX => {
+                    addresses.extend(
+                        std::str::from_utf8(text).ok().and_then(|text| text.parse::<SocketAddr>().ok()),
+                    );
+                }
+                _ => {}
+            }
+        }
+        Ok(peer.map(|peer| Self { peer: peer.into(), addresses }))
     }
-}
-
-/// Whom a reply hints at. What cannot be understood is left out: no harm is done by that, and
-/// [`check`](crate::check) tells what is garbage.
-pub fn fellows(reply: &Bytes) -> Vec<Fellow> {
-    let header: Result<proto::ReplyHeader, _> = frame::take_message(&mut reply.clone());
-    let fellows = header.map(|header| header.fellows).unwrap_or_default();
-    fellows.iter().take(FELLOWS_MAX).filter_map(Fellow::from_proto).collect()
 }

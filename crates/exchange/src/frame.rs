@@ -21,6 +21,9 @@ pub enum FrameError {
     /// The item is not the protobuf message that it should be.
     #[error("an item is not protobuf: {0}")]
     Protobuf(#[from] prost::DecodeError),
+    /// The item has a group, which no message of the protocol has.
+    #[error("an item has a group in it")]
+    Group,
 }
 
 /// Takes the first item off the bytes.
@@ -30,11 +33,6 @@ pub(crate) fn take(bytes: &mut Bytes) -> Result<Bytes, FrameError> {
         Ok(fits) if fits <= bytes.remaining() => Ok(bytes.split_to(fits)),
         _ => Err(FrameError::Truncated { length, left: bytes.remaining() }),
     }
-}
-
-/// Takes the first item off the bytes, as a message.
-pub(crate) fn take_message<M: Message + Default>(bytes: &mut Bytes) -> Result<M, FrameError> {
-    Ok(M::decode(take(bytes)?)?)
 }
 
 /// One item.

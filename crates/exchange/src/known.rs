@@ -1,6 +1,6 @@
 //! What of a tree the asker has already.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -54,19 +54,28 @@ impl Known {
     }
 }
 
-/// The tags of what an asker has.
+/// The tags of what an asker has, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tags(BTreeSet<[u8; TAG_BYTES]>);
+pub struct Tags(Box<[[u8; TAG_BYTES]]>);
 
 impl Tags {
     /// `None`: they are cut off, or more than [`KNOWN_MAX`].
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (tags, rest) = bytes.as_chunks::<TAG_BYTES>();
-        (rest.is_empty() && tags.len() <= KNOWN_MAX).then(|| Self(tags.iter().copied().collect()))
+        if !rest.is_empty() || tags.len() > KNOWN_MAX {
+            return None;
+        }
+        let mut tags: Box<[_]> = tags.into();
+        tags.sort_unstable();
+        Some(Self(tags))
     }
 
     pub(crate) fn has(&self, digest: &DirectoryDigest) -> bool {
-        self.0.contains(&tag(digest))
+        self.0.binary_search(&tag(digest)).is_ok()
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.0)
     }
 }
 

@@ -2,15 +2,19 @@
 
 use bytes::Bytes;
 use firn_bao::{GROUP_BYTES, Span};
-use firn_castore::{BlobDigest, BlobRef, DigestError, ENTRIES_MAX, Node, Root, RootError};
+use firn_castore::{
+    BlobDigest, BlobRef, DIRECTORY_BYTES_MAX, DigestError, ENTRIES_MAX, Node, Root, RootError,
+};
 use firn_nix::StorePathHash;
 use firn_proto::exchange as proto;
+use prost::Message;
 
+use crate::fields::count;
 use crate::frame::{self, FrameError};
 use crate::known::{Known, Tags};
 
-/// The longest request, in bytes.
-pub const REQUEST_BYTES_MAX: usize = 1 << 20;
+/// The longest request, in bytes: one with the most digests or tags takes half of it.
+pub const REQUEST_BYTES_MAX: usize = 256 << 10;
 /// The most claims in a reply.
 pub const CLAIMS_MAX: usize = 16;
 /// The longest claim, in bytes: one with the most references, all with the longest names, is shorter. What is longer is not
@@ -32,11 +36,27 @@ pub const SPAN_GROUPS_MAX: u64 = (4 << 20) / GROUP_BYTES;
 pub const HAVE_BLOBS_MAX: usize = 4096;
 /// The longest bitmap of one blob, in bytes: of a blob of 128 GiB. What is past that counts as absent.
 pub const BITMAP_BYTES_MAX: usize = 1 << 20;
+/// The most runs of groups that are heard of in one reply: a bitmap of every other group takes a hundred times its length.
+/// What is past them counts as absent until it is asked about again.
+pub const RUNS_MAX: usize = 1 << 15;
 
+/// The most bytes of bitmaps in a reply. A blob whose bitmap would be over it is told of as far as they reach.
+pub const BITMAPS_BYTES_MAX: usize = 4 << 20;
+
+/// A run of groups in memory, about.
+const RUN_BYTES: usize = 32;
 /// A frame's length prefix and a status.
 const ITEM_OVERHEAD_BYTES: usize = 32;
-/// A header with the most fellows, and what compression adds to bytes that it does not help with.
-const HEADER_BYTES_MAX: usize = 64 << 10;
+/// The longest items of a batch and of what is there.
+pub(crate) const BATCH_ITEM_BYTES_MAX: usize = INLINE_BYTES_MAX as usize + ITEM_OVERHEAD_BYTES;
+pub(crate) const HAVE_ITEM_BYTES_MAX: usize = BITMAP_BYTES_MAX + ITEM_OVERHEAD_BYTES;
+/// What a header takes, and what compression adds to bytes that it does not help with.
+const REPLY_OVERHEAD_BYTES: usize = 64 << 10;
+
+/// The fields of a request that hold lists of digests, and theirs that hold the digests.
+const BATCH_FIELD: u32 = 3;
+const HAVE_FIELD: u32 = 5;
+const DIGESTS_FIELD: u32 = 1;
 
 /// What this node asks of a peer. It names blobs with the lengths that it believes, which stay at home.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,7 +209,7 @@ impl Request {
 
     /// The longest reply that an honest peer gives to this, in bytes.
     pub fn reply_bytes_max(&self) -> usize {
-        self.body_bytes_max() + HEADER_BYTES_MAX
+        self.body_bytes_max() + REPLY_OVERHEAD_BYTES
     }
 
     /// The longest body that an honest peer gives to this, in bytes, not compressed.
@@ -199,11 +219,20 @@ impl Request {
             Request::Closure { root, .. } => closure_bytes_max(root),
             Request::Batch(blobs) => batch_bytes_max(blobs.len()),
             Request::Ranges { span, .. } => span_bytes_max(*span),
-            Request::Have { blobs, .. } => {
-                ITEM_OVERHEAD_BYTES + blobs.iter().map(bitmap_bytes_max).sum::<usize>()
-            }
+            Request::Have { blobs, .. } => (blobs.len() + 1) * ITEM_OVERHEAD_BYTES + BITMAPS_BYTES_MAX,
         };
         body.min(CLOSURE_BYTES_MAX)
+    }
+
+    /// What of a compressed reply is held at once while it is checked, in bytes: the longest item, and what is made of it
+    /// before it is known to be false.
+    pub(crate) fn expanded_bytes_max(&self) -> usize {
+        match self {
+            Request::Path(_) => 3 * CLAIM_BYTES_MAX,
+            Request::Closure { root, .. } => directory_bytes_max(root),
+            Request::Batch(_) | Request::Ranges { .. } => self.body_bytes_max(),
+            Request::Have { .. } => HAVE_ITEM_BYTES_MAX + RUNS_MAX * RUN_BYTES,
+        }
     }
 }
 
@@ -221,9 +250,15 @@ fn closure_bytes_max(root: &Root) -> usize {
     entries.saturating_mul(255 + 4095 + 2 * ITEM_OVERHEAD_BYTES)
 }
 
-fn bitmap_bytes_max(blob: &BlobRef) -> usize {
-    let bytes = (blob.size / GROUP_BYTES / 8).saturating_add(1);
-    ITEM_OVERHEAD_BYTES + BITMAP_BYTES_MAX.min(usize::try_from(bytes).unwrap_or(usize::MAX))
+/// How long a bitmap is that tells of all groups of a blob.
+pub(crate) fn bitmap_bytes(blob: &BlobRef) -> usize {
+    let bytes = blob.size.div_ceil(GROUP_BYTES).div_ceil(8);
+    BITMAP_BYTES_MAX.min(usize::try_from(bytes).unwrap_or(usize::MAX))
+}
+
+/// The longest Directory of a tree: it has no more entries than the tree.
+pub(crate) fn directory_bytes_max(root: &Root) -> usize {
+    closure_bytes_max(root).min(DIRECTORY_BYTES_MAX)
 }
 
 /// Each group comes with less than one parent of its own, and all with one path from the root.
@@ -236,10 +271,14 @@ impl Question {
     /// Reads a request as it came over the wire.
     pub fn decode(mut bytes: Bytes) -> Result<Self, RequestError> {
         limit("bytes", bytes.len(), REQUEST_BYTES_MAX)?;
-        let request: proto::Request = frame::take_message(&mut bytes)?;
+        let message = frame::take(&mut bytes)?;
         if !bytes.is_empty() {
             return Err(RequestError::TooMuch(bytes.len()));
         }
+        // Counted before they are made: an empty digest takes two bytes here, and a hundred in memory.
+        limit("blobs", count(&message, &[BATCH_FIELD, DIGESTS_FIELD])?, BATCH_BLOBS_MAX)?;
+        limit("blobs", count(&message, &[HAVE_FIELD, DIGESTS_FIELD])?, HAVE_BLOBS_MAX)?;
+        let request = proto::Request::decode(message).map_err(FrameError::from)?;
         let asked = Asked::of(request.request.ok_or(RequestError::Unknown)?)?;
         Ok(Self { asked, takes_zstd: request.zstd })
     }
@@ -258,7 +297,7 @@ impl Asked {
                 root: Root::from_bytes(&closure.root)?,
                 have: Tags::from_bytes(&closure.have).ok_or(RequestError::Tags)?,
             },
-            Kind::Batch(batch) => Asked::Batch(digests(&batch.digests, BATCH_BLOBS_MAX)?),
+            Kind::Batch(batch) => Asked::Batch(digests(&batch.digests)?),
             Kind::Ranges(ranges) => {
                 let range = ranges.range.ok_or(RequestError::Range)?;
                 let span = Span::from_groups(range.start..range.end).ok_or(RequestError::Range)?;
@@ -267,7 +306,7 @@ impl Asked {
             }
             Kind::Have(have) => Asked::Have {
                 root: (!have.root.is_empty()).then(|| Root::from_bytes(&have.root)).transpose()?,
-                digests: digests(&have.digests, HAVE_BLOBS_MAX)?,
+                digests: digests(&have.digests)?,
             },
         })
     }
@@ -280,8 +319,7 @@ fn limit(what: &'static str, count: usize, max: usize) -> Result<(), RequestErro
     Ok(())
 }
 
-fn digests(digests: &[Bytes], max: usize) -> Result<Vec<BlobDigest>, RequestError> {
-    limit("blobs", digests.len(), max)?;
+fn digests(digests: &[Bytes]) -> Result<Vec<BlobDigest>, RequestError> {
     Ok(digests.iter().map(|digest| BlobDigest::try_from(&digest[..])).collect::<Result<_, _>>()?)
 }
 
@@ -358,5 +396,32 @@ mod tests {
         let request = Request::Batch(vec![BlobRef::of(b"1"); BATCH_BLOBS_MAX + 1]);
         let error = RequestError::TooMany { what: "blobs", count: 1025, max: 1024 };
         assert_eq!(Question::decode(request.encode(false)), Err(error));
+    }
+
+    #[test]
+    fn the_longest_requests_are_short_enough() {
+        let root: Root = Node::Symlink { target: vec![b'x'; 4095].as_slice().try_into().unwrap() }.into();
+        let blobs = vec![BlobRef::of(b"1"); HAVE_BLOBS_MAX];
+        let have = Request::Have { root: Some(root), blobs }.encode(true);
+        assert!(Question::decode(have.clone()).is_ok() && have.len() < REQUEST_BYTES_MAX / 2 + 20_000);
+        assert!(crate::KNOWN_MAX * 8 + 5000 < REQUEST_BYTES_MAX);
+    }
+
+    /// Also where the digests are spread over the parts of one list.
+    #[test]
+    fn empty_digests_are_counted_before_they_are_made() {
+        let list = |field: u32, digests: usize| {
+            let mut bytes = vec![(field as u8) << 3 | 2];
+            prost::encoding::encode_varint(digests as u64 * 2, &mut bytes);
+            [bytes, [0x0a, 0].repeat(digests)].concat()
+        };
+        for (field, max) in [(BATCH_FIELD, BATCH_BLOBS_MAX), (HAVE_FIELD, HAVE_BLOBS_MAX)] {
+            let error = |count| RequestError::TooMany { what: "blobs", count, max: max as u64 };
+            let many = list(field, 100_000);
+            assert_eq!(Question::decode(frame::put(&many)), Err(error(100_000)));
+            let parts = list(field, max / 2).repeat(3);
+            assert_eq!(Question::decode(frame::put(&parts)), Err(error(max as u64 / 2 * 3)));
+            assert!(matches!(Question::decode(frame::put(&list(field, max))), Err(RequestError::Digest(_))));
+        }
     }
 }

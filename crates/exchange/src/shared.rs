@@ -1,7 +1,7 @@
 //! What of the store peers may see.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use firn_castore::{BlobDigest, BlobRef, Closure, Root};
 use firn_nix::StorePathHash;
@@ -9,6 +9,7 @@ use firn_store::Visible;
 use firn_trust::{Claim, TooMany, TrustedPath};
 use indexmap::{IndexMap, map::Entry};
 
+use crate::order::Order;
 use crate::{CLOSURE_BYTES_MAX, Key, frame};
 
 /// Why peers cannot be told of a path: none takes a reply that is so long.
@@ -52,6 +53,8 @@ struct Reachable {
 struct SharedRoot {
     /// The length of all its Directories as a reply has them.
     closure_bytes: usize,
+    /// In which a reply has them.
+    order: Arc<Order>,
     /// As what it is shared: itself, and paths.
     holders: BTreeSet<Visible>,
     /// How many fetches are bringing it. With the holders never none at all.
@@ -129,8 +132,9 @@ impl Shared {
         self.read().claims.get(hash).cloned()
     }
 
-    pub(crate) fn closure_bytes(&self, root: &Root) -> Option<usize> {
-        self.read().roots.get(root).map(|root| root.closure_bytes)
+    /// The length of all Directories of a tree as a reply has them, and in which order.
+    pub(crate) fn directories(&self, root: &Root) -> Option<(usize, Arc<Order>)> {
+        self.read().roots.get(root).map(|root| (root.closure_bytes, Arc::clone(&root.order)))
     }
 
     pub(crate) fn holders(&self, root: &Root) -> Vec<Visible> {
@@ -166,7 +170,8 @@ impl Reachable {
             for blob in closure.blobs() {
                 blobs.entry(blob.digest).or_insert((blob.size, 0)).1 += 1;
             }
-            SharedRoot { closure_bytes: closure_bytes(closure), holders: BTreeSet::new(), coming: 0 }
+            let order = Arc::new(Order::of(closure));
+            SharedRoot { closure_bytes: closure_bytes(closure), order, holders: BTreeSet::new(), coming: 0 }
         })
     }
 

@@ -71,7 +71,11 @@ pub(super) fn have_tree(extent: Extent) -> proto::HaveItem {
     }
 }
 
-pub(super) fn have_blob(view: &SharedView, digest: BlobDigest) -> Result<proto::HaveItem, StoreError> {
+pub(super) fn have_blob(
+    view: &SharedView,
+    digest: BlobDigest,
+    bitmap_bytes_left: &mut usize,
+) -> Result<proto::HaveItem, StoreError> {
     let Some(blob) = view.shared.blob(digest) else { return Ok(have_nothing()) };
     let runs = view.store.groups(&blob)?;
     if runs == [Span::whole(blob.size)] {
@@ -80,7 +84,9 @@ pub(super) fn have_blob(view: &SharedView, digest: BlobDigest) -> Result<proto::
     if runs.is_empty() {
         return Ok(have_nothing());
     }
-    let groups = runs.into_iter().collect::<Groups>().to_bitmap(BITMAP_BYTES_MAX).into();
+    let bytes_max = BITMAP_BYTES_MAX.min(*bitmap_bytes_left);
+    let groups: Bytes = runs.into_iter().collect::<Groups>().to_bitmap(bytes_max).into();
+    *bitmap_bytes_left -= groups.len();
     Ok(proto::HaveItem { size: blob.size, partial: true, groups, ..Default::default() })
 }
 

@@ -4,8 +4,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use firn_bao::{BLOB_BYTES_MAX, Groups, Span, SpanError};
 use firn_castore::{BlobRef, ClosureError, Directory, DirectoryDigest, DirectoryError, Node, Root};
 use firn_exchange::{
-    BatchAnswer, CLAIM_BYTES_MAX, CLAIMS_MAX, FrameError, Known, Lie, Presence, Request, RootFault, Verified,
-    check,
+    BITMAP_BYTES_MAX, BITMAPS_BYTES_MAX, BatchAnswer, CLAIM_BYTES_MAX, CLAIMS_MAX, FrameError, Known, Lie,
+    Presence, RUNS_MAX, Request, RootFault, Verified, check, check_bytes_max,
 };
 use firn_proto::exchange as proto;
 use firn_proto::exchange::Status;
@@ -138,7 +138,119 @@ fn a_claim_of_nothing_but_empty_signatures_is_too_much_before_it_is_taken_apart(
     let claim = field(0x0a, &field(0x1a, &[0x1a, 0].repeat(16 << 20)));
     assert_eq!(lie(&request, frames(&[&claim])), Lie::TooMuch);
     let alone = checked(&request, frames(&[&claim[..CLAIM_BYTES_MAX + 1]]));
-    assert!(matches!(alone, Ok(Verified::Untrusted)), "{alone:?}");
+    assert!(matches!(alone, Err(Lie::TooMuch)), "{alone:?}");
+}
+
+/// A reply whose body is one zstd frame of these parts.
+fn squeezed(parts: impl IntoIterator<Item = Vec<u8>>) -> Bytes {
+    let header = proto::ReplyHeader { encoding: proto::Encoding::Zstd.into(), ..Default::default() };
+    let mut encoder = zstd::stream::write::Encoder::new(header.encode_length_delimited_to_vec(), 1).unwrap();
+    parts.into_iter().for_each(|part| std::io::Write::write_all(&mut encoder, &part).unwrap());
+    encoder.finish().unwrap().into()
+}
+
+fn framed(item: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    encode_varint(item.len() as u64, &mut frame);
+    [&frame[..], item].concat()
+}
+
+/// `path_info{narinfo{..}}` or `path_info{..}` with this in it.
+fn claim_of(is_of_narinfo: bool, list: &[u8]) -> Vec<u8> {
+    let field = |tag: u8, contents: &[u8]| [&[tag][..], &framed(contents)].concat();
+    match is_of_narinfo {
+        true => field(0x0a, &field(0x1a, list)),
+        false => field(0x0a, list),
+    }
+}
+
+#[test]
+fn lists_of_a_claim_are_counted_before_they_are_made() {
+    let request = Request::Path(*World::new().public.path.facts().path.hash());
+    let many = 1_000_000;
+    let signatures = claim_of(true, &[0x1a, 0].repeat(many));
+    let names = claim_of(true, &[0x22, 0].repeat(many));
+    let references = claim_of(false, &[0x12, 0].repeat(many));
+    let attestations = [0x12, 0].repeat(many);
+    // One list in many parts, as protobuf joins them.
+    let parts = claim_of(true, &[0x1a, 0].repeat(1000)).repeat(many / 1000);
+    for claim in [signatures, names, references, attestations, parts] {
+        let reply = squeezed([framed(&claim)]);
+        assert!(reply.len() < 10_000, "{}", reply.len());
+        for reply in [reply, frames(&[&claim])] {
+            let passed_over = checked(&request, reply);
+            assert!(matches!(passed_over, Ok(Verified::Untrusted)), "{passed_over:?}");
+        }
+    }
+}
+
+/// It would be 250 MiB of empty items, which is found out at the first.
+#[test]
+fn a_body_is_expanded_no_further_than_it_is_true() {
+    let world = World::new();
+    let root = Root::from(Node::Directory { digest: [1; 32].into(), size: 1 << 20 });
+    let zeros = squeezed((0..250).map(|_| vec![0; 1 << 20]));
+    assert!(zeros.len() < 30_000);
+    let before = std::time::Instant::now();
+    assert_eq!(lie(&directories_of(root.clone()), zeros.clone()), Lie::Directory(DirectoryDigest::of(b"")));
+    assert!(before.elapsed().as_millis() < 500, "{:?}", before.elapsed());
+    assert!(check_bytes_max(&directories_of(root), &zeros) < 80 << 20);
+    // Nor does an item come that is longer than any Directory of the tree.
+    let small = world.public.closure.root().clone();
+    let long = squeezed([framed(&vec![7; 1 << 20])]);
+    assert_eq!(lie(&directories_of(small), long), Lie::TooMuch);
+    let batch = Request::Batch(vec![BlobRef::of(b"1"); 1000]);
+    assert_eq!(lie(&batch, squeezed([framed(&vec![7; 100 << 10])])), Lie::TooMuch);
+}
+
+#[test]
+fn of_bitmaps_as_many_runs_are_made_as_a_reply_may_have() {
+    let blobs: Vec<BlobRef> =
+        (0..64).map(|number| BlobRef { digest: [number; 32].into(), size: 1 << 47 }).collect();
+    let item = proto::HaveItem {
+        size: 1 << 47,
+        partial: true,
+        groups: vec![0xaa; BITMAP_BYTES_MAX].into(),
+        ..Default::default()
+    };
+    let request = Request::Have { root: None, blobs };
+    let said = |items: usize, item: &proto::HaveItem| {
+        checked(&request, squeezed((0..items).map(|_| item.encode_length_delimited_to_vec())))
+    };
+    assert!(matches!(said(64, &item), Err(Lie::TooMuch)), "more than all bitmaps of a reply may take");
+    let shorter = proto::HaveItem { groups: item.groups.slice(..BITMAPS_BYTES_MAX / 64), ..item.clone() };
+    let Ok(Verified::Have { blobs, .. }) = said(64, &shorter) else { panic!() };
+    let runs = |presence: &Presence| match presence {
+        Presence::Partial(groups) => groups.run_count(),
+        other => panic!("{other:?}"),
+    };
+    let runs: Vec<usize> = blobs.iter().map(|(_, presence)| runs(presence)).collect();
+    assert_eq!((runs[0], runs.iter().sum::<usize>()), (RUNS_MAX, RUNS_MAX));
+    let longer = proto::HaveItem { groups: vec![0xaa; BITMAP_BYTES_MAX + 100].into(), ..item };
+    assert!(matches!(said(1, &longer), Err(Lie::TooMuch)));
+}
+
+/// As where the Directory that names a blob is at fault: whoever has a part of it tells of more groups than were asked about.
+#[test]
+fn a_bitmap_that_is_longer_than_the_blob_is_no_lie() {
+    let blob = BlobRef { digest: [1; 32].into(), size: 20_000 };
+    let request = Request::Have { root: None, blobs: vec![blob] };
+    let said = |size| {
+        let item =
+            proto::HaveItem { size, partial: true, groups: vec![0xff; 5000].into(), ..Default::default() };
+        match checked(&request, items(&[item])) {
+            Ok(Verified::Have { blobs, .. }) => blobs[0].1.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(said(600 << 20), Presence::Missing);
+    let mut all = Groups::default();
+    all.insert(0..8);
+    assert_eq!(
+        said(20_000),
+        Presence::Partial(all),
+        "of the bits of two groups no more than a byte is heard"
+    );
 }
 
 #[test]
