@@ -9,7 +9,7 @@ use firn_bao::VerifiedSpan;
 use firn_castore::{BlobDigest, Closure, Root};
 use firn_exchange::{
     AskId, Fellow, Fetch, Goal, Input, Key, Known, Lie, Limits, Micros, Outcome, Output, PeerId, Rejection,
-    Request, Verified, check, fellows,
+    Request, Verified, check, check_bytes_max, fellows,
 };
 use firn_nix::StorePath;
 use firn_store::{MissingBlob, Store, StoreError, hash_nar, missing_spans};
@@ -25,6 +25,7 @@ use tracing::Instrument;
 use crate::heard::{Heard, Undelivered};
 use crate::index::{Coming, Index};
 use crate::ledger::{Ledger, RejectedRoot};
+use crate::replies::ReplyMemory;
 use crate::pool::Pool;
 use crate::recall::recall;
 use crate::slow::Slow;
@@ -41,6 +42,7 @@ pub(crate) struct Crew {
     pub(crate) ask: Arc<dyn Ask>,
     pub(crate) find: Arc<dyn Find>,
     pub(crate) pool: Pool,
+    pub(crate) memory: ReplyMemory,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) slow: Arc<Slow>,
     pub(crate) undelivered: Arc<Undelivered>,
@@ -413,7 +415,7 @@ impl Flight {
         self.crew.ledger.asked(peer);
         let crew = self.crew.clone();
         let (abort, registration) = AbortHandle::new_pair();
-        let received = Received::default();
+        let received = Received::new(&crew.memory);
         self.asks.insert(id, Asking { since: Instant::now(), abort, received: received.clone() });
         self.heard.asked(peer);
         if self.is_for_claims {
@@ -538,7 +540,9 @@ async fn ask_and_check(
         Err(error) => return Ok(Err(error)),
     };
     let policy = crew.policy.clone();
+    let memory = crew.memory.check(check_bytes_max(&request, &reply)).await;
     let check = move || {
+        let _memory = memory;
         let fellows = fellows(&reply);
         Reply { result: check(&request, reply, &policy), fellows }
     };

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::{Found, Via};
 
-/// The most peers that are remembered.
+/// The most peers that are remembered; of more, the one that was met longest ago is forgotten, but not that it has lied.
 const PEERS_MAX: usize = 10_000;
 /// The most lies of one peer that are remembered.
 const LIES_MAX: usize = 16;
@@ -71,13 +71,34 @@ pub(crate) struct Ledger {
 
 #[derive(Default)]
 struct Entries {
-    peers: BTreeMap<PeerId, LedgerEntry>,
+    peers: BTreeMap<PeerId, Met>,
+    /// How often anybody was met.
+    meetings: u64,
     rejected: VecDeque<RejectedRoot>,
     /// By who, the last lie. Also of earlier lives of this node.
     liars: BTreeMap<PeerId, (UnixSeconds, String)>,
 }
 
+#[derive(Default)]
+struct Met {
+    /// The last one has the highest number of all.
+    last: u64,
+    entry: LedgerEntry,
+}
+
 impl Entries {
+    /// The entry of a peer that is met now, made where there is none.
+    fn meet(&mut self, peer: PeerId) -> &mut LedgerEntry {
+        if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&peer) {
+            let oldest = self.peers.iter().min_by_key(|(_, met)| met.last).map(|(peer, _)| *peer);
+            oldest.and_then(|peer| self.peers.remove(&peer));
+        }
+        self.meetings += 1;
+        let met = self.peers.entry(peer).or_default();
+        met.last = self.meetings;
+        &mut met.entry
+    }
+
     fn note_liar(&mut self, liar: Liar) {
         let Liar { peer, reason, at } = liar;
         if self.liars.get(&peer).is_some_and(|(known, _)| *known > at) {
@@ -104,36 +125,27 @@ impl Ledger {
     /// Whether a peer that was found may be asked.
     pub(crate) fn found(&self, found: Found, now: UnixSeconds) -> bool {
         let mut entries = self.entries();
-        if entries.peers.len() >= PEERS_MAX && !entries.peers.contains_key(&found.peer) {
-            // Whoever has lied stays; of the others the first will do.
-            let honest = entries.peers.iter().find(|(_, entry)| entry.lies.is_empty()).map(|(peer, _)| *peer);
-            match honest {
-                Some(peer) => entries.peers.remove(&peer),
-                None => return false,
-            };
-        }
-        let entry = entries.peers.entry(found.peer).or_default();
-        entry.via.get_or_insert(found.via);
+        entries.meet(found.peer).via.get_or_insert(found.via);
         !entries.is_liar(&found.peer, now)
     }
 
     pub(crate) fn asked(&self, peer: PeerId) {
-        self.entries().peers.entry(peer).or_default().asked += 1;
+        self.entries().meet(peer).asked += 1;
     }
 
     pub(crate) fn failed(&self, peer: PeerId) {
-        self.entries().peers.entry(peer).or_default().failed += 1;
+        self.entries().meet(peer).failed += 1;
     }
 
     pub(crate) fn gave(&self, peer: PeerId, bytes: u64) {
-        self.entries().peers.entry(peer).or_default().bytes += bytes;
+        self.entries().meet(peer).bytes += bytes;
     }
 
     pub(crate) fn lied(&self, peer: PeerId, lie: Lie, now: UnixSeconds) {
         {
             let mut entries = self.entries();
             entries.note_liar(Liar { peer, reason: lie.to_string(), at: now });
-            let lies = &mut entries.peers.entry(peer).or_default().lies;
+            let lies = &mut entries.meet(peer).lies;
             if lies.len() < LIES_MAX {
                 lies.push(lie);
             }
@@ -180,11 +192,11 @@ impl Ledger {
 
     /// How a peer was found first.
     pub(crate) fn via(&self, peer: &PeerId) -> Option<Via> {
-        self.entries().peers.get(peer)?.via
+        self.entries().peers.get(peer)?.entry.via
     }
 
     pub(crate) fn peers(&self) -> Vec<(PeerId, LedgerEntry)> {
-        self.entries().peers.iter().map(|(peer, entry)| (*peer, entry.clone())).collect()
+        self.entries().peers.iter().map(|(peer, met)| (*peer, met.entry.clone())).collect()
     }
 
     pub(crate) fn rejected_roots(&self) -> Vec<RejectedRoot> {
@@ -220,6 +232,19 @@ mod tests {
         assert!(may_be_asked(1000 + LIAR_SECONDS));
         assert_eq!(ledger.liars(UnixSeconds(1000)).len(), 1);
         assert!(ledger.liars(UnixSeconds(1000 + LIAR_SECONDS)).is_empty());
+    }
+
+    #[test]
+    fn of_very_many_peers_those_that_were_met_last_are_remembered() {
+        let ledger = Ledger::default();
+        let meet = |number| ledger.found(Found { peer: peer(number), via: Via::Dht }, UnixSeconds(9));
+        (0..PEERS_MAX as u16).for_each(|number| ledger.lied(peer(number), Lie::TooMuch, UnixSeconds(9)));
+        ledger.asked(peer(0));
+        assert!(meet(PEERS_MAX as u16) && meet(PEERS_MAX as u16 + 1), "liars keep nobody out");
+        let known: Vec<PeerId> = ledger.peers().into_iter().map(|(peer, _)| peer).collect();
+        assert_eq!(known.len(), PEERS_MAX);
+        assert!(known.contains(&peer(0)) && !known.contains(&peer(1)) && !known.contains(&peer(2)));
+        assert!(!meet(1), "that it has lied is not forgotten");
     }
 
     #[test]

@@ -12,6 +12,8 @@ use futures::{
     stream::{self, BoxStream},
 };
 
+use crate::replies::{ReplyMemory, ReplyRoom, TurnOver};
+
 /// How a peer was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Via {
@@ -65,25 +67,47 @@ pub enum AskError {
     },
 }
 
-/// How many bytes of a reply have come so far: written by who asks, read by who waits.
-#[derive(Debug, Clone, Default)]
-pub struct Received(Arc<AtomicU64>);
+/// How much of a reply has come so far, and the memory that it takes: written by who asks, read by who waits.
+#[derive(Clone)]
+pub struct Received(Arc<Receiving>);
+
+struct Receiving {
+    bytes: AtomicU64,
+    room: ReplyRoom,
+}
 
 impl Received {
+    pub(crate) fn new(memory: &ReplyMemory) -> Self {
+        Self(Arc::new(Receiving { bytes: AtomicU64::new(0), room: memory.reply() }))
+    }
+
+    /// Waits until the reply may take so many bytes of memory in all. They are given back when the last of these goes.
+    pub async fn make_room(&self, bytes: usize) -> Result<(), TurnOver> {
+        self.0.room.grow(bytes).await
+    }
+
     /// So many more have come.
     pub fn add(&self, bytes: u64) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
+        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// How many have come.
     pub fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// Of a reply that shares its memory with no other.
+impl Default for Received {
+    fn default() -> Self {
+        Self::new(&ReplyMemory::default())
     }
 }
 
 /// Carries one request to one peer.
 pub trait Ask: Send + Sync {
-    /// The whole reply, header and body, of at most [`Request::reply_bytes_max`] bytes. Dropping the future cancels.
+    /// The whole reply, header and body, of at most [`Request::reply_bytes_max`] bytes, for which `received` has
+    /// [made room](Received::make_room). Dropping the future cancels.
     fn ask(
         &self,
         peer: PeerId,

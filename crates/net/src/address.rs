@@ -15,9 +15,11 @@ use firn_exchange::PeerId;
 use iroh::{RelayUrl, TransportAddr};
 use iroh_dns::{endpoint_info::EndpointInfo, pkarr};
 use libp2p::kad::RecordKey;
+use tokio::time::Instant;
 
 use crate::{
     dial::{DialRules, is_private, is_v6_link_local},
+    hints::Hints,
     identity::{Identity, endpoint_id, peer_of_endpoint},
 };
 
@@ -27,6 +29,8 @@ const RECORD_KEY_PREFIX: &[u8] = b"/firn/address/";
 pub(crate) const RECORD_BYTES_MAX: usize = 1104;
 /// Addresses in one record, both written and read.
 const ADDRESSES_MAX: usize = 10;
+/// Of those, addresses of one host: a record does not send many packets to somebody else.
+const ADDRESSES_OF_A_HOST_MAX: usize = 2;
 /// Peers in the book besides those that the user named.
 const BOOK_PEERS_MAX: usize = 4096;
 /// pkarr's own time to live; nothing here looks at it.
@@ -119,8 +123,13 @@ impl AddressRecord {
 
     /// What of it may be dialled.
     fn dialable(&self, rules: &DialRules, relays: &[RelayUrl]) -> Vec<TransportAddr> {
+        let mut of_a_host: BTreeMap<IpAddr, usize> = BTreeMap::new();
         let allowed = |address: &&TransportAddr| match address {
-            TransportAddr::Ip(ip) => rules.allows(*ip),
+            TransportAddr::Ip(ip) if rules.allows(*ip) => {
+                let count = of_a_host.entry(ip.ip()).or_default();
+                *count += 1;
+                *count <= ADDRESSES_OF_A_HOST_MAX
+            }
             TransportAddr::Relay(url) => relays.contains(url),
             _ => false,
         };
@@ -182,8 +191,8 @@ pub(crate) struct AddressBook {
     relays: Vec<RelayUrl>,
     named: BTreeMap<PeerId, BTreeSet<SocketAddr>>,
     records: Mutex<BTreeMap<PeerId, Known>>,
-    /// What others have said of where a peer is. Whoever hints last is heard.
-    hints: Mutex<BTreeMap<PeerId, BTreeSet<SocketAddr>>>,
+    /// What others have said of where a peer is.
+    hints: Mutex<Hints>,
 }
 
 impl AddressBook {
@@ -217,14 +226,19 @@ impl AddressBook {
     }
 
     /// Remembers what somebody else says of where a peer is, as far as the rules allow to dial it.
-    pub(crate) fn hint(&self, peer: PeerId, addresses: &[SocketAddr]) {
+    pub(crate) fn hint(&self, peer: PeerId, addresses: &[SocketAddr], now: Instant) {
         let allowed = addresses.iter().copied().filter(|address| self.rules.allows(*address));
-        let allowed: BTreeSet<SocketAddr> = allowed.take(ADDRESSES_MAX).collect();
-        let mut hints = self.hints();
-        if allowed.is_empty() || (hints.len() >= BOOK_PEERS_MAX && !hints.contains_key(&peer)) {
-            return;
-        }
-        hints.insert(peer, allowed);
+        self.hints().hear(peer, allowed, now);
+    }
+
+    /// A peer was found where it was said to be.
+    pub(crate) fn found(&self, peer: PeerId, at: SocketAddr) {
+        self.hints().found(peer, at);
+    }
+
+    /// A peer was not where others say that it is.
+    pub(crate) fn not_found(&self, peer: &PeerId) {
+        self.hints().not_found(peer);
     }
 
     /// When the latest record of this peer was signed, if there is one.
@@ -238,12 +252,12 @@ impl AddressBook {
         let dialable = |record: &AddressRecord| record.dialable(&self.rules, &self.relays);
         let claimed: Option<Vec<TransportAddr>> =
             self.records().get(&peer).map(|known| known.records().flat_map(dialable).collect());
-        let hinted = self.hints().get(&peer).cloned().unwrap_or_default();
-        let hinted = hinted.into_iter().map(TransportAddr::Ip);
+        let hints = self.hints();
+        let hinted = hints.of(&peer).map(TransportAddr::Ip);
         named.chain(claimed.into_iter().flatten()).chain(hinted).collect()
     }
 
-    fn hints(&self) -> MutexGuard<'_, BTreeMap<PeerId, BTreeSet<SocketAddr>>> {
+    fn hints(&self) -> MutexGuard<'_, Hints> {
         self.hints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -408,6 +422,20 @@ mod tests {
             assert!(ports(&book, peer).contains(&(at as u16 + 1)), "what came last is tried");
         }
         assert_eq!(book.signed_at_us(peer), Some(now));
+    }
+
+    #[test]
+    fn a_record_names_a_host_a_few_times_and_a_hint_obeys_the_rules() {
+        let identity = Identity::from_seed([1; 32]);
+        let peer = identity.peer_id();
+        let book = AddressBook::new(DialRules::near(), vec![], []);
+        let claims = (1..=8).map(|port| ip(&format!("10.0.0.2:{port}"))).chain([ip("10.0.0.3:1")]).collect();
+        assert!(book.keep(AddressRecord::sign(&identity, claims).unwrap(), now_us()));
+        assert_eq!(book.dialable(peer).len(), ADDRESSES_OF_A_HOST_MAX + 1);
+        let other = PeerId::from([7; 32]);
+        let said = ["8.8.8.8:1", "10.0.0.4:1"].map(|address| address.parse().unwrap());
+        book.hint(other, &said, Instant::now());
+        assert_eq!(book.dialable(other), BTreeSet::from([ip("10.0.0.4:1")]));
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod duplicates;
 mod endpoint;
 mod error;
 mod events;
+mod hints;
 mod identity;
 mod keeper;
 mod limits;

@@ -1,17 +1,18 @@
 //! A connection for asking, and the requests on it.
 
 use std::{
+    net::SocketAddr,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
 use firn_engine::Received;
-use firn_exchange::{Compress, PeerId, Request};
+use firn_exchange::{Compress, PeerId, Request, header_is_too_long};
 use iroh::endpoint::{Connection, ReadError, RecvStream, VarInt};
 use tokio::{
     sync::Semaphore,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{
@@ -138,7 +139,11 @@ impl Link {
             self.gauge.count(bytes);
             let waited = patience.waited(begun.elapsed(), self.gauge.moved() - moved);
             waited.map_err(|_| StreamError::Stalled)?;
+            self.make_room(received, reply.len() + bytes).await?;
             chunks[..count].iter_mut().for_each(|chunk| reply.extend_from_slice(&std::mem::take(chunk)));
+            if header_is_too_long(&reply) {
+                return Err(StreamError::TooMuch);
+            }
             received.add(bytes as u64);
             // Only what comes after the first bytes tells how fast it comes.
             under_way.get_or_insert_with(|| self.gauge.begin());
@@ -147,11 +152,27 @@ impl Link {
         }
     }
 
+    /// Waits for memory, while the peer is not waited for.
+    async fn make_room(&self, received: &Received, bytes: usize) -> Result<(), StreamError> {
+        let mut room = std::pin::pin!(received.make_room(bytes));
+        loop {
+            match timeout(PROGRESS_TIMEOUT / 2, &mut room).await {
+                Ok(made) => return made.map_err(|_| StreamError::Stalled),
+                Err(_) => *self.progress_at() = Instant::now(),
+            }
+        }
+    }
+
     fn is_near(&self) -> bool {
         let path = selected_path(&self.connection);
         path.is_some_and(|(address, rtt)| {
             rtt < NEAR && address.is_some_and(|address| is_private(address.ip()))
         })
+    }
+
+    /// Where the peer is, if it is reached directly.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        selected_path(&self.connection)?.0
     }
 
     /// By which route it goes now; `None` while none is chosen, and once it is closed.

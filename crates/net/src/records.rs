@@ -4,10 +4,12 @@
 
 use std::{
     borrow::Cow,
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
+use ipnet::IpNet;
 use libp2p::{
     Multiaddr, PeerId,
     kad::{
@@ -18,7 +20,9 @@ use libp2p::{
 
 use crate::{
     address::{AddressRecord, RECORD_BYTES_MAX, peer_of_record_key},
+    dial::quic_address,
     identity::peer_of_libp2p,
+    routing::public_network,
 };
 
 /// Provider records of others.
@@ -120,7 +124,9 @@ impl Records {
             return Err(Error::ValueTooLarge);
         }
         if self.values.len() >= VALUE_RECORDS_MAX && !self.values.contains_key(record.key.as_ref()) {
-            return Err(Error::MaxRecords);
+            let value = |value: &Value| (value.record.expires.is_none(), value.record.expires);
+            let first = self.values.iter().min_by_key(|(_, kept)| value(kept)).map(|(key, _)| key.clone());
+            first.and_then(|key| self.values.remove(&key));
         }
         self.values.insert(record.key.as_ref().into(), Value { record, kept });
         Ok(())
@@ -142,10 +148,38 @@ impl Records {
         });
     }
 
+    /// The provider of a key that makes room for another one: the one that expires first of those from the network that most
+    /// come from. So a flood from one network pushes out itself alone.
+    fn crowd(&self, new: &ProviderRecord) -> Option<PeerId> {
+        let of_key = self.keys.get(new.key.as_ref())?;
+        let place =
+            |peer: &PeerId| self.providers.get(peer).and_then(|provider| network(&provider.addresses));
+        let mut crowds: BTreeMap<Option<IpNet>, usize> = BTreeMap::from([(network(&new.addresses), 1)]);
+        of_key.keys().for_each(|peer| *crowds.entry(place(peer)).or_default() += 1);
+        let crowded = |peer: &PeerId| crowds.get(&place(peer)).copied().unwrap_or_default();
+        let never = |expires: Option<Instant>| (expires.is_none(), expires);
+        let first = of_key.iter().min_by_key(|(peer, expires)| (Reverse(crowded(peer)), never(**expires)));
+        first.map(|(peer, _)| *peer)
+    }
+
+    /// Drops a record of the provider that has most.
+    fn make_room(&mut self) {
+        let most = self.providers.iter().max_by_key(|(_, provider)| provider.records).map(|(peer, _)| *peer);
+        let Some(most) = most else { return };
+        let key = self.keys.iter().find(|(_, of_key)| of_key.contains_key(&most)).map(|(key, _)| key.clone());
+        key.into_iter().for_each(|key| self.remove_provider(&RecordKey::new(&key), &most));
+    }
+
     /// How many provider records of others are here.
     pub(crate) fn provider_records(&self) -> usize {
         self.records
     }
+}
+
+/// The public network, or the private address, that a provider was seen in.
+fn network(addresses: &[Multiaddr]) -> Option<IpNet> {
+    let ip = addresses.iter().find_map(quic_address)?.ip();
+    Some(public_network(ip).unwrap_or_else(|| IpNet::from(ip.to_canonical())))
 }
 
 fn forget(providers: &mut BTreeMap<PeerId, Provider>, records: &mut usize, peer: &PeerId) {
@@ -191,12 +225,14 @@ impl RecordStore for Records {
         let is_new = of_key.is_none_or(|of_key| !of_key.contains_key(&record.provider));
         if is_new {
             let of_provider = self.providers.get(&record.provider).map_or(0, |provider| provider.records);
-            if self.records >= PROVIDER_RECORDS_MAX || of_provider >= RECORDS_OF_A_PROVIDER_MAX {
+            if of_provider >= RECORDS_OF_A_PROVIDER_MAX {
                 return Err(Error::MaxProvidedKeys);
             }
             if of_key.is_some_and(|of_key| of_key.len() >= PROVIDERS_OF_A_KEY_MAX) {
-                // First come, first kept: a flood of new names doesn't push out those that are there.
-                return Ok(());
+                let crowd = self.crowd(&record);
+                crowd.into_iter().for_each(|provider| self.remove_provider(&record.key, &provider));
+            } else if self.records >= PROVIDER_RECORDS_MAX {
+                self.make_room();
             }
             self.records += 1;
         }
@@ -280,18 +316,46 @@ mod tests {
     }
 
     #[test]
-    fn a_key_holds_so_many_providers_and_those_that_were_first() {
+    fn a_flood_from_one_network_pushes_out_itself_alone() {
         let now = Instant::now();
         let mut records = Records::new(PeerId::random());
-        let peers: Vec<PeerId> = (0..PROVIDERS_OF_A_KEY_MAX + 5).map(|_| PeerId::random()).collect();
-        for peer in &peers {
-            records.keep_provider(provider(1, *peer, None), now).unwrap();
+        let mut keep = |peer: PeerId, address: &str, seconds: u64| {
+            let addresses = vec![format!("/ip4/{address}/udp/1/quic-v1").parse().unwrap()];
+            let expires = Some(now + Duration::from_secs(seconds));
+            let record = ProviderRecord { key: key(1), provider: peer, expires, addresses };
+            records.keep_provider(record, now).unwrap();
+            let of_key = records.providers(&key(1));
+            assert_eq!(of_key.len(), records.provider_records());
+            of_key.into_iter().map(|record| record.provider).collect::<BTreeSet<_>>()
+        };
+        let honest: Vec<PeerId> = (0..8).map(|_| PeerId::random()).collect();
+        for (number, peer) in honest.iter().enumerate() {
+            keep(*peer, &format!("9.9.{number}.1"), 1);
         }
-        let kept: BTreeSet<PeerId> =
-            records.providers(&key(1)).iter().map(|record| record.provider).collect();
-        assert_eq!(kept, peers[..PROVIDERS_OF_A_KEY_MAX].iter().copied().collect());
-        records.keep_provider(provider(1, peers[0], Some(now)), now).unwrap();
-        assert_eq!(records.provider_records(), PROVIDERS_OF_A_KEY_MAX);
+        let flood: Vec<PeerId> = (0..200).map(|_| PeerId::random()).collect();
+        let mut kept = BTreeSet::new();
+        for (number, peer) in flood.iter().enumerate() {
+            kept = keep(*peer, &format!("8.8.8.{number}"), 100 + number as u64);
+        }
+        assert_eq!(kept.len(), PROVIDERS_OF_A_KEY_MAX);
+        assert!(honest.iter().all(|peer| kept.contains(peer)));
+        assert!(kept.contains(&flood[199]) && !kept.contains(&flood[0]), "those that expire first go");
+        let (neighbour, newcomer) = (PeerId::random(), PeerId::random());
+        keep(neighbour, "192.168.0.1", 1);
+        let kept = keep(newcomer, "7.7.7.7", 1);
+        assert!(honest.iter().chain([&neighbour, &newcomer]).all(|peer| kept.contains(peer)));
+    }
+
+    #[test]
+    fn the_first_to_expire_makes_room_for_an_address() {
+        let now = Instant::now();
+        let mut records = Records::new(PeerId::random());
+        for number in 0..=VALUE_RECORDS_MAX as u32 {
+            let expires = Some(now + Duration::from_secs(u64::from(number) + 1));
+            records.put(Record { expires, ..Record::new(key(number), vec![7]) }).unwrap();
+        }
+        assert_eq!(records.records().count(), VALUE_RECORDS_MAX);
+        assert!(records.get(&key(0)).is_none() && records.get(&key(VALUE_RECORDS_MAX as u32)).is_some());
     }
 
     #[test]

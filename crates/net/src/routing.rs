@@ -48,7 +48,8 @@ impl Networks {
     }
 }
 
-fn public_network(ip: IpAddr) -> Option<IpNet> {
+/// The network that somebody has rented who has this address; `None` for private ones.
+pub(crate) fn public_network(ip: IpAddr) -> Option<IpNet> {
     let ip = ip.to_canonical();
     let bits = if ip.is_ipv4() { V4_NETWORK_BITS } else { V6_NETWORK_BITS };
     let network = IpNet::new(ip, bits).expect("both lengths are within an address").trunc();

@@ -151,6 +151,9 @@ impl Asker {
                 Ok(link) => link,
                 Err(error) => {
                     self.forget(peer, &dial);
+                    if matches!(*error, DialError::Timeout | DialError::Connect(_)) {
+                        self.book.not_found(&peer);
+                    }
                     return Err(match &*error {
                         // It is there, and may let this node in a little later.
                         DialError::Connect(_) => AskError::Broken(Box::new(error)),
@@ -159,7 +162,10 @@ impl Asker {
                 }
             };
             let failed = match link.ask(&request, &self.download, self.compress, &received).await {
-                Ok(reply) => return Ok(reply),
+                Ok(reply) => {
+                    link.address().into_iter().for_each(|at| self.book.found(peer, at));
+                    return Ok(reply);
+                }
                 Err(failed) => failed,
             };
             match failed {
@@ -257,7 +263,7 @@ impl Asker {
 
     /// Where a peer may be, by another one's word; false: nothing of it may be dialled.
     pub(crate) fn hint(&self, fellow: &Fellow) -> bool {
-        self.book.hint(fellow.peer, &fellow.addresses);
+        self.book.hint(fellow.peer, &fellow.addresses, Instant::now());
         !self.book.dialable(fellow.peer).is_empty()
     }
 

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{patience::Patience, throughput::Gauge};
 
-/// The longest request for which no memory is reserved: most are shorter.
-const SHORT_REQUEST_BYTES: usize = 64 << 10;
+/// The longest request for which no memory is reserved: those for spans, claims and trees are shorter.
+const SHORT_REQUEST_BYTES: usize = 4 << 10;
 /// How much of a request is read at once.
 const READ_BYTES: usize = 64 << 10;
 
@@ -67,7 +67,7 @@ impl<'a> Stream<'a> {
         self.end(&mut patience).await
     }
 
-    /// Reads a request; one that is long only where there is memory for it.
+    /// Reads a request; one that is not short only where there is memory for it, and for what is made of it.
     async fn read(&self, receive: &mut RecvStream, entered: &Entered<'a>) -> Result<Read<'a>, Lost> {
         let (mut request, mut reserved) = (BytesMut::new(), None);
         while let Some(chunk) = receive.read_chunk(READ_BYTES).await.map_err(|_| Lost)? {
@@ -75,7 +75,7 @@ impl<'a> Stream<'a> {
                 return Err(Lost);
             }
             if request.len() + chunk.len() > SHORT_REQUEST_BYTES && reserved.is_none() {
-                reserved = self.reserve(entered, REQUEST_BYTES_MAX).await;
+                reserved = self.reserve(entered, 2 * REQUEST_BYTES_MAX).await;
                 if reserved.is_none() {
                     discard(receive).await?;
                     return Ok(Read::Busy);

@@ -318,6 +318,131 @@ async fn a_zstd_bomb_is_too_much() {
     assert!(grown < 24 << 20, "{grown} bytes");
 }
 
+fn varint(number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut left = number;
+    while left >= 0x80 {
+        bytes.push(left as u8 | 0x80);
+        left >>= 7;
+    }
+    bytes.push(left as u8);
+    bytes
+}
+
+/// An item of so many bytes: this, and then the unit again and again.
+fn item(length: usize, first: &[u8], unit: &[u8]) -> Vec<u8> {
+    let rest = unit.repeat((length - first.len()) / unit.len());
+    [&varint(first.len() + rest.len())[..], first, &rest].concat()
+}
+
+fn squeezed(parts: impl IntoIterator<Item = Vec<u8>>) -> Bytes {
+    let mut encoder = zstd::stream::write::Encoder::new(OK_ZSTD.to_vec(), 1).unwrap();
+    parts.into_iter().for_each(|part| std::io::Write::write_all(&mut encoder, &part).unwrap());
+    encoder.finish().unwrap().into()
+}
+
+/// Sixteen of each at once: of empty signatures, of `Have` bitmaps and of empty Directories there would be gigabytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn replies_that_are_small_on_the_wire_are_small_in_memory() {
+    let signatures = 2 << 20;
+    let path_info = [&[0x0a][..], &varint(signatures + 5), &[0x1a], &varint(signatures)].concat();
+    let claim = item(path_info.len() + signatures, &path_info, b"\x1a\0");
+    let huge = firn_castore::BlobRef { size: 1 << 47, ..blob(b"huge") };
+    let in_part = [&[0x10][..], &varint(1 << 47), &[0x18, 1, 0x22], &varint(1 << 19)].concat();
+    let have = item(in_part.len() + (1 << 19), &in_part, b"\xaa");
+    let root: firn_castore::Root =
+        firn_castore::Node::Directory { digest: [1; 32].into(), size: 1 << 20 }.into();
+    let cases = [
+        (Request::Path([7; 20].into()), squeezed([claim])),
+        (Request::Have { root: None, blobs: vec![huge; 8] }, squeezed((0..8).map(|_| have.clone()))),
+        (
+            Request::Closure { root, known: firn_exchange::Known::default() },
+            squeezed((0..200).map(|_| vec![0; 1 << 20])),
+        ),
+    ];
+    let mut replies = Vec::new();
+    for (request, bomb) in cases {
+        assert!(bomb.len() < 40_000, "{}", bomb.len());
+        let reply = Liar::new(vec![bomb], Duration::ZERO).await.ask(&request).await.unwrap();
+        replies.push((request, reply));
+    }
+    let before = resident_bytes_max();
+    let checks = (0..16)
+        .flat_map(|_| replies.clone())
+        .map(|(request, reply)| tokio::task::spawn_blocking(move || check(&request, reply, &nobody()).err()));
+    let lies: Vec<Option<Lie>> =
+        futures::future::join_all(checks).await.into_iter().map(Result::unwrap).collect();
+    assert!(matches!(lies[0], Some(Lie::Claim(_))) && matches!(lies[2], Some(Lie::Directory(_))), "{lies:?}");
+    let grown = resident_bytes_max().saturating_sub(before);
+    assert!(grown < 150 << 20, "{grown} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_of_nothing_but_empty_hints_is_not_waited_for() {
+    let length = 10 << 20;
+    let header = [varint(length), b"\x22\0".repeat(length / 2)].concat();
+    let request = Request::Path([7; 20].into());
+    let pieces = Bytes::from(header).chunks(1 << 20).map(Bytes::copy_from_slice).collect();
+    // All but the first come later than the test waits.
+    let liar = Liar::new(pieces, Duration::from_secs(30)).await;
+    let error = timeout(Duration::from_secs(20), liar.ask(&request)).await.unwrap().unwrap_err();
+    assert!(matches!(error, AskError::TooMuch { .. }), "{error}");
+}
+
+/// Answers as a node does, that has nothing.
+struct Honest(firn_exchange::SharedView);
+
+struct HonestReply(firn_exchange::Reply);
+
+impl ReplyBody for HonestReply {
+    fn next(&mut self) -> Result<Option<Bytes>, BrokenOff> {
+        self.0.next().map_err(|_| BrokenOff)
+    }
+}
+
+impl Answerer for Honest {
+    fn answer(&self, _: Peer, request: Bytes) -> Box<dyn ReplyBody> {
+        Box::new(HonestReply(firn_exchange::answer(&self.0, request)))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_of_nothing_but_empty_digests_are_refused_and_small_in_memory() {
+    let store = Arc::new(firn_store::MemoryStore::new());
+    let view = firn_exchange::SharedView::new(store, Arc::default());
+    let giver = Net::start(near(1), Arc::new(Honest(view))).await.unwrap();
+    let of_digests = |bytes: usize| {
+        let digests = b"\x0a\0".repeat(bytes / 2);
+        let message = [&[0x1a][..], &varint(digests.len()), &digests].concat();
+        [varint(message.len()), message].concat()
+    };
+    let longest = of_digests(firn_exchange::REQUEST_BYTES_MAX - 16);
+    let mut connections = Vec::new();
+    for _ in 0..16 {
+        let endpoint = raw_endpoint(1 << 20).await;
+        connections.push((connect(&endpoint, &giver).await, endpoint));
+    }
+    let before = resident_bytes_max();
+    let asked = connections.iter().flat_map(|(connection, _)| [connection; 4]).map(|connection| {
+        let request = &longest;
+        async move {
+            let (_, mut receive) = open(connection, request).await;
+            receive.read_to_end(1000).await.unwrap()
+        }
+    });
+    let replies = timeout(DEADLINE, futures::future::join_all(asked)).await.unwrap();
+    let refused =
+        replies.iter().filter(|reply| matches!(status_of(reply), Some(firn_exchange::Verified::Refused)));
+    assert!(refused.count() >= 16, "one of each peer is always let in");
+    let grown = resident_bytes_max().saturating_sub(before);
+    assert!(grown < 120 << 20, "{grown} bytes");
+    // What is longer than any request is not even read.
+    let (mut send, mut receive) = connections[0].0.open_bi().await.unwrap();
+    let _ = send.write_all(&of_digests(1 << 20)).await;
+    assert!(timeout(DEADLINE, receive.read_to_end(1000)).await.unwrap().is_err());
+    shut_down([giver]).await;
+}
+
 /// The most that this process has had in memory.
 fn resident_bytes_max() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
