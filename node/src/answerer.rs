@@ -1,10 +1,10 @@
 //! What peers may see, by this node's role, and what each of them was given.
 
 mod fellows;
+mod served;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Instant,
 };
 
@@ -15,45 +15,8 @@ use firn_net::{Answerer, BrokenOff, Peer, ReplyBody, SharedCodec};
 use firn_nix::STORE_DIR;
 
 use self::fellows::Fellows;
+pub use self::served::{Given, Served};
 use crate::config::Role;
-
-/// The most peers whose gifts are remembered.
-const PEERS_MAX: usize = 10_000;
-/// The most paths that are remembered for one peer.
-const SHARED_MAX: usize = 1_000;
-
-/// What one peer was given since the node started.
-#[derive(Debug, Clone, Default)]
-pub struct Given {
-    /// Requests that were answered with something.
-    pub answered: u64,
-    /// Bytes of replies.
-    pub sent_bytes: u64,
-    /// Store paths, or roots, as text.
-    pub shared: BTreeSet<String>,
-}
-
-/// What each peer was given.
-#[derive(Debug, Default)]
-pub struct Served(Mutex<BTreeMap<PeerId, Given>>);
-
-impl Served {
-    /// All of it.
-    pub fn all(&self) -> BTreeMap<PeerId, Given> {
-        self.peers().clone()
-    }
-
-    fn note(&self, peer: PeerId, change: impl FnOnce(&mut Given)) {
-        let mut peers = self.peers();
-        if peers.len() < PEERS_MAX || peers.contains_key(&peer) {
-            change(peers.entry(peer).or_default());
-        }
-    }
-
-    fn peers(&self) -> MutexGuard<'_, BTreeMap<PeerId, Given>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Answers peers out of the engine's shared view, as far as the role lets it.
 pub struct RoleAnswerer {
@@ -107,12 +70,7 @@ impl Answerer for RoleAnswerer {
         let reply = answer(&view, request);
         let subject = reply.about().map(|about| subject(engine, about));
         if reply.has_something() {
-            self.served.note(from.id, |given| {
-                given.answered += 1;
-                if given.shared.len() < SHARED_MAX {
-                    given.shared.extend(subject);
-                }
-            });
+            self.served.answered(from.id, subject);
         }
         let reply = if gives { self.with_fellows(engine, reply, from) } else { reply };
         let reply = self.codec.squeezed(reply, from);
@@ -163,7 +121,7 @@ impl ReplyBody for CountedReply {
         match self.codec.pull(&mut self.reply) {
             Ok(piece) => {
                 let bytes = piece.as_ref().map_or(0, Bytes::len) as u64;
-                self.served.note(self.peer, |given| given.sent_bytes += bytes);
+                self.served.sent(self.peer, bytes);
                 Ok(piece)
             }
             Err(error) => {

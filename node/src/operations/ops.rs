@@ -30,6 +30,9 @@ use crate::{
     remembered,
 };
 
+/// The most peers that are told of one by one.
+const PEERS_TOLD_MAX: usize = 1_000;
+
 /// An engine and what is around it.
 pub struct Ops {
     /// What does the work.
@@ -90,8 +93,9 @@ impl Ops {
         })
     }
 
-    /// Whoever was found, is connected, or was given something.
-    fn peers(&self, net: Option<&NetStatus>) -> Vec<PeerStatus> {
+    /// Whoever was found, is connected, or was given something: of very many those that matter most, and how many more there
+    /// are.
+    fn peers(&self, net: Option<&NetStatus>) -> (Vec<PeerStatus>, usize) {
         let mut peers: BTreeMap<PeerId, (LedgerEntry, Given)> = BTreeMap::new();
         for (peer, entry) in self.engine.peers() {
             peers.entry(peer).or_default().0 = entry;
@@ -118,7 +122,7 @@ impl Ops {
                 received_bytes: entry.bytes,
                 answered: given.answered,
                 sent_bytes: given.sent_bytes,
-                shared: given.shared.into_iter().collect(),
+                shared: given.names().map(str::to_owned).collect(),
                 lies: entry.lies.iter().map(ToString::to_string).collect(),
                 upload_rate: traffic.upload,
                 download_rate: traffic.download,
@@ -127,14 +131,35 @@ impl Ops {
                 route,
             }
         };
-        peers.into_iter().map(status).collect()
+        let is_here = |peer: &PeerId| connected.contains(peer) || traffic.contains_key(peer);
+        let (told, more) = most_telling(peers, is_here);
+        (told.into_iter().map(status).collect(), more)
     }
+}
+
+/// Of more peers than are told of, those that are here, those that were asked, and those that were given something last;
+/// and how many are left out.
+fn most_telling(
+    mut peers: BTreeMap<PeerId, (LedgerEntry, Given)>,
+    is_here: impl Fn(&PeerId) -> bool,
+) -> (BTreeMap<PeerId, (LedgerEntry, Given)>, usize) {
+    let more = peers.len().saturating_sub(PEERS_TOLD_MAX);
+    if more > 0 {
+        let mut ranks: Vec<_> = peers
+            .iter()
+            .map(|(peer, (entry, given))| (is_here(peer), entry.asked > 0, given.last, *peer))
+            .collect();
+        ranks.sort_unstable();
+        ranks[..more].iter().for_each(|(.., peer)| drop(peers.remove(peer)));
+    }
+    (peers, more)
 }
 
 #[tonic::async_trait]
 impl Operations for Ops {
     async fn status(&self) -> Result<StatusReply, Failure> {
         let net = self.net.as_ref().map(|net| net.status());
+        let (peers, peers_more) = self.peers(net.as_ref());
         Ok(StatusReply {
             version: env!("CARGO_PKG_VERSION").into(),
             running: self.is_node(),
@@ -149,7 +174,8 @@ impl Operations for Ops {
             trusted_keys: self.config.trust.iter().map(|key| key.name().to_string()).collect(),
             store: Some(self.store_status().await?),
             transfers: self.transfers(),
-            peers: self.peers(net.as_ref()),
+            peers,
+            peers_more: peers_more as u64,
             provider_records: net.as_ref().map_or(0, |net| net.provider_records as u64),
             adopt: self.adopting.status().await,
             traffic: net.as_ref().map(|net| traffic_status(&net.traffic)),
@@ -238,5 +264,33 @@ impl From<EngineError> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         Self::advised(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_very_many_peers_those_that_matter_are_told_of() {
+        let id = |number: u32| {
+            let mut id = [0; 32];
+            id[..4].copy_from_slice(&number.to_be_bytes());
+            PeerId::from(id)
+        };
+        let given = |last| {
+            let mut given = Given::default();
+            given.last = last;
+            given
+        };
+        let entry = |asked| LedgerEntry { asked, ..LedgerEntry::default() };
+        let many =
+            (0..5_000).map(|number| (id(number), (entry(u64::from(number == 3)), given(u64::from(number)))));
+        let (told, more) = most_telling(many.collect(), |peer| *peer == id(7));
+        assert_eq!((told.len(), more), (PEERS_TOLD_MAX, 5_000 - PEERS_TOLD_MAX));
+        assert!([3, 7, 4_999, 4_003].iter().all(|number| told.contains_key(&id(*number))));
+        assert!(!told.contains_key(&id(4_000)));
+        let few = (0..10).map(|number| (id(number), (entry(0), given(0)))).collect();
+        assert_eq!(most_telling(few, |_| false).1, 0);
     }
 }

@@ -47,6 +47,7 @@ pub fn status(reply: &StatusReply) -> Answer {
         "transfers": reply.transfers.iter().map(transfer_json).collect::<Vec<_>>(),
         "peers": reply.peers.iter().map(peer_status_json).collect::<Vec<_>>(),
         "duplicates": reply.duplicates,
+        "peers_more": reply.peers_more,
         "liars": reply.liars.iter().map(liar_json).collect::<Vec<_>>(),
     });
     Answer { json, text: status_text(reply, &store, remembered::now()), remarks: Text::new() }
@@ -113,6 +114,9 @@ fn status_text(reply: &StatusReply, store: &StoreStatus, now: UnixSeconds) -> Te
     }
     for peer in &reply.peers {
         lines.extend(peer_lines(peer));
+    }
+    if reply.peers_more > 0 {
+        lines.push(format!("and {} more", counted(reply.peers_more, "peer")));
     }
     lines.extend(reply.liars.iter().map(|liar| liar_line(liar, now)));
     lines.into_iter().collect()

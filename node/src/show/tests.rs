@@ -59,6 +59,7 @@ fn status_names_peers_and_liars() {
         role: "seed".into(),
         peers: vec![peer],
         transfers: vec![transfer],
+        peers_more: 7,
         traffic: Some(traffic),
         duplicates: vec!["10.0.0.9:7335".into()],
         liars: vec![LiarStatus {
@@ -75,7 +76,7 @@ fn status_names_peers_and_liars() {
         "{adopt,data_dir,duplicates[],http,iroh,liars[{at,id,reason}],multiaddrs,network,peer_id,\
          peers[{answered,asked,connected,connections,download_rate,id,lies[],received_bytes,requests,route,sent_bytes,\
          shared[],\
-         upload_rate,via}],provider_records,role,running,\
+         upload_rate,via}],peers_more,provider_records,role,running,\
          store{adopted_bytes,disk_bytes,disk_bytes_max,nar_bytes,paths,paths_shared,paths_untrusted,trees,trees_shared,\
          trouble},traffic{connections,download_peer_rate_max,download_rate,download_rate_max,requests,turned_away,\
          upload_peer_rate_max,upload_rate,upload_rate_max},\
@@ -101,6 +102,7 @@ fn status_names_peers_and_liars() {
         "  had /nix/store/x",
         "  LIED: a wrong byte",
         "also at      10.0.0.9:7335: another node has this identity",
+        "and 7 peers more",
     ] {
         assert!(answer.text.contains(line), "{line} is not in\n{}", answer.text);
     }
