@@ -123,13 +123,14 @@ impl Connections {
             || self.open.values().any(|open| open.activity.dispensable().is_some())
     }
 
+    /// Whether a client elsewhere has all the connections that it may have.
+    pub(crate) fn is_past_share(&self, client: Client) -> bool {
+        client != Client::Here && self.count(client) >= self.connections_max.div_ceil(SHARE_OF_A_CLIENT)
+    }
+
     /// Makes room for a client, if need be by closing a connection; false where none can be closed.
     pub(crate) fn make_room(&mut self, client: Client) -> bool {
-        let share = match client {
-            Client::Here => self.connections_max,
-            Client::V4(_) | Client::V6(_) => self.connections_max.div_ceil(SHARE_OF_A_CLIENT),
-        };
-        if self.count(client) >= share {
+        if self.is_past_share(client) {
             return self.close_one(|open| open.client == client);
         }
         self.open.len() < self.connections_max || self.close_one(|_| true)

@@ -41,8 +41,16 @@ impl Gateway {
         let ending = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let mut shutdown = pin!(shutdown);
+        // One that has come when nobody could give way any more: it is the next to be let in.
+        let mut waiting: Option<(TcpStream, Client)> = None;
         loop {
-            let has_room = connections.has_room();
+            if let Some((stream, client)) = waiting.take_if(|(_, client)| connections.make_room(*client)) {
+                let activity = Activity::new();
+                let stream = Unstalled::new(stream, write_timeout, activity.clone());
+                let served = attend(stream, router.clone(), activity.clone(), ending.clone());
+                connections.insert(client, activity, tasks.spawn(served));
+            }
+            let has_room = waiting.is_none() && connections.has_room();
             tokio::select! {
                 () = &mut shutdown => break,
                 Some(ended) = tasks.join_next_with_id() => {
@@ -52,14 +60,10 @@ impl Gateway {
                 accepted = listener.accept(), if has_room => match accepted {
                     Ok((stream, address)) => {
                         let client = Client::at(address.ip());
-                        if !connections.make_room(client) {
-                            tracing::debug!(%address, "a connection is one too many of its client");
-                            continue;
+                        match connections.is_past_share(client) && !connections.make_room(client) {
+                            true => tracing::debug!(%address, "a connection is one too many of its client"),
+                            false => waiting = Some((stream, client)),
                         }
-                        let activity = Activity::new();
-                        let stream = Unstalled::new(stream, write_timeout, activity.clone());
-                        let served = attend(stream, router.clone(), activity.clone(), ending.clone());
-                        connections.insert(client, activity, tasks.spawn(served));
                     }
                     Err(error) => {
                         tracing::warn!(%error, "a connection could not be accepted");

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use firn_engine::Engine;
+use firn_exchange::Request;
 use firn_gateway::{Gateway, HEAD_BYTES_MAX, HEAD_TIMEOUT, SHUTDOWN_TIMEOUT, WRITE_TIMEOUT};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -11,7 +12,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::fakes::net::{Net, dies_after, is_for_contents, silent_on, waits_with_contents};
+use crate::fakes::net::{Net, dies_after, silent_on, waits_with_contents};
 use crate::fakes::tree::{file, noise, varied};
 use crate::fakes::{DEADLINE, Signed, node, peer, publish};
 use crate::http::{gateway, nar_url, router};
@@ -184,7 +185,7 @@ async fn a_reader_that_takes_nothing_is_cut_off_and_one_that_pauses_is_not() {
 #[tokio::test]
 async fn an_open_stream_does_not_hold_up_the_end() {
     let net = Net::default();
-    let (_, seeder) = peer(&net, 1, silent_on(is_for_contents)).await;
+    let (_, seeder) = peer(&net, 1, silent_on(|request| matches!(request, Request::Ranges { .. }))).await;
     let hash = publish(&seeder, "there", &varied(1), Signed::Attested).await;
     let engine = node(&net).await;
     let url = nar_url(&router(&engine), hash).await;
