@@ -15,6 +15,9 @@
 #   doctest  examples in the documentation
 #   simnet   simulations of one consumer, of swarms and of the store's disk: a fixed set of seeds and a few fresh ones
 #
+# And one that runs only where it is named, for about four hours:
+#   long     20,000 peers that come and go, and an hour of a peer that makes up its QUIC frames
+#
 # The end-to-end tests make network namespaces and mounts, which takes root: run by another user, the tests are
 # started through sudo. A step that fails does not keep the others from running; the exit code is 0 if all passed.
 set -euo pipefail
@@ -23,6 +26,7 @@ cd "$(dirname "$0")/.."
 export CARGO_TERM_COLOR=never NEXTEST_COLOR=never
 
 readonly ALL_STEPS=(setup fmt deny clippy doc build test doctest simnet)
+readonly LONG_STEPS=(long)
 readonly CARGO_DENY_VERSION=0.20.2
 readonly SIMNET_SEEDS_FIXED=500
 readonly SIMNET_SEEDS_FRESH=100
@@ -119,6 +123,11 @@ step_simnet() {
         "$simnet" disk --seeds "$DISK_SEEDS_FIXED" && "$simnet" disk --seeds "$DISK_SEEDS_FRESH" --from "$fresh_from"
 }
 
+step_long() {
+    FIRN_SHORT_PEERS=20000 FIRN_FRAMES_SECONDS=3600 cargo nextest run --locked --workspace --profile long --no-fail-fast \
+        -E 'test(many_short_peers_end_nobody) + test(frames_that_are_made_up)' 2>&1 | tee "$logs_dir/test"
+}
+
 # Adds up what nextest and the doc tests counted, as "N passed, N failed".
 count_tests() {
     local log passed=0 failed=0 number what
@@ -152,8 +161,8 @@ main() {
     local steps=("$@") step
     [ "${#steps[@]}" -gt 0 ] || steps=("${ALL_STEPS[@]}")
     for step in "${steps[@]}"; do
-        if [[ " ${ALL_STEPS[*]} " != *" $step "* ]]; then
-            say "no step \"$step\"; there are: ${ALL_STEPS[*]}"
+        if [[ " ${ALL_STEPS[*]} ${LONG_STEPS[*]} " != *" $step "* ]]; then
+            say "no step \"$step\"; there are: ${ALL_STEPS[*]} ${LONG_STEPS[*]}"
             exit 2
         fi
     done

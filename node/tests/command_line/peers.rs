@@ -211,3 +211,42 @@ fn a_second_node_on_one_store_is_refused_with_the_first_ones_id() {
     );
     node.end();
 }
+
+/// Ordinary peers that come and go, four at a time: none of them ends by a signal, and neither does the seeder.
+/// `FIRN_SHORT_PEERS` is how many; from 2,000 on, the seeder's memory is looked at as well.
+#[test]
+fn many_short_peers_end_nobody() {
+    const TOGETHER: usize = 4;
+    let count = std::env::var("FIRN_SHORT_PEERS").map_or(100, |count| count.parse::<usize>().unwrap());
+    let seeder = Firn::new();
+    fs::create_dir(seeder.path("tree")).unwrap();
+    for number in 0..20_u8 {
+        fs::write(seeder.path("tree").join(number.to_string()), vec![number; 30_000]).unwrap();
+    }
+    let node = seeder.node(&["--role", "seed"]);
+    let root = lines(&seeder.run(&["add", "--share", "tree"], &[])).remove(1);
+    let resident = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", node.process_id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    let peers = |count: usize| {
+        std::thread::scope(|scope| {
+            for _ in 0..TOGETHER {
+                scope.spawn(|| {
+                    for _ in 0..count / TOGETHER {
+                        let (code, got) = Firn::new().json(&["get", &root, "--peer", &node.peer()], &[]);
+                        assert_eq!(code, 0, "{got}");
+                    }
+                });
+            }
+        });
+    };
+    peers(count.min(1000));
+    let before = resident();
+    peers(count.saturating_sub(1000));
+    if count >= 2000 {
+        assert!(resident() <= before + before / 10, "{} kB, {before} kB after the first 1,000", resident());
+    }
+    node.end();
+}
