@@ -155,8 +155,8 @@ impl Asker {
                         self.book.not_found(&peer);
                     }
                     return Err(match &*error {
-                        // It is there, and may let this node in a little later.
-                        DialError::Connect(_) => AskError::Broken(Box::new(error)),
+                        // It is there and may let this node in a little later, or its address may be known then.
+                        DialError::Connect(_) | DialError::NoAddress(_) => AskError::Broken(Box::new(error)),
                         _ => AskError::Unreachable(Box::new(error)),
                     });
                 }

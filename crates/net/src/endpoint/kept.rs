@@ -3,7 +3,7 @@
 //! A panic in one of iroh's tasks ends that task alone, but leaves an endpoint that connects to nobody and takes nobody in.
 //! It is looked for by asking the endpoint for the address of a peer that does not exist, which takes no packet.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{mem::ManuallyDrop, net::SocketAddr, sync::Arc, time::Duration};
 
 use iroh::{
     Endpoint, EndpointAddr, SecretKey,
@@ -67,10 +67,17 @@ impl KeptEndpoint {
         self.current.subscribe()
     }
 
-    /// Says goodbye to all peers.
-    pub(crate) async fn close(&self) {
-        if let Some(endpoint) = self.get() {
+    /// Says goodbye to all peers, for so long. Whoever is gone does not answer: iroh waits 3 s for that, in the background.
+    pub(crate) async fn close(&self, patience: Duration) {
+        let Some(endpoint) = self.get() else { return };
+        let closing = tokio::spawn(async move {
+            // Where the process ends first it is leaked: iroh takes one that is dropped unclosed for an error.
+            let endpoint = ManuallyDrop::new(endpoint);
             endpoint.close().await;
+            drop(ManuallyDrop::into_inner(endpoint));
+        });
+        if timeout(patience, closing).await.is_err() {
+            tracing::debug!("some iroh connections were not closed in time");
         }
     }
 
@@ -79,14 +86,19 @@ impl KeptEndpoint {
         let mut pause = PAUSE_MIN;
         loop {
             let opened_at = Instant::now();
-            let Some(()) = stop.run_until_cancelled(self.failed()).await else { return };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.failed() => {}
+            }
+            if stop.is_cancelled() {
+                return;
+            }
             tracing::error!("the QUIC endpoint has failed and is opened anew; its connections are lost");
             if opened_at.elapsed() > SOUND_AFTER {
                 pause = PAUSE_MIN;
             }
-            if timeout(CLOSE_TIMEOUT, self.close()).await.is_err() {
-                tracing::debug!("the endpoint that has failed was not closed in time");
-            }
+            self.close(CLOSE_TIMEOUT).await;
             self.current.send_replace(None);
             let opened = self.open_again(&mut pause);
             let Some(endpoint) = stop.run_until_cancelled(opened).await else { return };

@@ -280,6 +280,7 @@ async fn a_peer_that_abandons_its_only_path_ends_nothing_but_its_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[allow(clippy::print_stdout, reason = "it tells its seeds")]
 async fn frames_that_are_made_up_end_nothing_but_their_connection() {
     let seconds = std::env::var("FIRN_FRAMES_SECONDS").ok().map(|seconds| seconds.parse().unwrap());
     let from = seconds.map_or(0, |_| std::process::id() as u64 * 1_000_000);
