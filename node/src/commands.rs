@@ -146,7 +146,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Verify(arguments) if arguments.rebuild_index => {
             let config = Config::load(&global, arguments.settings, &Environment::of_process())?;
-            say(&show::rebuilt(&node::rebuild_index(&config.data_dir)?), global.json);
+            say(&show::rebuilt(&node::rebuild_index(&config.data_dir)?), global.json)?;
         }
         Command::Verify(arguments) => {
             let given = arguments.settings.clone();

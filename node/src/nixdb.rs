@@ -3,7 +3,7 @@
 //! The database belongs to root and is in WAL mode, or, with `use-sqlite-wal = false`, in that of a rollback journal. An
 //! ordinary user opens it with `mode=ro`. In WAL mode that fails where no process has it open: SQLite would have to make
 //! the `-wal` and `-shm` files beside it, and the user may not. With no `-wal` and no journal there is nothing but the
-//! database file itself, and `immutable=1` reads that. SQLite takes no lock then, so we do: see [`NixStore::read_alone`].
+//! database file itself, and `immutable=1` reads that. SQLite takes no lock then, so we do: see `NixStore::read_alone`.
 //! What another process holds a lock on, or has left half done, is waited for, and then is an error: nothing is ever read
 //! without a lock. Each read opens the database afresh, since neither way sees later changes.
 //!

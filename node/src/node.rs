@@ -33,8 +33,8 @@ use crate::{
 
 /// A fetch that has not ended by then fails. Long enough for any path over any link worth using.
 const FETCH_DEADLINE: Micros = Micros::from_millis(6 * 3600 * 1000);
-/// Between two announcements: what is committed meanwhile is gathered.
-const ANNOUNCE_DELAY: Duration = Duration::from_millis(200);
+/// The longest pause between two announcements. It is ten times what one has taken: what is committed meanwhile is gathered.
+const ANNOUNCE_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long the start waits to learn where the DHT can be reached; without an interface it never can.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the ending may take in all.
@@ -233,10 +233,11 @@ impl Node {
             let mut changes = engine.changes();
             loop {
                 changes.mark_unchanged();
+                let begun = Instant::now();
                 net.announce(engine.keys()).await;
-                // What is committed first is announced at once: whoever is told of it asks at once.
+                let pause = (begun.elapsed() * 10).min(ANNOUNCE_PAUSE_MAX);
                 let changed = async {
-                    tokio::time::sleep(ANNOUNCE_DELAY).await;
+                    tokio::time::sleep(pause).await;
                     changes.changed().await
                 };
                 match stop.run_until_cancelled(changed).await {

@@ -102,7 +102,8 @@ pub fn is_documented(kind: LieKind, lie: &Lie) -> bool {
             let in_form = matches!(lie, Lie::Garbage(_) | Lie::EmptyClaim | Lie::TooMuch);
             in_form || matches!(lie, Lie::NotAsked | Lie::Directory(_) | Lie::Blob { .. })
         }
-        LieKind::ZstdBomb => matches!(lie, Lie::TooMuch),
+        // It is expanded no further than to the first item that is false.
+        LieKind::ZstdBomb => matches!(lie, Lie::TooMuch | Lie::Blob { .. }),
         LieKind::FalseRoot
         | LieKind::FalseSignature
         | LieKind::AlteredCa

@@ -19,9 +19,9 @@ use crate::heard::Heard;
 use crate::index::Index;
 use crate::inner::Inner;
 use crate::ledger::Ledger;
-use crate::replies::ReplyMemory;
 use crate::nar::Contents;
 use crate::pool::Pool;
+use crate::replies::ReplyMemory;
 use crate::{
     Ask, EngineError, Fetched, Find, LedgerEntry, Liar, Nar, Progress, RejectedRoot, Transfer, Via, uses,
 };
@@ -80,8 +80,21 @@ impl Engine {
         let (slow, undelivered) = Default::default();
         let (askers, _) = broadcast::channel(ASKERS_MAX);
         let memory = ReplyMemory::default();
-        let crew =
-            Crew { store, policy, ask, find, pool, memory, ledger, slow, undelivered, limits, seed, me, askers };
+        let crew = Crew {
+            store,
+            policy,
+            ask,
+            find,
+            pool,
+            memory,
+            ledger,
+            slow,
+            undelivered,
+            limits,
+            seed,
+            me,
+            askers,
+        };
         let Crew { store, policy, .. } = crew.clone();
         let index = Arc::new(crew.pool.run(move || Index::load(&*store, &policy)).await??);
         Ok(Self(Arc::new(Inner::new(crew, index))))

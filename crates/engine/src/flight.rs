@@ -25,9 +25,9 @@ use tracing::Instrument;
 use crate::heard::{Heard, Undelivered};
 use crate::index::{Coming, Index};
 use crate::ledger::{Ledger, RejectedRoot};
-use crate::replies::ReplyMemory;
 use crate::pool::Pool;
 use crate::recall::recall;
+use crate::replies::ReplyMemory;
 use crate::slow::Slow;
 use crate::{Ask, AskError, EngineError, Find, Found, Progress, Received, Via, telling, uses};
 

@@ -334,7 +334,9 @@ fn batch_answer(blob: BlobRef, item: proto::BatchItem) -> Result<BatchAnswer, Li
 
 fn have(mut body: Body, with_tree: bool, blobs: &[BlobRef]) -> Result<Verified, Lie> {
     let mut runs_left = RUNS_MAX;
-    let mut said = |blob| Ok(presence(item(&mut body, HAVE_ITEM_BYTES_MAX)?, blob, &mut runs_left));
+    let mut said = |blob| -> Result<Presence, Lie> {
+        Ok(presence(item(&mut body, HAVE_ITEM_BYTES_MAX)?, blob, &mut runs_left))
+    };
     let tree = with_tree.then(|| said(None)).transpose()?;
     let blobs = blobs.iter().map(|blob| Ok((*blob, said(Some(*blob))?))).collect::<Result<_, Lie>>()?;
     ends(body)?;

@@ -404,7 +404,7 @@ mod tests {
         let blobs = vec![BlobRef::of(b"1"); HAVE_BLOBS_MAX];
         let have = Request::Have { root: Some(root), blobs }.encode(true);
         assert!(Question::decode(have.clone()).is_ok() && have.len() < REQUEST_BYTES_MAX / 2 + 20_000);
-        assert!(crate::KNOWN_MAX * 8 + 5000 < REQUEST_BYTES_MAX);
+        const { assert!(crate::KNOWN_MAX * 8 + 5000 < REQUEST_BYTES_MAX) };
     }
 
     /// Also where the digests are spread over the parts of one list.

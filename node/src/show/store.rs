@@ -313,19 +313,21 @@ pub fn rebuilt(rebuilt: &Rebuilt) -> Answer {
         "damaged": rebuilt.damaged,
         "old_index": old_index,
     });
-    let mut text = format!(
-        "found: {}, Directories: {}, visible as {}; damaged: {}\n",
+    let found = format!(
+        "found: {}, Directories: {}, visible as {}; damaged: {}",
         counted(rebuilt.blobs, "blob"),
         rebuilt.directories,
         counted(rebuilt.trees, "tree"),
         rebuilt.damaged,
     );
-    if let Some(old_index) = old_index {
-        text += &format!("the old index is {old_index}\n");
+    let put_aside = old_index.map(|old_index| format!("the old index is {old_index}"));
+    let remark = "paths, pins, who may have what, and where adopted files are were in the old index alone and are lost: \
+        add, adopt or get again what is wanted; contents that are here are not fetched anew";
+    Answer {
+        json,
+        text: [found].into_iter().chain(put_aside).collect(),
+        remarks: Text::from_iter([remark.to_owned()]),
     }
-    let remarks = "paths, pins, who may have what, and where adopted files are were in the old index alone and are lost: \
-        add, adopt or get again what is wanted; contents that are here are not fetched anew\n";
-    Answer { json, text, remarks: remarks.to_owned() }
 }
 
 /// What helps against what is still damaged.

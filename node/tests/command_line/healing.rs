@@ -19,8 +19,10 @@ fn write_levels(to: &Path) {
     }
 }
 
-/// What may happen to a pack.
-fn harms() -> [(&'static str, fn(&Path)); 5] {
+/// Something that may happen to a pack, and its name.
+type Harm = (&'static str, fn(&Path));
+
+fn harms() -> [Harm; 5] {
     [
         ("gone", |pack| fs::remove_file(pack).unwrap()),
         ("a directory", |pack| {

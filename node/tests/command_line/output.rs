@@ -110,9 +110,15 @@ fn an_answer_that_cannot_be_written_is_an_error_and_the_work_is_done() {
         for (arguments, is_done) in commands(&of) {
             let arguments = if json { [&["--json"][..], &arguments].concat() } else { arguments };
             let output = run(&firn, &arguments, full(), Stdio::piped());
-            assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", text(&output.stderr));
             let told = text(&output.stderr);
-            assert!(told.contains("firn: the answer can't be written"), "{arguments:?}: {told}");
+            // Where all is as it should be, there is no answer but that.
+            let says_nothing = !json && [["verify"], ["gc"]].iter().any(|quiet| arguments == quiet);
+            assert_eq!(output.status.code(), Some(i32::from(!says_nothing)), "{arguments:?}: {told}");
+            assert_ne!(
+                told.contains("firn: the answer can't be written"),
+                says_nothing,
+                "{arguments:?}: {told}"
+            );
             assert!(is_done(&firn), "{arguments:?}");
         }
     }
@@ -225,14 +231,11 @@ fn names_from_elsewhere_steer_no_terminal() {
         let verify = consumer.run(&[&["verify"], json].concat(), &debug);
         assert!(text(&verify.stdout).contains("pwned"), "{}", text(&verify.stdout));
         printed.push(("verify", verify));
-        printed.push(("get", consumer.run(&[&["get", &root, "-o", EVIL], json].concat(), &debug)));
         printed.push((
             "pin add",
             consumer.run(&[&["pin", "add", &root, "--reason", EVIL], json].concat(), &debug),
         ));
-        let pins = consumer.run(&[&["pin", "list"], json].concat(), &debug);
-        assert!(text(&pins.stdout).contains("pwned"), "{}", text(&pins.stdout));
-        printed.push(("pin list", pins));
+        printed.push(("pin list", consumer.run(&[&["pin", "list"], json].concat(), &debug)));
         // A socket cannot be added, and is named by its path.
         let sockets = consumer.path("sockets");
         fs::create_dir_all(&sockets).unwrap();
@@ -258,6 +261,9 @@ fn names_from_elsewhere_steer_no_terminal() {
             printed.push((flag, consumer.run(&[&["node", "--check", flag, EVIL], json].concat(), &debug)));
         }
         printed.push(("FIRN_ROLE", consumer.run(&[&["status"], json].concat(), &[("FIRN_ROLE", EVIL)])));
+    }
+    for json in [&[][..], &["--json"]] {
+        printed.push(("get", consumer.run(&[&["get", &root, "-o", EVIL], json].concat(), &debug)));
     }
     for (what, output) in printed {
         assert_plain(what, &output.stdout);

@@ -191,9 +191,7 @@ fn a_body_is_expanded_no_further_than_it_is_true() {
     let root = Root::from(Node::Directory { digest: [1; 32].into(), size: 1 << 20 });
     let zeros = squeezed((0..250).map(|_| vec![0; 1 << 20]));
     assert!(zeros.len() < 30_000);
-    let before = std::time::Instant::now();
     assert_eq!(lie(&directories_of(root.clone()), zeros.clone()), Lie::Directory(DirectoryDigest::of(b"")));
-    assert!(before.elapsed().as_millis() < 500, "{:?}", before.elapsed());
     assert!(check_bytes_max(&directories_of(root), &zeros) < 80 << 20);
     // Nor does an item come that is longer than any Directory of the tree.
     let small = world.public.closure.root().clone();

@@ -78,7 +78,7 @@ fn what_no_signature_covers_and_cannot_be_read_is_passed_over() {
     for none in ["nonsense", "", "another-1:AAAA", "a:", ":AAAA", "a b:AAAA", "two words"] {
         for lines in [format!("Sig: {none}\n{good}"), format!("{good}Sig: {none}\n")] {
             let info = NarInfo::parse(&format!("{LEAST}{lines}")).unwrap();
-            assert_eq!(info.signatures, [signature.clone()], "{none}");
+            assert_eq!(info.signatures, std::slice::from_ref(&signature), "{none}");
         }
     }
     let odd = format!("{LEAST}Deriver: /nix/store/x.drv\n{good}CA: git:sha1:00\n");
