@@ -1,12 +1,14 @@
 //! Peers that named a path and have gone, or do not give it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use firn_castore::Root;
-use firn_engine::{Engine, EngineError, NarName, Resolved};
+use firn_engine::{AskError, Engine, EngineError, NarName, Resolved};
 use firn_nix::StorePathHash;
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -31,6 +33,22 @@ async fn nar(engine: &Engine, hash: StorePathHash, tree: &Tree) -> Result<Vec<u8
     let chunks: Vec<Bytes> =
         nar.open_begun(WITHIN).await?.read(0..tree.nar.len() as u64).try_collect().await?;
     Ok(chunks.concat())
+}
+
+/// Gives the first contents that it is asked for, and is gone then until it is back.
+fn leaves_after_the_first_contents(is_back: watch::Receiver<bool>) -> Manner {
+    let has_given = AtomicBool::new(false);
+    Arc::new(move |request, reply| {
+        let is_gone = match is_for_contents(request) {
+            true => has_given.swap(true, Ordering::SeqCst),
+            false => has_given.load(Ordering::SeqCst),
+        };
+        let reply = match is_gone && !*is_back.borrow() {
+            true => Err(AskError::Unreachable("it has gone".into())),
+            false => Ok(reply),
+        };
+        async { reply }.boxed()
+    })
 }
 
 #[tokio::test(start_paused = true)]
@@ -130,15 +148,14 @@ async fn another_version_is_found_where_the_first_ones_peer_gives_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_nar_goes_on_from_where_it_broke_once_its_peer_is_back() {
-    let (net, (away, is_away)) = (Net::default(), watch::channel(false));
-    let (_, seeder) = peer(&net, 1, comes_and_goes(is_away)).await;
+    let (net, (back, is_back)) = (Net::default(), watch::channel(false));
+    let (_, seeder) = peer(&net, 1, leaves_after_the_first_contents(is_back)).await;
     let tree = tree(&[("a", noise(1, 3 << 20)), ("b", noise(2, 3 << 20))]);
     let hash = publish(&seeder, "there", &tree, Signed::Attested).await;
     let engine = node(&net).await;
     let name = NarName::Root(tree.root());
     let opened =
         engine.nar(name, Some(hash), BUDGET).await.unwrap().unwrap().open_begun(WITHIN).await.unwrap();
-    away.send_replace(true);
     let broken = opened.read(0..tree.nar.len() as u64).try_collect::<Vec<Bytes>>().await;
     assert!(matches!(broken, Err(EngineError::Rejected(_))));
     let begun = Instant::now();
@@ -146,7 +163,7 @@ async fn a_nar_goes_on_from_where_it_broke_once_its_peer_is_back() {
     assert_eq!(root(&engine, hash).await, None);
     assert_eq!(begun.elapsed(), Duration::ZERO);
 
-    away.send_replace(false);
+    back.send_replace(true);
     let (closures, claims) = (net.count(is_for_closure), net.count(is_for_claims));
     assert_eq!(root(&engine, hash).await, Some(tree.root()));
     assert!(nar(&engine, hash, &tree).await.unwrap() == tree.nar);
