@@ -5,12 +5,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 use firn_exchange::PeerId;
 use tokio::time::Instant;
+
+use crate::host::Host;
 
 /// Peers that are remembered; of more, the one that was named longest ago is forgotten.
 const PEERS_MAX: usize = 4096;
@@ -38,19 +40,6 @@ struct Trial {
 struct Named {
     addresses: BTreeSet<SocketAddr>,
     at: Instant,
-}
-
-/// An address without its port; of IPv6 the network that one host may have for itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Host(IpAddr);
-
-impl Host {
-    fn of(ip: IpAddr) -> Self {
-        match ip.to_canonical() {
-            IpAddr::V4(ip) => Self(ip.into()),
-            IpAddr::V6(ip) => Self(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into()),
-        }
-    }
 }
 
 /// Of two ways to write one address, one.

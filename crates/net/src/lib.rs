@@ -29,6 +29,7 @@ mod endpoint;
 mod error;
 mod events;
 mod hints;
+mod host;
 mod identity;
 mod keeper;
 mod limits;

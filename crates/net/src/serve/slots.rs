@@ -6,38 +6,31 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::host::Host;
+
 /// Connections that others may have to this node.
 pub const CONNECTIONS_MAX: usize = 256;
 /// Connections that one address group may have of these, so that two groups can never fill them.
 pub const CONNECTIONS_OF_A_GROUP_MAX: usize = CONNECTIONS_MAX / 2;
 
-/// Addresses that one party is likely to hold: an IPv4 address, or an IPv6 network of 64 bits. All that comes through
-/// relays is one group.
+/// Connections that count together: those of one host, and all that come through relays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum AddressGroup {
-    V4([u8; 4]),
-    V6([u8; 8]),
+    Host(Host),
     Relayed,
 }
 
 impl AddressGroup {
     /// The group of a peer at this address; `None` is a relay.
     pub(crate) fn of(address: Option<SocketAddr>) -> Self {
-        match address.map(|address| address.ip().to_canonical()) {
-            Some(IpAddr::V4(address)) => Self::V4(address.octets()),
-            Some(IpAddr::V6(address)) => {
-                let [a, b, c, d, e, f, g, h, ..] = address.octets();
-                Self::V6([a, b, c, d, e, f, g, h])
-            }
-            None => Self::Relayed,
-        }
+        address.map_or(Self::Relayed, |address| Self::Host(Host::of(address.ip())))
     }
 }
 
@@ -175,7 +168,7 @@ mod tests {
     use super::*;
 
     fn group(number: u8) -> AddressGroup {
-        AddressGroup::V4([10, 0, 0, number])
+        AddressGroup::Host(Host::of([10, 0, 0, number].into()))
     }
 
     fn fill(slots: &Slots, number: u8, count: usize) -> Vec<Slot> {
@@ -248,7 +241,7 @@ mod tests {
     async fn of_groups_with_one_each_an_idle_one_gives_way() {
         let slots = Slots::default();
         let take =
-            |number: u16| slots.take(AddressGroup::V6([0, 0, 0, 0, 0, 0, (number >> 8) as u8, number as u8]));
+            |number: u16| slots.take(AddressGroup::Host(Host::of([0x2001, 0, 0, number, 0, 0, 0, 1].into())));
         let held: Vec<Slot> = (0..CONNECTIONS_MAX as u16).map(|number| take(number).unwrap()).collect();
         let busy = held[1..].iter().map(Slot::busy).collect::<Vec<_>>();
         let newcomer = take(1000).unwrap();
