@@ -27,7 +27,7 @@ use crate::{
     key,
     node::{self, Behaviour},
     operations::Operations,
-    output::{self, AnswerError, Log, Text, hide_secrets, plain},
+    output::{self, Log, Text, hide_secrets, plain},
     progress::{self, Style},
     show::{self, Answer},
     signals::Signals,
@@ -73,13 +73,13 @@ fn help_or_usage(error: &clap::Error) -> ExitCode {
         output::remark(&Text::from_iter(hide_secrets(&error.render().to_string()).lines()));
         return ExitCode::from(Kind::Usage.code());
     }
-    match error.print() {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            let failure = Failure::failed(AnswerError(error));
+    match output::told(error.print()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let failure = Failure::failed(error);
             tell(&failure, false);
             failure.exit_code()
         }
-        _ => ExitCode::SUCCESS,
     }
 }
 

@@ -14,10 +14,7 @@
 
 use std::{error::Error, fmt, process::ExitCode};
 
-use crate::{
-    output::{hide_secrets, plain},
-    signals::Ending,
-};
+use crate::{output::harmless, signals::Ending};
 
 /// The table above as the command line's help tells it.
 pub const EXIT_CODES_HELP: &str = "\
@@ -125,7 +122,7 @@ impl fmt::Display for Failure {
             }
             cause = error.source();
         }
-        f.write_str(&hide_secrets(&plain(&line)))
+        f.write_str(&harmless(&line))
     }
 }
 

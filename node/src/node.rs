@@ -84,7 +84,7 @@ pub struct Node {
 
 /// Whether there is a store in the data directory. One that cannot be looked at is there: opening it tells more.
 pub fn has_store(data_dir: &Path) -> bool {
-    let found = std::fs::symlink_metadata(data_dir.join("store"));
+    let found = std::fs::symlink_metadata(store_dir(data_dir));
     !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 

@@ -7,10 +7,7 @@
 
 mod text;
 
-use std::{
-    borrow::Cow,
-    io::{self, Write},
-};
+use std::io::{self, Write};
 
 use serde_json::Value;
 
@@ -19,12 +16,17 @@ pub use text::{Text, hide_secrets, plain};
 /// An answer that was not told. What was asked for is done all the same.
 #[derive(Debug, thiserror::Error)]
 #[error("the answer can't be written to standard output: {0}")]
-pub struct AnswerError(#[source] pub(crate) io::Error);
+pub struct AnswerError(#[source] io::Error);
 
-/// Writes an answer to standard output. That its reader has gone (`firn status | head -1`) is no error.
+/// Writes an answer to standard output.
 pub fn answer(text: &str) -> Result<(), AnswerError> {
     let mut output = io::stdout().lock();
-    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+    told(output.write_all(text.as_bytes()).and_then(|()| output.flush()))
+}
+
+/// What came of writing an answer. That its reader has gone (`firn status | head -1`) is no error.
+pub(crate) fn told(written: io::Result<()>) -> Result<(), AnswerError> {
+    match written {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(AnswerError(error)),
         _ => Ok(()),
     }
@@ -58,9 +60,12 @@ impl Write for Log {
 
 /// The line of one event. The formatter writes each event at once, with a newline at its end.
 fn log_line(event: &str) -> String {
-    let line = event.strip_suffix('\n').unwrap_or(event);
-    let line: Cow<'_, str> = plain(line);
-    hide_secrets(&line).into_owned() + "\n"
+    harmless(event.strip_suffix('\n').unwrap_or(event)) + "\n"
+}
+
+/// Text that steers no terminal and has no secret key in it.
+pub fn harmless(text: &str) -> String {
+    hide_secrets(&plain(text)).into_owned()
 }
 
 #[cfg(test)]

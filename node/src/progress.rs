@@ -17,7 +17,7 @@ use tokio::{
 use self::bars::Bars;
 use crate::{
     operations::Report,
-    output::{self, hide_secrets, plain},
+    output::{self, harmless},
 };
 
 /// How progress is shown.
@@ -111,7 +111,7 @@ fn line(progress: &Progress) -> String {
         Phase::Collecting => "deleting",
         Phase::Repairing => "getting again",
     };
-    let mut line = [verb, &hide_secrets(&plain(&progress.subject))].join(" ").trim_end().to_owned();
+    let mut line = [verb, &harmless(&progress.subject)].join(" ").trim_end().to_owned();
     let items = of_total(progress.done_items, progress.total_items, |count| count.to_string());
     let bytes = of_total(progress.done_bytes, progress.total_bytes, |bytes| HumanBytes(bytes).to_string());
     let amounts: Vec<String> = [items, bytes].into_iter().flatten().collect();

@@ -17,14 +17,14 @@ const NAMES_BYTES_MAX: usize = 4 << 20;
 /// What a name takes besides its text, in bytes, about.
 const NAME_BYTES: usize = 40;
 
-/// What one peer was given since the node started.
+/// What one peer was given, as far as it is remembered.
 #[derive(Debug, Clone, Default)]
 pub struct Given {
     /// Requests that were answered with something.
     pub answered: u64,
     /// Bytes of replies.
     pub sent_bytes: u64,
-    /// What it was given last has the highest number of all.
+    /// When it was given something last: the higher, the later.
     pub last: u64,
     /// Store paths, or roots, as text, and when each was asked for first.
     names: BTreeMap<Box<str>, u64>,

@@ -92,13 +92,14 @@ impl Layers {
         port: u16,
         environment: &Environment,
     ) -> Result<Vec<SocketAddr>, ConfigError> {
-        let v4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
-        let set = self.address(key, of, v4)?;
-        let text = self.uppermost(|settings| of(settings).as_deref()).map(|(text, _)| text);
-        let is_port = text.is_none_or(|text| text.parse::<u16>().is_ok());
-        let v6 = (is_port && environment.has_ipv6)
-            .then(|| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), set.port()));
-        Ok([set].into_iter().chain(v6).collect())
+        let any_of = |ip: IpAddr| self.address(key, of, SocketAddr::new(ip, port));
+        let mut addresses = vec![any_of(Ipv4Addr::UNSPECIFIED.into())?];
+        if environment.has_ipv6 {
+            addresses.push(any_of(Ipv6Addr::UNSPECIFIED.into())?);
+        }
+        // An address that was set whole is the same for both families.
+        addresses.dedup();
+        Ok(addresses)
     }
 
     /// One value, or what there is without any.

@@ -102,6 +102,7 @@ pub struct Settings {
     /// given several times [default: none]
     #[arg(long, env = "FIRN_HTTP_HOST", value_name = "NAME", hide_env = true)]
     pub http_host: Option<Vec<String>>,
+
     /// UDP address of the peer protocol (iroh): ADDRESS:PORT, or PORT of all addresses, IPv4 and IPv6; 0 for any port
     /// [default: 7334]
     #[arg(long, env = "FIRN_IROH", value_name = "ADDRESS", hide_env = true)]

@@ -206,15 +206,12 @@ pub(super) fn parse_relay(text: &str) -> Result<RelayUrl, Box<dyn Error + Send +
         host.filter(|rest| has_host(rest)).and_then(|_| text.parse().ok()).ok_or(RelayError)?;
     let port = url.port_or_known_default().unwrap_or_default();
     let ip: Option<IpAddr> = url.host_str().and_then(|host| host.trim_matches(['[', ']']).parse().ok());
+    let any = [(Ipv4Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::UNSPECIFIED, 0).into()];
     match ip {
         // It is reached by TCP, from any socket.
-        Some(ip) => check_dialable(SocketAddr::new(ip, port), &[SocketAddr::new(any_of_family(ip), 0)])?,
+        Some(ip) => check_dialable(SocketAddr::new(ip, port), &any)?,
         None if port == 0 => return Err(Undialable::Port.into()),
         None => {}
     }
     Ok(url)
-}
-
-fn any_of_family(ip: IpAddr) -> IpAddr {
-    if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
 }

@@ -2,15 +2,12 @@
 
 use std::{
     fs, io,
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{DirBuilderExt, PermissionsExt},
-        net,
-    },
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt, net},
     path::{Path, PathBuf},
 };
 
 use firn_castore::BlobDigest;
+use firn_store::create_private_dir;
 use tokio::net::{UnixListener, UnixSocket};
 
 use crate::config::Environment;
@@ -110,7 +107,7 @@ fn is_answered(path: &Path) -> io::Result<bool> {
 
 fn bind_aside(path: &Path) -> io::Result<UnixListener> {
     if let Some(dir) = path.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        create_private_dir(dir)?;
     }
     // Not longer than "sock", so that it fits where the socket fits.
     let aside = path.with_extension("new");

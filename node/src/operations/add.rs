@@ -23,8 +23,7 @@ use firn_nix::{
 };
 use firn_proto::control::{AddReply, AddRequest, AddedPath, Progress, progress::Phase};
 use firn_store::{
-    AddError, AddOptions, AddProgress, AddedTree, Item, Reason, Store, StoreError, UnixSeconds, Visible,
-    add_tree,
+    AddError, AddOptions, AddProgress, AddedTree, Reason, Store, StoreError, UnixSeconds, Visible, add_tree,
 };
 use firn_trust::{PathFacts, TrustedPath};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -354,9 +353,13 @@ impl Adding {
             })
         };
         let mut tree = read()?;
+        if !self.rehash {
+            return Ok(tree);
+        }
+        // What was here already was not kept anew: where it is not what it was, it is to be kept with the next reading.
         let mut seen = BTreeSet::new();
         loop {
-            let damaged = self.put_aside_damage(&tree)?;
+            let damaged = put_aside_damage(&*self.store, &tree.closure)?;
             if damaged.is_empty() {
                 return Ok(tree);
             }
@@ -366,14 +369,6 @@ impl Adding {
             }
             seen.extend(damaged);
             tree = read()?;
-        }
-    }
-
-    /// What was here already was not kept anew: where it is not what it was, it is to be kept with the next reading.
-    fn put_aside_damage(&self, tree: &AddedTree) -> Result<BTreeSet<Item>, StoreError> {
-        match self.rehash {
-            true => put_aside_damage(&*self.store, &tree.closure),
-            false => Ok(BTreeSet::new()),
         }
     }
 

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use firn_castore::Root;
@@ -66,9 +69,9 @@ pub(super) async fn repair(
         repairs.get_again(&left).await;
         left = repairs.read_back().await?;
     }
-    let still: BTreeMap<&Visible, &str> = { left.damaged.iter() }
-        .filter_map(|damaged| Some((damaged.what.as_ref()?, damaged.text.as_str())))
-        .collect();
+    let still = left.damaged.iter();
+    let still: BTreeMap<&Visible, &str> =
+        still.filter_map(|damaged| Some((damaged.what.as_ref()?, damaged.text.as_str()))).collect();
     let damages = repairs.all.iter().map(|damaged| {
         let result = repairs.result(damaged.what.as_ref(), &still);
         Damage {
@@ -78,8 +81,7 @@ pub(super) async fn repair(
         }
     });
     let damages = damages.collect();
-    let fetched_bytes = lock(&repairs.fetched).values().sum();
-    Ok(VerifyReply { checked, bytes, damages, fetched_bytes })
+    Ok(VerifyReply { checked, bytes, damages, fetched_bytes: repairs.fetched_bytes })
 }
 
 /// What has been found and done.
@@ -90,16 +92,13 @@ struct Repairs<'a> {
     /// Each damage once.
     all: Vec<Damaged>,
     results: BTreeMap<Visible, Result<(), String>>,
-    /// How often it has been tried to get again what is damaged.
-    rounds: usize,
-    /// How many bytes came for each subject in each round.
-    fetched: Mutex<BTreeMap<(String, usize), u64>>,
+    /// How many bytes came.
+    fetched_bytes: u64,
 }
 
 impl<'a> Repairs<'a> {
     fn new(ops: &'a Ops, records: &'a Records, report: &'a Report) -> Self {
-        let (all, results, fetched) = (Vec::new(), BTreeMap::new(), Mutex::default());
-        Self { ops, records, report, all, results, rounds: 0, fetched }
+        Self { ops, records, report, all: Vec::new(), results: BTreeMap::new(), fetched_bytes: 0 }
     }
 
     /// Whether something was found that was not known: else there is nothing more to be done. What was damaged may be
@@ -107,7 +106,7 @@ impl<'a> Repairs<'a> {
     fn note_new(&mut self, found: &Found) -> bool {
         let of = |damaged: &Damaged| (damaged.subject.clone(), damaged.item.clone());
         let known: BTreeSet<(String, Option<Item>)> = self.all.iter().map(of).collect();
-        let is_first = self.rounds == 0;
+        let is_first = self.all.is_empty();
         let is_new =
             |damaged: &&Damaged| is_first || (damaged.item.is_some() && !known.contains(&of(damaged)));
         let new: Vec<Damaged> = found.damaged.iter().filter(is_new).cloned().collect();
@@ -118,18 +117,17 @@ impl<'a> Repairs<'a> {
 
     /// Gets again what is damaged, one after the other.
     async fn get_again(&mut self, found: &Found) {
-        self.rounds += 1;
         let mut tried = BTreeSet::new();
         for Damaged { what, subject, .. } in &found.damaged {
             let Some(what) = what.as_ref().filter(|what| tried.insert(*what)) else { continue };
-            let key = (subject.clone(), self.rounds);
+            let bytes = AtomicU64::new(0);
             let tell = |flown: &Flown| {
-                let bytes = flown.givers.iter().map(|(_, bytes)| bytes).sum();
-                lock(&self.fetched).insert(key.clone(), bytes);
+                bytes.store(flown.givers.iter().map(|(_, bytes)| bytes).sum(), Ordering::Relaxed);
                 self.report.send_replace(progress(self.ops, subject, flown));
             };
             tell(&Flown::default());
             let result = Repair { ops: self.ops, records: self.records, tell: &tell }.get_again(what).await;
+            self.fetched_bytes += bytes.into_inner();
             self.results.insert(what.clone(), result.map_err(|failure| failure.to_string()));
         }
     }
@@ -163,10 +161,6 @@ pub(super) async fn get_again(
     let _hold = ops.engine.store().hold();
     let records = Records::read(ops).await?;
     Repair { ops, records: &records, tell }.get_again(what).await
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn progress(ops: &Ops, subject: &str, flown: &Flown) -> Progress {

@@ -77,14 +77,14 @@ pub(super) async fn verify(
         let is_wanted = |what: &Visible, root: Option<&Root>| {
             subjects.is_empty() || subjects.iter().any(|subject| is_part(subject, what, root))
         };
-        let found = look(&*store, &is_wanted)?;
+        let gone = withdrawn(&*store, &is_wanted)?;
         for subject in &subjects {
-            let is_damaged = found.damaged.iter().any(|damaged| damaged.what == Some(subject.visible()));
-            if !is_damaged && !is_here(&*store, subject)? {
+            let is_gone = gone.iter().any(|gone| gone.what == Some(subject.visible()));
+            if !is_gone && !is_here(&*store, subject)? {
                 return Err(Failure::missing(NotHere(subject.to_string().into())));
             }
         }
-        Ok::<_, Failure>(found)
+        Ok::<_, Failure>(look(&*store, &is_wanted)?)
     };
     let found = ops.engine.run_blocking(read).await??;
     match records {

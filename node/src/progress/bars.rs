@@ -4,7 +4,7 @@ use firn_proto::control::Progress;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::{line, measure};
-use crate::show::giver_lines;
+use crate::{output::harmless, show::giver_lines};
 
 /// What stands on the terminal. It is gone once this is dropped.
 pub(super) struct Bars {
@@ -44,7 +44,7 @@ impl Bars {
             self.all.remove(&gone);
         }
         for (peer, line) in self.peers.iter().zip(lines) {
-            peer.set_message(line);
+            peer.set_message(harmless(&line));
         }
         self.whole.tick();
     }

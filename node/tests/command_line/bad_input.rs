@@ -12,11 +12,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::world::{Firn, lines, noise, text, write_tree};
-
-fn error(json: &Value) -> &str {
-    json["error"].as_str().unwrap_or_else(|| panic!("no error: {json}"))
-}
+use crate::world::{Firn, error, lines, noise, text, write_tree};
 
 fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();

@@ -112,11 +112,7 @@ fn a_node_ends_well_when_its_terminal_closes_unless_it_is_told_not_to() {
         assert!(!firn.path(".local/share/firn/control.sock").exists(), "{by:?}");
     }
     // As nohup starts it.
-    let node = firn.node_command(&[]);
-    let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(node.get_program()).args(node.get_args());
-    shell.current_dir(firn.path("")).env_clear().env("HOME", firn.path(""));
-    let node = Node::start(shell);
+    let node = Node::start(firn.after("trap '' HUP", &firn.node_command(&[])));
     node.signal(Signal::HUP);
     let status = firn.run(&["status"], &[]);
     assert!(text(&status.stdout).contains("version"), "it runs: {}", text(&status.stdout));

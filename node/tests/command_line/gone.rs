@@ -27,8 +27,7 @@ fn get(node: &Node, url: &str) -> (u16, Vec<u8>) {
 
 /// The URLs of the narinfos of files that a seeder shares under a new key, and the key.
 fn seed(seeder: &Firn, count: usize) -> (Vec<String>, String) {
-    seeder.run(&["key", "generate", "cache-1", "--out", "key"], &[]);
-    let key = lines(&seeder.run(&["key", "public", "key"], &[])).remove(0);
+    let key = seeder.key("cache-1", "key");
     let add = |number: usize| {
         let name = format!("file-{number}");
         fs::write(seeder.path(&name), format!("contents of {number}")).unwrap();

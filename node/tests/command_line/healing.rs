@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use serde_json::Value;
 
-use crate::world::{Firn, Node, line, lines, noise};
+use crate::world::{Firn, Node, error, line, lines, noise};
 
 /// Three levels of directories, with a large file and small ones at each.
 fn write_levels(to: &Path) {
@@ -41,7 +41,7 @@ fn harms() -> [Harm; 5] {
 fn seeder() -> (Firn, Node, String) {
     let seeder = Firn::new();
     write_levels(&seeder.path("tree"));
-    let key = line(&seeder.run(&["key", "generate", "k-1", "--out", "key"], &[]));
+    let key = seeder.key("k-1", "key");
     line(&seeder.run(&["add", "tree", "--sign-key", "key"], &[]));
     let node = seeder.node(&["--role", "seed"]);
     (seeder, node, key)
@@ -142,7 +142,7 @@ fn a_new_index_has_what_the_packs_and_files_have() {
         harm(&index);
         let (code, json) = firn.json(&["status"], &[]);
         assert_eq!(code, 1, "{json}");
-        assert!(json["error"].as_str().unwrap().contains("firn verify --rebuild-index"), "{json}");
+        assert!(error(&json).contains("firn verify --rebuild-index"), "{json}");
         let (code, json) = firn.json(&["verify", "--rebuild-index"], &[]);
         assert_eq!((code, &json["trees"], &json["damaged"]), (0, &1.into(), &0.into()), "{json}");
         assert_eq!((&json["blobs"], &json["directories"]), (&18.into(), &3.into()), "{json}");

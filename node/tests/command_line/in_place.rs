@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::world::{Firn, Node, lines, noise, text};
+use crate::world::{Firn, Node, error, lines, noise, text};
 
 const LARGE_BYTES: usize = 3_000_000;
 
@@ -29,10 +29,6 @@ fn seeder() -> (Firn, Node, String) {
 
 fn cut(firn: &Firn) {
     fs::File::options().write(true).open(firn.path("tree/large")).unwrap().set_len(2_000_000).unwrap();
-}
-
-fn error(json: &Value) -> &str {
-    json["error"].as_str().unwrap()
 }
 
 #[test]

@@ -4,10 +4,9 @@ use std::{
     fs::{self, File},
     io::{Read, Write},
     net::TcpStream,
-    process::Stdio,
 };
 
-use crate::world::{Firn, lines};
+use crate::world::{Firn, Node, lines};
 
 /// The status of a response, and what follows its head.
 pub(crate) fn get(address: &str, url: &str, headers: &str) -> (u16, String) {
@@ -55,7 +54,9 @@ fn a_cache_that_is_open_to_the_network_says_so_at_its_start() {
     let firn = Firn::new();
     for (http, is_open) in [("127.0.0.1:0", false), ("0.0.0.0:0", true)] {
         let log = firn.path("log");
-        firn.node_that_logs(http, &[], Stdio::from(File::create(&log).unwrap())).end();
+        let mut command = firn.node_command_at(http, &[]);
+        command.stderr(File::create(&log).unwrap());
+        Node::start(command).end();
         let log = fs::read_to_string(log).unwrap();
         assert_eq!(log.contains("the binary cache is open to the network"), is_open, "{http}: {log}");
     }

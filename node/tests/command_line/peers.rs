@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::world::{Firn, lines, noise, text, write_tree};
+use crate::world::{Firn, error, lines, noise, text, write_tree};
 
 #[test]
 fn a_command_asks_the_running_node_and_the_store_when_it_has_ended() {
@@ -111,7 +111,7 @@ fn what_cannot_be_dialled_is_told_at_once() {
             let begun = Instant::now();
             let arguments = [command, &["--iroh", any, "--libp2p", any, flag, &value]].concat();
             let (code, json) = firn.json(&arguments, &[]);
-            let error = json["error"].as_str().unwrap_or_else(|| panic!("no error: {json}"));
+            let error = error(&json);
             assert_eq!(code, 2, "{json}");
             assert!(error.contains(&value) && error.contains(&flag[2..]), "{error}");
             assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());

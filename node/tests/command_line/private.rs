@@ -34,10 +34,7 @@ fn assert_closed(data_dir: &Path) -> usize {
 
 /// Runs the program under a umask.
 fn run_under(firn: &Firn, umask: &str, arguments: &[&str]) -> std::process::Output {
-    let mut command = Command::new("sh");
-    command.args(["-c", "umask \"$1\"; shift; exec \"$@\"", "sh", umask, env!("CARGO_BIN_EXE_firn")]);
-    command.args(arguments).env_clear().env("HOME", firn.path("")).current_dir(firn.path(""));
-    command.output().unwrap()
+    firn.after(&format!("umask {umask}"), &firn.command(arguments)).output().unwrap()
 }
 
 fn write_trees(firn: &Firn) {

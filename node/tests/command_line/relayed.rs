@@ -5,18 +5,11 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use firn_trust::REFERENCES_MAX;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::world::{Firn, Node, line, lines, nix_sign, nix_store_add, write_tree};
-
-/// The most references that a claim may have.
-const REFERENCES_MAX: u64 = 16_384;
-
-/// A new key pair; gives the public one.
-fn key(firn: &Firn, name: &str, file: &str) -> String {
-    line(&firn.run(&["key", "generate", name, "--out", file], &[]))
-}
+use crate::world::{Firn, Node, error, lines, nix_sign, nix_store_add, write_tree};
 
 /// Gets it from this node alone.
 fn get(consumer: &Firn, node: &Node, what: &str, keys: &[&str]) -> (i32, Value) {
@@ -49,8 +42,8 @@ fn signed_by_nix(firn: &Firn) -> (String, String) {
 fn a_signature_by_a_key_that_was_replaced_is_not_believed_and_that_is_all() {
     let (seeder, consumer) = (Firn::new(), Firn::new());
     write_tree(&seeder.path("tree"));
-    key(&seeder, "cache-1", "old");
-    let new = key(&seeder, "cache-1", "new");
+    seeder.key("cache-1", "old");
+    let new = seeder.key("cache-1", "new");
     let add = |arguments: &[&str]| lines(&seeder.run(&[&["add", "tree"], arguments].concat(), &[])).remove(0);
     let one = add(&["--name", "one", "--sign-key", "old"]);
     let two = add(&["--name", "two", "--sign-key", "new"]);
@@ -69,7 +62,7 @@ fn what_nix_keeps_beside_a_true_signature_is_passed_over() {
     for how in [&["add", "--share"][..], &["adopt", "--share"], &["adopt", "/nix/store", "--once"]] {
         let (seeder, consumer) = (Firn::new(), Firn::new());
         let (path, nix_key) = signed_by_nix(&seeder);
-        let victim = key(&seeder, "victim-1", "victim");
+        let victim = seeder.key("victim-1", "victim");
         // A true signature among text that is none, and among false ones in the names of trusted and of other keys.
         let no_key_made = format!("{}==", "A".repeat(86));
         let odd = format!("nonsense another-1:AAAA victim-1:{no_key_made} nix-1:{no_key_made}");
@@ -95,7 +88,7 @@ fn what_nix_keeps_beside_a_true_signature_is_passed_over() {
 fn what_peers_cannot_be_told_of_is_not_said_to_be_shared() {
     let (seeder, consumer) = (Firn::new(), Firn::new());
     let (path, _) = signed_by_nix(&seeder);
-    let key = key(&seeder, "cache-1", "key");
+    let key = seeder.key("cache-1", "key");
     let root = seeder.path("nix-root");
     let in_nix = |arguments: &[&str]| {
         seeder.json(&[arguments, &["--nix-root", root.to_str().unwrap(), &path]].concat(), &[])
@@ -149,7 +142,7 @@ fn who_gets_nothing_because_the_only_holder_is_blamed_is_told_so() {
     fs::create_dir_all(consumer.path(".local/share/firn")).unwrap();
     fs::write(consumer.path(".local/share/firn/liars.json"), liars.to_string()).unwrap();
     let (code, got) = get(&consumer, &node, &root, &[]);
-    let error = got["error"].as_str().unwrap_or_else(|| panic!("{got}"));
+    let error = error(&got);
     assert_eq!(code, 3, "{error}");
     assert!(error.contains("has lied") && error.contains("firn status"), "{error}");
     node.end();

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use crate::world::{Firn, text};
+use crate::world::{Firn, error, text};
 
 #[test]
 fn a_secret_key_that_is_given_by_mistake_is_not_repeated() {
@@ -96,11 +96,7 @@ fn what_is_no_public_key_is_not_repeated_and_its_place_is_named() {
     // A public key where the secret one belongs.
     fs::write(firn.path("k.pub"), &public).unwrap();
     let (code, json) = firn.json(&["add", "k.pub", "--sign-key", "k.pub"], &[]);
-    assert_eq!(
-        (code, json["error"].as_str().unwrap().contains("k.pub is no secret key")),
-        (2, true),
-        "{json}"
-    );
+    assert_eq!((code, error(&json).contains("k.pub is no secret key")), (2, true), "{json}");
 }
 
 #[test]

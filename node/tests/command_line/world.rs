@@ -76,11 +76,18 @@ impl Firn {
         Node::start(self.node_command(settings))
     }
 
-    /// Starts a node whose binary cache listens there, and waits until it is ready.
-    pub(crate) fn node_that_logs(&self, http: &str, settings: &[&str], log: Stdio) -> Node {
-        let mut command = self.node_command_at(http, settings);
-        command.stderr(log);
-        Node::start(command)
+    /// The same command, started by a shell that does this first.
+    pub(crate) fn after(&self, script: &str, command: &Command) -> Command {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{script}; exec \"$@\""), "sh"]);
+        shell.arg(command.get_program()).args(command.get_args());
+        shell.current_dir(self.0.path()).env_clear().env("HOME", self.0.path());
+        shell
+    }
+
+    /// A new key pair in this file; gives the public key.
+    pub(crate) fn key(&self, name: &str, file: &str) -> String {
+        line(&self.run(&["key", "generate", name, "--out", file], &[]))
     }
 
     /// Starts a command whose answer nobody waits for.
@@ -95,17 +102,6 @@ impl Firn {
     }
 }
 
-impl Node {
-    /// Starts it, and waits until it says that it is ready.
-    pub(crate) fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let ready = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        Node { child, ready }
-    }
-}
-
 /// Sends a signal.
 pub(crate) fn signal(child: &Child, signal: Signal) {
     rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
@@ -114,6 +110,11 @@ pub(crate) fn signal(child: &Child, signal: Signal) {
 /// What was printed.
 pub(crate) fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
+}
+
+/// What went wrong, as `--json` tells it.
+pub(crate) fn error(json: &Value) -> &str {
+    json["error"].as_str().unwrap_or_else(|| panic!("no error: {json}"))
 }
 
 /// Text without a newline at its end.
@@ -193,6 +194,15 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// Starts it, and waits until it says that it is ready.
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ready = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        Node { child, ready }
+    }
+
     /// What others name in `--peer`.
     pub(crate) fn peer(&self) -> String {
         format!("{}@{}", self.ready["peer_id"].as_str().unwrap(), self.ready["iroh"][0].as_str().unwrap())
