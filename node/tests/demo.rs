@@ -70,6 +70,18 @@ fn the_tree_arrives_and_the_liar_alone_is_blamed() {
     assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0, "the stores are removed at the end");
 }
 
+/// One peer alone gives all of it.
+#[test]
+fn a_single_small_file_is_enough() {
+    let temp = tempfile::tempdir().unwrap();
+    fs::write(temp.path().join("file"), "contents").unwrap();
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_firn")).arg("demo").arg(temp.path().join("file")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("identical"), "{said}");
+}
+
 #[test]
 fn a_path_that_is_not_there_is_named() {
     let output = Command::new(env!("CARGO_BIN_EXE_firn")).args(["demo", "/no/such/tree"]).output().unwrap();
