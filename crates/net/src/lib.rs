@@ -66,7 +66,8 @@ pub use net::{Net, NetStatus, Reach};
 pub use route::Route;
 pub use serve::{
     Answerer, BrokenOff, CONNECTIONS_MAX, CONNECTIONS_OF_A_GROUP_MAX, CONNECTIONS_OF_A_PEER_MAX,
-    MEMORY_BYTES_MAX, MEMORY_OF_A_PEER_BYTES_MAX, Peer, REQUESTS_MAX, REQUESTS_OF_A_PEER_MAX, ReplyBody,
+    MEMORY_BYTES_MAX, MEMORY_OF_A_GROUP_BYTES_MAX, MEMORY_OF_A_PEER_BYTES_MAX, Peer, REQUESTS_MAX,
+    REQUESTS_OF_A_GROUP_MAX, REQUESTS_OF_A_PEER_MAX, ReplyBody,
 };
 pub use squeeze::SharedCodec;
 pub use traffic::{PeerTraffic, Traffic};

@@ -20,7 +20,10 @@ pub use connections::CONNECTIONS_OF_A_PEER_MAX;
 pub(crate) use connections::Connections;
 use connections::OtherEnd;
 use gate::Gate;
-pub use gate::{MEMORY_BYTES_MAX, MEMORY_OF_A_PEER_BYTES_MAX, REQUESTS_MAX, REQUESTS_OF_A_PEER_MAX};
+pub use gate::{
+    MEMORY_BYTES_MAX, MEMORY_OF_A_GROUP_BYTES_MAX, MEMORY_OF_A_PEER_BYTES_MAX, REQUESTS_MAX,
+    REQUESTS_OF_A_GROUP_MAX, REQUESTS_OF_A_PEER_MAX,
+};
 use slots::{AddressGroup, Slot, Slots};
 pub use slots::{CONNECTIONS_MAX, CONNECTIONS_OF_A_GROUP_MAX};
 use stream::Stream;
@@ -66,6 +69,10 @@ impl Peer {
     /// Is it known to be on this machine or in a private network? Not known is no.
     pub fn is_private(&self) -> bool {
         self.address.is_some_and(|address| is_private(address.ip()))
+    }
+
+    fn group(&self) -> AddressGroup {
+        AddressGroup::of(self.address)
     }
 }
 

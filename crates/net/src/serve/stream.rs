@@ -47,7 +47,7 @@ impl<'a> Stream<'a> {
     }
 
     async fn answer(&mut self, receive: &mut RecvStream) -> Result<(), Lost> {
-        let Some(entered) = self.serving.gate.enter(self.from.id) else {
+        let Some(entered) = self.serving.gate.enter(self.from.id, self.from.group()) else {
             // It is read all the same, for an asker that is not heard to the end takes that for an error.
             let discard = timeout(REQUEST_TIMEOUT, discard(receive));
             let (discarded, ()) = tokio::join!(discard, self.counted.supersede_silent());
