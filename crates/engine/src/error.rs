@@ -49,6 +49,14 @@ pub enum EngineError {
         /// What of it has gone.
         source: Arc<StoreError>,
     },
+    /// What has to come of it is more than the disk has room for.
+    #[error("{bytes} bytes of it have to come, and the disk has room for {free} more: `firn gc` makes room")]
+    NoRoom {
+        /// How many bytes have to come, with what the store writes beside them.
+        bytes: u64,
+        /// How many there is room for.
+        free: u64,
+    },
     /// A task of this process has panicked, or the process is ending.
     #[error("this node is ending, or a task of it has failed")]
     Ending,
@@ -58,6 +66,15 @@ impl EngineError {
     /// Whether nobody that could be reached has given it: no fault of this node's.
     pub(crate) fn is_absence(&self) -> bool {
         matches!(self, Self::NotFound | Self::Untrusted | Self::Rejected(_) | Self::TimedOut)
+    }
+
+    /// Whether the disk has no room for it.
+    pub(crate) fn is_no_room(&self) -> bool {
+        match self {
+            Self::NoRoom { .. } => true,
+            Self::Store(error) => error.is_full(),
+            _ => false,
+        }
     }
 }
 

@@ -34,6 +34,11 @@ use crate::{Ask, AskError, EngineError, Find, Found, Progress, Received, Via, te
 /// How many writes of verified spans may be under way before the fetch waits for the store.
 const KEEPS_MAX: usize = 8;
 
+/// For so many bytes of contents the store writes one more, about: the parents of a blob's groups are 64 bytes for 16 KiB ..
+const BESIDE_CONTENTS: u64 = 128;
+/// .. and so many bytes for each blob.
+const BESIDE_BLOB_BYTES: u64 = 256;
+
 /// What a flight works with.
 #[derive(Clone)]
 pub(crate) struct Crew {
@@ -58,7 +63,7 @@ enum Event {
     Reply { id: AskId, peer: PeerId, result: Result<Reply, AskError> },
     Cancelled,
     Recalled { coming: Option<Coming>, known: Known },
-    Looked(Result<Vec<MissingBlob>, StoreError>),
+    Looked(Vec<MissingBlob>),
     Hashed(Result<Result<NarMatch, NarMismatch>, StoreError>),
 }
 
@@ -98,6 +103,17 @@ pub(crate) struct Plan {
     pub(crate) goal: Goal,
     /// Whether others may have what comes.
     pub(crate) may_share: bool,
+    /// What of the tree is wanted; `None` for all that is not here.
+    pub(crate) part: Option<Part>,
+}
+
+/// A part of a tree.
+#[derive(Clone)]
+pub(crate) struct Part {
+    /// The tree's Directories, if they are known.
+    pub(crate) closure: Option<Arc<Closure>>,
+    /// What is wanted of its blobs.
+    pub(crate) blobs: Vec<MissingBlob>,
 }
 
 struct Flight {
@@ -110,6 +126,7 @@ struct Flight {
     reading: watch::Receiver<Option<BlobDigest>>,
     askers: broadcast::Receiver<(Root, Fellow)>,
     may_share: bool,
+    part: Option<Part>,
     /// What others may have of the tree while it comes.
     coming: Option<Coming>,
     /// Whose holders are looked for.
@@ -138,7 +155,7 @@ pub(crate) async fn fly(
     cockpit: Cockpit,
 ) -> Result<(Outcome, Option<Coming>), EngineError> {
     let Cockpit { progress, reading, changes, heard } = cockpit;
-    let Plan { goal, may_share } = plan;
+    let Plan { goal, may_share, part } = plan;
     let flight = Flight {
         heard,
         is_for_claims: matches!(goal, Goal::Claims(_)),
@@ -149,6 +166,7 @@ pub(crate) async fn fly(
         changes,
         reading,
         may_share,
+        part,
         coming: None,
         root: None,
         in_endgame: false,
@@ -261,7 +279,7 @@ impl Flight {
                     _ => Input::Failed(id),
                 }
             }
-            Event::Looked(Ok(missing)) => {
+            Event::Looked(missing) => {
                 let bytes = missing.iter().map(MissingBlob::bytes).fold(0, u64::saturating_add);
                 tracing::debug!(blobs = missing.len(), bytes, "of its contents this is missing");
                 self.progress.send_modify(|progress| {
@@ -271,7 +289,7 @@ impl Flight {
                 Input::Missing(missing)
             }
             Event::Hashed(Ok(result)) => Input::Hashed(result.map(Box::new)),
-            Event::Looked(Err(error)) | Event::Hashed(Err(error)) => {
+            Event::Hashed(Err(error)) => {
                 // The next round of the loop ends the flight with it.
                 self.events.push(async move { Err(error.into()) }.boxed());
                 return;
@@ -437,8 +455,12 @@ impl Flight {
         }
         let Crew { store, pool, .. } = self.crew.clone();
         let (index, may_share) = (self.index.clone(), self.may_share);
+        let part = self.part.as_ref().and_then(|part| part.closure.clone());
         let recall = move || {
-            let (closure, known) = recall(&*store, &index, &root, path.as_ref())?;
+            let (closure, known) = match part {
+                Some(closure) => (Some(closure), Known::default()),
+                None => recall(&*store, &index, &root, path.as_ref())?,
+            };
             let coming = closure.map(|closure| index.coming(closure, may_share));
             Ok::<_, StoreError>(Event::Recalled { coming, known })
         };
@@ -447,8 +469,16 @@ impl Flight {
 
     fn look(&mut self, closure: Arc<Closure>) {
         let Crew { store, pool, .. } = self.crew.clone();
-        let look = async move { pool.run(move || missing_spans(&*store, &closure)).await.map(Event::Looked) };
-        self.events.push(look.boxed());
+        let part = self.part.as_ref().map(|part| part.blobs.clone());
+        let look = move || match part {
+            Some(blobs) => Ok(blobs),
+            None => {
+                let missing = missing_spans(&*store, &closure)?;
+                check_room(&*store, &missing)?;
+                Ok(missing)
+            }
+        };
+        self.events.push(async move { pool.run(look).await?.map(Event::Looked) }.boxed());
     }
 
     fn hash(&mut self, signed: SignedNarInfo, closure: Arc<Closure>) {
@@ -512,6 +542,17 @@ impl Flight {
             self.kept_one().await?;
         }
         Ok(())
+    }
+}
+
+/// Refuses what the disk has no room for before any of it is asked for.
+fn check_room(store: &dyn Store, missing: &[MissingBlob]) -> Result<(), EngineError> {
+    let Some(free) = store.free_bytes()? else { return Ok(()) };
+    let bytes = missing.iter().map(MissingBlob::bytes).fold(0, u64::saturating_add);
+    let beside = bytes / BESIDE_CONTENTS + missing.len() as u64 * BESIDE_BLOB_BYTES;
+    match bytes.saturating_add(beside) {
+        bytes if bytes > free => Err(EngineError::NoRoom { bytes, free }),
+        _ => Ok(()),
     }
 }
 

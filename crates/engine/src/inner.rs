@@ -15,6 +15,7 @@ use crate::flight::{Cockpit, Crew, Plan, fly};
 use crate::flights::{FlightKey, Flights, Landed, Seat};
 use crate::index::Index;
 use crate::memory::{Layouts, NarMemory};
+use crate::passing::Windows;
 use crate::uses::{self, Uses};
 use crate::{EngineError, Fetched, telling};
 
@@ -28,6 +29,8 @@ pub(crate) struct Inner {
     pub(crate) nar_memory: NarMemory,
     /// What they read.
     pub(crate) layouts: Layouts,
+    /// What of NARs is passed on without being kept.
+    pub(crate) windows: Windows,
     pub(crate) changes: watch::Sender<u64>,
     /// Commits go on beside each other, and whatever takes away goes alone: else the store and the view of it could
     /// end up different.
@@ -45,7 +48,7 @@ impl Inner {
         let (changes, _) = watch::channel(0);
         let (flights, uses, gate) = (Flights::default(), Arc::default(), RwLock::default());
         let lost_items = Mutex::default();
-        let (nar_memory, layouts, collecting, withdrawing) = Default::default();
+        let (nar_memory, layouts, windows, collecting, withdrawing) = Default::default();
         Self {
             crew,
             index,
@@ -53,6 +56,7 @@ impl Inner {
             uses,
             nar_memory,
             layouts,
+            windows,
             changes,
             gate,
             lost_items,
@@ -161,15 +165,13 @@ impl Inner {
             };
         }
         // Peers may have what has come until it is committed.
-        let (outcome, _coming) = fly(crew, self.index.clone(), Plan { goal, may_share }, cockpit).await?;
+        let (outcome, _coming) =
+            fly(crew, self.index.clone(), Plan { goal, may_share, part: None }, cockpit).await?;
         match outcome {
             Outcome::Claims(claims) => Ok(Landed::Claims(claims)),
             Outcome::Path(path, closure) => self.land(closure, Some(Arc::new(*path)), may_share).await,
             Outcome::Tree(closure) => self.land(closure, path, may_share).await,
-            Outcome::NotFound => Err(EngineError::NotFound),
-            Outcome::Untrusted => Err(EngineError::Untrusted),
-            Outcome::Rejected(rejection) => Err(EngineError::Rejected(rejection)),
-            Outcome::TimedOut => Err(EngineError::TimedOut),
+            outcome => Err(in_vain(outcome)),
         }
     }
 
@@ -292,6 +294,18 @@ impl Inner {
         match self.withdraw(Some(item)).await {
             Ok(_) => EngineError::Gone { path: Box::new(facts.path.clone()), source: Arc::new(error) },
             Err(error) => error,
+        }
+    }
+}
+
+/// Why a flight has not brought what it was for.
+pub(crate) fn in_vain(outcome: Outcome) -> EngineError {
+    match outcome {
+        Outcome::Untrusted => EngineError::Untrusted,
+        Outcome::Rejected(rejection) => EngineError::Rejected(rejection),
+        Outcome::TimedOut => EngineError::TimedOut,
+        Outcome::NotFound | Outcome::Claims(_) | Outcome::Path(..) | Outcome::Tree(_) => {
+            EngineError::NotFound
         }
     }
 }

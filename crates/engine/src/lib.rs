@@ -19,6 +19,7 @@ mod inner;
 mod ledger;
 mod memory;
 mod nar;
+mod passing;
 mod pool;
 mod private;
 mod progress;

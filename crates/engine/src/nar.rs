@@ -15,6 +15,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 
 use crate::flights::{FlightKey, Landed, Seat};
+use crate::passing;
 use crate::reader::Reader;
 use crate::{Engine, EngineError, Resolved};
 
@@ -40,6 +41,8 @@ pub struct OpenNar {
     hold: Hold,
     /// The flight that brings the blobs; `None` where all should be here.
     seat: Option<Seat>,
+    /// Whether the disk has no room for it.
+    has_no_room: bool,
 }
 
 impl Nar {
@@ -69,9 +72,15 @@ impl Nar {
             Some(_) if engine.can_bring(&resolved) => engine.0.directories(facts).await?,
             Some(_) => engine.0.whole(facts).await?,
         };
-        let (closure, seat) = match here {
-            Some(closure) => (closure, None),
-            None => engine.bring(&resolved).await?,
+        let (closure, seat, has_no_room) = match here {
+            Some(closure) => (closure, None, false),
+            None => match engine.bring(&resolved).await {
+                Ok((closure, seat)) => (closure, seat, false),
+                Err(error) if error.is_no_room() => {
+                    (passing::closure(&engine.0, &facts.root).await?, None, true)
+                }
+                Err(error) => return Err(error),
+            },
         };
         let layout = engine.0.layouts.share(NarLayout::new(closure)?);
         let actual = layout.nar_size();
@@ -79,17 +88,21 @@ impl Nar {
             let mismatch = NarMismatch::Size { signed: self.size, actual };
             return Err(EngineError::Rejected(Rejection::Nar(mismatch)));
         }
-        Ok(OpenNar { layout, engine, resolved, hold, seat })
+        Ok(OpenNar { layout, engine, resolved, hold, seat, has_no_room })
     }
 
-    /// As [`Nar::open`], and waits until some of its contents have come, or are all here. A path of whose contents nothing
-    /// comes within this time is forgotten: what peers claim of it is looked for anew.
-    pub async fn open_begun(self, within: Duration) -> Result<OpenNar, EngineError> {
+    /// These bytes of it, as [`OpenNar::read`] gives them, once some of its contents have come, or are all here. A path of
+    /// whose contents nothing comes within this time is forgotten: what peers claim of it is looked for anew.
+    pub async fn read_begun(
+        self,
+        range: Range<u64>,
+        within: Duration,
+    ) -> Result<BoxStream<'static, Result<Bytes, EngineError>>, EngineError> {
         let (engine, resolved) = (self.contents.engine.clone(), self.contents.resolved.clone());
         let begin = async {
-            let mut nar = self.open().await?;
-            nar.begun().await?;
-            Ok(nar)
+            let mut reader = self.open().await?.reader(range)?;
+            reader.begun().await?;
+            Ok(reader.stream())
         };
         let Resolved::Proven(path) = resolved else { return begin.await };
         let mut begin = pin!(begin);
@@ -110,15 +123,6 @@ impl OpenNar {
         self.layout.closure()
     }
 
-    /// Waits for the first bytes of contents that its flight brings; not at all where everything is here.
-    async fn begun(&mut self) -> Result<(), EngineError> {
-        let Some(seat) = &mut self.seat else { return Ok(()) };
-        while !seat.look() && seat.progress.borrow().bytes_done == 0 {
-            seat.wait().await?;
-        }
-        Ok(())
-    }
-
     /// These bytes of it. What has not come yet is waited for; an error ends the stream.
     ///
     /// Where something of a path is lost, here or while it is read, it comes from peers, unless the user has added it
@@ -126,14 +130,23 @@ impl OpenNar {
     ///
     /// The last bytes of a NAR that is on its way come once it has been committed: whoever has it all stops reading, and
     /// with the last reader the flight ends.
+    ///
+    /// What the disk has no room for is passed on without being kept. Of a NAR that is not proven, it is nothing but the
+    /// whole, and the last of it comes once its hash was found to be the signed one.
     pub fn read(self, range: Range<u64>) -> BoxStream<'static, Result<Bytes, EngineError>> {
-        let Self { layout, engine, resolved, hold, seat } = self;
-        let reader = Reader::new(engine, resolved, hold, layout, range, seat);
-        futures::stream::try_unfold(reader, |mut reader| async move {
-            let bytes = reader.next().await?;
-            Ok(bytes.map(|bytes| (bytes, reader)))
-        })
-        .boxed()
+        match self.reader(range) {
+            Ok(reader) => reader.stream(),
+            Err(error) => futures::stream::once(std::future::ready(Err(error))).boxed(),
+        }
+    }
+
+    fn reader(self, range: Range<u64>) -> Result<Reader, EngineError> {
+        let Self { layout, engine, resolved, hold, seat, has_no_room } = self;
+        let mut reader = Reader::new(engine, resolved, hold, layout, range, seat);
+        if has_no_room {
+            reader.pass()?;
+        }
+        Ok(reader)
     }
 }
 

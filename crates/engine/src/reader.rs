@@ -9,11 +9,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use firn_nix::NarLayout;
 use firn_store::{Buffers, Hold, Item, NarChunk, NarChunks, StoreError};
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::ahead::Ahead;
 use crate::flights::Seat;
 use crate::memory::Reserved;
+use crate::passing::Passing;
 use crate::{Engine, EngineError, Resolved};
 
 /// How many chunks are cut at once.
@@ -37,6 +40,8 @@ pub(crate) struct Reader {
     left: Range<u64>,
     /// The flight that brings what is read; `None` where all should be here.
     seat: Option<Seat>,
+    /// What the disk has no room for is read from here.
+    passing: Option<Passing>,
     /// What was lost while it was read, and came anew.
     mended: BTreeSet<Item>,
     /// How the last of it was lost.
@@ -75,6 +80,7 @@ impl Reader {
             layout,
             left,
             seat,
+            passing: None,
             mended: BTreeSet::new(),
             lost: None,
             chunks,
@@ -87,12 +93,54 @@ impl Reader {
         }
     }
 
+    /// Waits for the first contents that a flight brings; not at all where everything is here.
+    pub(crate) async fn begun(&mut self) -> Result<(), EngineError> {
+        if let Some(seat) = &mut self.seat {
+            while !seat.look() && seat.progress.borrow().bytes_done == 0 {
+                match seat.wait().await {
+                    Ok(()) => {}
+                    Err(error) if error.is_no_room() => {
+                        self.pass()?;
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        match &mut self.passing {
+            Some(passing) => passing.begun().await,
+            None => Ok(()),
+        }
+    }
+
+    /// From now on, what is read is not kept.
+    pub(crate) fn pass(&mut self) -> Result<(), EngineError> {
+        self.seat = None;
+        self.reading.clear();
+        self.cut.clear();
+        let (inner, resolved) = (self.engine.0.clone(), self.resolved.clone());
+        self.passing = Some(Passing::new(inner, resolved, &self.layout, self.left.clone())?);
+        Ok(())
+    }
+
+    /// All that it reads.
+    pub(crate) fn stream(self) -> BoxStream<'static, Result<Bytes, EngineError>> {
+        futures::stream::try_unfold(self, |mut reader| async move {
+            let bytes = reader.next().await?;
+            Ok(bytes.map(|bytes| (bytes, reader)))
+        })
+        .boxed()
+    }
+
     /// The next bytes; `None` at the end.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, EngineError> {
+    async fn next(&mut self) -> Result<Option<Bytes>, EngineError> {
         loop {
             if !self.ready.is_empty() {
                 self.given = Some(Instant::now());
                 return Ok(Some(mem::take(&mut self.ready)));
+            }
+            if let Some(passing) = &mut self.passing {
+                return passing.next().await;
             }
             let is_more = match self.seat.take() {
                 Some(seat) => self.read_what_came(seat).await,
@@ -101,6 +149,7 @@ impl Reader {
             match is_more {
                 Ok(true) => {}
                 Ok(false) => return Ok(None),
+                Err(error) if error.is_no_room() => self.pass()?,
                 Err(error @ (EngineError::Ending | EngineError::Store(_))) => return Err(error),
                 // What nobody brings is told of as what was lost.
                 Err(error) => return Err(self.lost.take().unwrap_or(error)),

@@ -173,7 +173,7 @@ async fn nar(
 /// ends too early is a broken connection, and no NAR.
 async fn send(nar: Nar, range: Range<u64>, status: StatusCode) -> Result<Response, EngineError> {
     let (is_proven, length) = (nar.is_proven(), range.end - range.start);
-    let bytes = nar.open_begun(FIRST_CONTENTS_TIMEOUT).await?.read(range);
+    let bytes = nar.read_begun(range, FIRST_CONTENTS_TIMEOUT).await?;
     let bytes = bytes.inspect_err(|error| tracing::warn!(%error, "a NAR is broken off"));
     Ok(nar_response(status, length, is_proven, Body::from_stream(bytes)))
 }

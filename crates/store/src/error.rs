@@ -141,6 +141,17 @@ impl StoreError {
         }
     }
 
+    /// Whether there is no room on the disk.
+    pub fn is_full(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        let is_full = |error: &io::Error| matches!(error.kind(), StorageFull | QuotaExceeded);
+        match self {
+            Self::Io { source, .. } => is_full(source),
+            Self::Index { source, .. } => matches!(&**source, redb::Error::Io(error) if is_full(error)),
+            _ => false,
+        }
+    }
+
     /// Puts the file's name to an error.
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();

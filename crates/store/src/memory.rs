@@ -248,4 +248,8 @@ impl Room for MemoryStore {
     fn usage(&self) -> Result<Usage, StoreError> {
         Ok(self.lock().usage())
     }
+
+    fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
+        Ok(None)
+    }
 }

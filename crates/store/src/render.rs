@@ -171,12 +171,26 @@ impl NarChunk {
         Ok(buffers.freeze(read.into()))
     }
 
+    /// As [`NarChunk::read`], where all of it must be here.
+    pub fn read_whole(mut self, store: &dyn Blobs, buffers: &Buffers) -> Result<Bytes, StoreError> {
+        let bytes = self.read(store, buffers)?;
+        match self.wants() {
+            Some(blob) => Err(StoreError::Missing(Item::Blob(blob.digest))),
+            None => Ok(bytes),
+        }
+    }
+
+    /// The spans of blobs that are still to be read.
+    pub fn spans(&self) -> impl Iterator<Item = (BlobRef, Span)> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Literal(_) => None,
+            Part::Blob { blob, span, .. } => Some((*blob, *span)),
+        })
+    }
+
     /// The blob that reading has stopped at; `None` once all is read.
     pub fn wants(&self) -> Option<BlobRef> {
-        self.parts.iter().find_map(|part| match part {
-            Part::Literal(_) => None,
-            Part::Blob { blob, .. } => Some(*blob),
-        })
+        self.spans().next().map(|(blob, _)| blob)
     }
 }
 
@@ -212,7 +226,7 @@ pub fn write_nar_to(
     let read_ahead = || {
         while let Ok((chunk, done)) = next_job() {
             // Nobody waits for it once writing has failed.
-            let _ = done.send(read_whole(store, chunk, buffers));
+            let _ = done.send(chunk.read_whole(store, buffers));
         }
     };
     // The thread that writes has a core of its own: one more that reads would take turns with it.
@@ -236,14 +250,6 @@ pub fn write_nar_to(
             out.write_all(&bytes?)?;
         }
     })
-}
-
-fn read_whole(store: &dyn Blobs, mut chunk: NarChunk, buffers: &Buffers) -> Result<Bytes, StoreError> {
-    let bytes = chunk.read(store, buffers)?;
-    match chunk.wants() {
-        Some(blob) => Err(StoreError::Missing(Item::Blob(blob.digest))),
-        None => Ok(bytes),
-    }
 }
 
 #[cfg(test)]

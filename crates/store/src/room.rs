@@ -112,6 +112,9 @@ pub trait Room: Send + Sync {
 
     /// What the store takes.
     fn usage(&self) -> Result<Usage, StoreError>;
+
+    /// How many bytes of contents it has room for, about; `None` where nothing is known to limit it.
+    fn free_bytes(&self) -> Result<Option<u64>, StoreError>;
 }
 
 /// See [`Room::hold`].

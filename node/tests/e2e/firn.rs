@@ -64,6 +64,19 @@ impl<'h> Node<'h> {
         Self::started(host, host.start(env!("CARGO_BIN_EXE_firn"), &[&["node", "--json"], settings].concat()))
     }
 
+    /// As [`Node::start`], for a node whose store is on a disk of its own, of so many MiB. Only the node sees that disk.
+    pub fn start_on_small_disk(host: &'h Host, mib: u32, settings: &[&str]) -> Self {
+        const SCRIPT: &str = r#"
+            mount -t tmpfs -o "size=$1m" none "$2" && disk=$2 firn=$3 && shift 3
+            exec "$firn" node --json --data-dir "$disk" "$@"
+        "#;
+        let disk = host.path("disk");
+        std::fs::create_dir(&disk).unwrap();
+        let (mib, disk) = (mib.to_string(), disk.to_str().unwrap());
+        let arguments = ["-c", SCRIPT, "sh", &mib, disk, env!("CARGO_BIN_EXE_firn")];
+        Self::started(host, host.start("sh", &[&arguments[..], settings].concat()))
+    }
+
     /// As [`Node::start`], for a node that lies in this way about all that it has.
     pub fn start_liar(host: &'h Host, kind: &str, settings: &[&str]) -> Self {
         Self::started(host, host.start(example("firn-liar"), &[&[kind, "--json"], settings].concat()))

@@ -182,6 +182,31 @@ fn neighbours_on_a_lan_find_each_other() {
 }
 
 #[test]
+fn what_is_larger_than_the_disk_passes_through_to_nix() {
+    // A store leaves 8 MiB of it free, and `data` has 14 MiB.
+    const DISK_MIB: u32 = 12;
+    let lan = Lan::new();
+    let (publisher, believer, checker) = (lan.host("publisher"), lan.host("believer"), lan.host("checker"));
+    let origin = Nix::new(&publisher);
+    let app = origin.build_app();
+    let (attests, signs) = (origin.generate_key("attests-1"), origin.generate_key("signs-1"));
+    origin.sign(&signs, &app);
+    let _p = Node::start(&publisher, &["--role", "lan"]);
+    add_signed(&publisher, &attests, &app);
+
+    // One believes the attested root, the other has nothing but Nix's signatures.
+    for (consumer, key) in [(&believer, &attests), (&checker, &signs)] {
+        let c = Node::start_on_small_disk(consumer, DISK_MIB, &["--role", "lan", "--trust", &key.public]);
+        let nix = Nix::new(consumer);
+        nix.configure(&NixConf { substituters: &[CACHE], trusted_public_keys: &[&key.public] });
+        wait_for_narinfo(&c, &app);
+        consumer.succeed("nix-store", &["--realise", &app]);
+        nix.assert_has_closure_of(&origin, &app);
+        c.end();
+    }
+}
+
+#[test]
 fn neighbours_find_each_other_where_there_is_no_ipv4() {
     let lan = Lan::new();
     let (owner, neighbour) = (lan.host("owner"), lan.host("neighbour"));

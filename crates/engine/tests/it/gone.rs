@@ -30,8 +30,7 @@ async fn root(engine: &Engine, hash: StorePathHash) -> Option<Root> {
 async fn nar(engine: &Engine, hash: StorePathHash, tree: &Tree) -> Result<Vec<u8>, EngineError> {
     let nar =
         engine.nar(NarName::Root(tree.root()), Some(hash), BUDGET).await?.ok_or(EngineError::NotFound)?;
-    let chunks: Vec<Bytes> =
-        nar.open_begun(WITHIN).await?.read(0..tree.nar.len() as u64).try_collect().await?;
+    let chunks: Vec<Bytes> = nar.read_begun(0..tree.nar.len() as u64, WITHIN).await?.try_collect().await?;
     Ok(chunks.concat())
 }
 
@@ -97,7 +96,7 @@ async fn a_path_that_waits_for_its_nar_is_absent_at_once_as_well() {
     let name = NarName::Hash(resolved.facts().nar.nar_hash);
     let opened = async || {
         let nar = engine.nar(name.clone(), Some(hash), BUDGET).await.unwrap();
-        nar.ok_or(EngineError::NotFound)?.open_begun(WITHIN).await.map(|_| ())
+        nar.ok_or(EngineError::NotFound)?.read_begun(0..1, WITHIN).await.map(|_| ())
     };
     away.send_replace(true);
     let begun = Instant::now();
@@ -154,9 +153,9 @@ async fn a_nar_goes_on_from_where_it_broke_once_its_peer_is_back() {
     let hash = publish(&seeder, "there", &tree, Signed::Attested).await;
     let engine = node(&net).await;
     let name = NarName::Root(tree.root());
-    let opened =
-        engine.nar(name, Some(hash), BUDGET).await.unwrap().unwrap().open_begun(WITHIN).await.unwrap();
-    let broken = opened.read(0..tree.nar.len() as u64).try_collect::<Vec<Bytes>>().await;
+    let opened = engine.nar(name, Some(hash), BUDGET).await.unwrap().unwrap();
+    let stream = opened.read_begun(0..tree.nar.len() as u64, WITHIN).await.unwrap();
+    let broken = stream.try_collect::<Vec<Bytes>>().await;
     assert!(matches!(broken, Err(EngineError::Rejected(_))));
     let begun = Instant::now();
     assert!(nar(&engine, hash, &tree).await.is_err());

@@ -8,6 +8,7 @@ mod fetching;
 mod gone;
 mod liars;
 mod nars;
+mod passing;
 mod removing;
 mod resolving;
 mod sharing;

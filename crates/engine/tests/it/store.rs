@@ -22,6 +22,8 @@ pub(crate) struct WatchedStore {
     pub(crate) bytes_read: AtomicU64,
     /// Whether there is no room.
     pub(crate) is_full: AtomicBool,
+    /// For how many bytes there is said to be room.
+    pub(crate) free: Mutex<Option<u64>>,
     /// The uses that it was told of.
     pub(crate) used: Mutex<Vec<Visible>>,
 }
@@ -181,5 +183,9 @@ impl Room for WatchedStore {
 
     fn usage(&self) -> Result<Usage, StoreError> {
         self.inner.usage()
+    }
+
+    fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
+        Ok(*self.free.lock().unwrap())
     }
 }

@@ -35,11 +35,6 @@ impl Change {
     }
 }
 
-/// Whether there is no room on the disk.
-pub(super) fn is_full(error: &StoreError) -> bool {
-    matches!(error, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
-}
-
 /// The changes that are to be made.
 #[derive(Default)]
 pub(super) struct Changes {
@@ -93,7 +88,7 @@ impl DiskStore {
     pub(super) fn flush_if_room(&self) -> Result<bool, StoreError> {
         match self.flush() {
             Ok(()) => Ok(true),
-            Err(error) if is_full(&error) => Ok(false),
+            Err(error) if error.is_full() => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -110,7 +105,7 @@ impl DiskStore {
     fn write(&self, batch: &[Arc<Request>]) -> Result<(), StoreError> {
         let synced = match self.sync_waiting() {
             // What gives room back does not need what waits.
-            Err(error) if is_full(&error) && batch.iter().all(|request| request.change.gives_room()) => None,
+            Err(error) if error.is_full() && batch.iter().all(|request| request.change.gives_room()) => None,
             synced => Some(synced?),
         };
         // What is taken out in the same transaction is not there for certain.
@@ -290,7 +285,11 @@ fn again(error: &StoreError) -> StoreError {
             StoreError::Io { path: path.clone(), source: io::Error::new(source.kind(), source.to_string()) }
         }
         StoreError::Index { path, source } => {
-            let source = Box::new(Error::Io(io::Error::other(source.to_string())));
+            let kind = match &**source {
+                Error::Io(source) => source.kind(),
+                _ => io::ErrorKind::Other,
+            };
+            let source = Box::new(Error::Io(io::Error::new(kind, source.to_string())));
             StoreError::Index { path: path.clone(), source }
         }
         other => StoreError::Reader(io::Error::other(other.to_string())),

@@ -11,7 +11,6 @@ use redb::{Error, ReadableTable, WriteTransaction};
 use super::{
     DiskStore,
     census::Census,
-    commit::is_full,
     packs::{Dirty, RECORD_BYTES_MAX},
     place::{BlobPlace, DirectoryPlace, Position},
     tables,
@@ -59,7 +58,7 @@ impl DiskStore {
         for some in packs.chunks(PACKS_AT_ONCE) {
             match self.copy_packs(some) {
                 // What has gone has gone; the rest waits for more room.
-                Err(error) if is_full(&error) => return Ok(()),
+                Err(error) if error.is_full() => return Ok(()),
                 copied => copied?,
             }
         }

@@ -8,7 +8,6 @@ use firn_castore::{BlobDigest, BlobRef, Directory, DirectoryDigest};
 
 use super::{
     DiskStore,
-    commit::is_full,
     keep::is_small,
     large::TempBlob,
     partials,
@@ -96,7 +95,7 @@ impl DiskStore {
         let kept = self.partials.keep_found(blob, |file| self.keep_whole_partial(blob, file, sync_failures));
         match kept.and_then(|is_kept| if is_kept { self.make_room() } else { Ok(()) }) {
             // Its groups are here all the same.
-            Err(error) if is_full(&error) => Ok(()),
+            Err(error) if error.is_full() => Ok(()),
             kept => kept,
         }
     }

@@ -189,10 +189,14 @@ impl Layout {
     }
 }
 
+/// What may be written to the disk yet: all that is free but the reserve.
+pub(super) fn free_bytes(disk: &dyn Disk, path: &Path) -> Result<u64, StoreError> {
+    Ok(disk.free_bytes().map_err(StoreError::io(path))?.saturating_sub(RESERVE_BYTES))
+}
+
 /// Refuses to write so many bytes to this file where that would use up the reserve.
 pub(super) fn check_room(disk: &dyn Disk, path: &Path, bytes: u64) -> Result<(), StoreError> {
-    let free = disk.free_bytes().map_err(StoreError::io(path))?;
-    match free < bytes.saturating_add(RESERVE_BYTES) {
+    match free_bytes(disk, path)? < bytes {
         true => Err(StoreError::io(path)(Errno::NOSPC.into())),
         false => Ok(()),
     }

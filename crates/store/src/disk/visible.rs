@@ -13,6 +13,7 @@ use redb::{Error, ReadableTable};
 use super::{
     DiskStore,
     commit::Change,
+    layout::free_bytes,
     place::BlobKind,
     tables::{self, unseal},
 };
@@ -229,5 +230,9 @@ impl Room for DiskStore {
 
     fn usage(&self) -> Result<Usage, StoreError> {
         self.count_usage()
+    }
+
+    fn free_bytes(&self) -> Result<Option<u64>, StoreError> {
+        free_bytes(&*self.layout.disk, &self.layout.dir).map(Some)
     }
 }
