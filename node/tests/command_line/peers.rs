@@ -217,7 +217,7 @@ fn a_second_node_on_one_store_is_refused_with_the_first_ones_id() {
 #[test]
 fn many_short_peers_end_nobody() {
     const TOGETHER: usize = 4;
-    let count = std::env::var("FIRN_SHORT_PEERS").map_or(100, |count| count.parse::<usize>().unwrap());
+    let count = std::env::var("FIRN_SHORT_PEERS").map_or(500, |count| count.parse::<usize>().unwrap());
     let seeder = Firn::new();
     fs::create_dir(seeder.path("tree")).unwrap();
     for number in 0..20_u8 {
