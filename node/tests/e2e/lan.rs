@@ -92,6 +92,16 @@ impl Lan {
         host.succeed("ip", &["address", "add", &address, "dev", "eth0", "nodad"]);
     }
 
+    /// Gives a host another address in place of that which it has. What runs on it goes on; its plug is out meanwhile.
+    pub fn move_to(&self, host: &Host, number: u8) {
+        self.unplug(host);
+        host.succeed("ip", &["-4", "address", "flush", "dev", "eth0"]);
+        let address = format!("{}.{number}/24", self.network);
+        host.succeed("ip", &["address", "add", &address, "dev", "eth0"]);
+        host.succeed("ip", &["route", "replace", "224.0.0.0/4", "dev", "eth0"]);
+        self.plug(host);
+    }
+
     fn set_port(&self, host: &Host, state: &str) {
         ip(&["-n", &self.switch, "link", "set", &port_of(host), state]);
     }

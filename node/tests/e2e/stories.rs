@@ -1,6 +1,9 @@
 //! What users do, from end to end.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -15,6 +18,8 @@ use crate::{
 
 /// An announcement has reached those who store it, and a look-up those who announced.
 const FOUND_WITHIN: Duration = Duration::from_secs(60);
+/// A peer that has moved is found where it is now: in 5 s, and much later on a busy machine.
+const MOVED_WITHIN: Duration = Duration::from_secs(30);
 
 /// No trusted key vouches for it, by the exit code.
 const UNTRUSTED: i32 = 4;
@@ -203,6 +208,34 @@ fn what_is_larger_than_the_disk_passes_through_to_nix() {
         consumer.succeed("nix-store", &["--realise", &app]);
         nix.assert_has_closure_of(&origin, &app);
         c.end();
+    }
+}
+
+/// Its id stays, and so does its process: somebody has plugged the machine in elsewhere.
+#[test]
+fn a_seeder_with_a_new_address_is_found_there() {
+    for (lan, role) in [(Lan::new(), "lan"), (Lan::internet(), "seed")] {
+        let hosts = ["bootstrap", "seeder", "consumer"].map(|label| lan.host(label));
+        let [bootstrap, seeder, consumer] = &hosts;
+        let b = Node::start(bootstrap, &["--role", role]);
+        let known = ["--role", role, "--bootstrap", &b.multiaddr()];
+        let s = Node::start(seeder, &known);
+        let c = Node::start(consumer, &known);
+        let roots = ["one", "two", "three"].map(|name| {
+            fs::write(seeder.path("home").join(name), name.repeat(1000)).unwrap();
+            text(&firn_ok(seeder, &["add", "--share", name])["root"]).to_owned()
+        });
+        get(consumer, &[&roots[0]]);
+        for (number, root) in [(101, &roots[1]), (102, &roots[2])] {
+            lan.move_to(seeder, number);
+            let begun = Instant::now();
+            get(consumer, &[root]);
+            eprintln!("{role}: found at its new address after {:?}", begun.elapsed());
+            assert!(begun.elapsed() < MOVED_WITHIN, "{:?}", begun.elapsed());
+        }
+        for node in [b, s, c] {
+            node.end();
+        }
     }
 }
 
