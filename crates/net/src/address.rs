@@ -191,7 +191,7 @@ pub(crate) struct AddressBook {
     relays: Vec<RelayUrl>,
     named: BTreeMap<PeerId, BTreeSet<SocketAddr>>,
     records: Mutex<BTreeMap<PeerId, Known>>,
-    /// What others have said of where a peer is.
+    /// What others have said of where a peer is, and where it was seen.
     hints: Mutex<Hints>,
 }
 
@@ -229,6 +229,13 @@ impl AddressBook {
     pub(crate) fn hint(&self, peer: PeerId, addresses: &[SocketAddr], now: Instant) {
         let allowed = addresses.iter().copied().filter(|address| self.rules.allows(*address));
         self.hints().hear(peer, allowed, now);
+    }
+
+    /// A peer has connected from this address. It may be reached there: it has one socket for both.
+    pub(crate) fn seen(&self, peer: PeerId, at: SocketAddr, now: Instant) {
+        if self.rules.allows(at) {
+            self.hints().seen(peer, at, now);
+        }
     }
 
     /// A peer was found where it was said to be.

@@ -1,4 +1,4 @@
-//! Where peers may be, by the word of others.
+//! Where peers may be, by the word of others, and by where they have connected from.
 //!
 //! Whoever names a peer names an address with it, and this node sends packets there. So that nobody can have it send many to
 //! somebody else, few peers are tried at one address until one of them was found there.
@@ -65,17 +65,26 @@ impl Hints {
         }
         let tried: BTreeSet<_> =
             addresses.into_iter().filter(|at| self.may_be_tried(peer, *at, now)).collect();
-        if tried.is_empty() {
-            return;
+        if !tried.is_empty() {
+            self.remember(peer, tried, now);
         }
+    }
+
+    /// The peer has connected from this address, and has proven its key there.
+    pub(crate) fn seen(&mut self, peer: PeerId, at: SocketAddr, now: Instant) {
+        self.found(peer, at);
+        self.remember(peer, BTreeSet::from([canonical(at)]), now);
+    }
+
+    fn remember(&mut self, peer: PeerId, addresses: BTreeSet<SocketAddr>, now: Instant) {
         if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&peer) {
             let oldest = self.peers.iter().min_by_key(|(_, named)| named.at).map(|(peer, _)| *peer);
             oldest.and_then(|peer| self.peers.remove(&peer));
         }
-        self.peers.insert(peer, Named { addresses: tried, at: now });
+        self.peers.insert(peer, Named { addresses, at: now });
     }
 
-    /// Where others say that this peer is.
+    /// Where this peer may be.
     pub(crate) fn of(&self, peer: &PeerId) -> impl Iterator<Item = SocketAddr> + '_ {
         self.peers.get(peer).into_iter().flat_map(|named| named.addresses.iter().copied())
     }
@@ -126,6 +135,22 @@ mod tests {
 
     fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn where_a_peer_has_connected_from_is_no_trial() {
+        let (mut hints, now) = (Hints::default(), Instant::now());
+        for number in 0..10 {
+            hints.seen(peer(number), at("10.0.0.1:7"), now);
+            assert_eq!(hints.of(&peer(number)).collect::<Vec<_>>(), [at("10.0.0.1:7")]);
+        }
+        assert!(hints.trials.is_empty());
+        hints.seen(peer(0), at("[::ffff:10.0.0.2]:7"), now);
+        assert_eq!(hints.of(&peer(0)).collect::<Vec<_>>(), [at("10.0.0.2:7")]);
+        for number in 10..PEERS_MAX as u32 + 10 {
+            hints.seen(peer(number), at("10.0.0.1:7"), now + Duration::from_secs(1));
+        }
+        assert_eq!((hints.peers.len(), hints.of(&peer(0)).count()), (PEERS_MAX, 0));
     }
 
     #[test]

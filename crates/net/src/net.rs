@@ -129,7 +129,7 @@ impl Net {
             None => Arc::new(NoDiscovery),
         };
         let download = Pacer::new(config.limits.download, config.limits.download_peer);
-        let serving = Serving::new(answerer, &config.limits);
+        let serving = Serving::new(answerer, Arc::clone(&book), &config.limits);
         let asker = Asker::new(
             Arc::clone(&endpoint),
             book,

@@ -13,7 +13,10 @@ use iroh::{
     Endpoint, TransportAddr,
     endpoint::{Connection, Incoming, IncomingAddr, SendStream, VarInt},
 };
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 pub use connections::CONNECTIONS_OF_A_PEER_MAX;
@@ -29,6 +32,7 @@ pub use slots::{CONNECTIONS_MAX, CONNECTIONS_OF_A_GROUP_MAX};
 use stream::Stream;
 
 use crate::{
+    address::AddressBook,
     dial::is_private,
     endpoint::{KeptEndpoint, connection_window_bytes},
     identity::peer_of_endpoint,
@@ -111,6 +115,7 @@ pub(crate) struct Server {
 /// What all connections share.
 pub(crate) struct Serving {
     answerer: Arc<dyn Answerer>,
+    book: Arc<AddressBook>,
     pub(crate) connections: Connections,
     slots: Slots,
     pub(crate) gate: Gate,
@@ -121,10 +126,11 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    pub(crate) fn new(answerer: Arc<dyn Answerer>, limits: &RateLimits) -> Arc<Self> {
+    pub(crate) fn new(answerer: Arc<dyn Answerer>, book: Arc<AddressBook>, limits: &RateLimits) -> Arc<Self> {
         let RateLimits { upload, upload_peer, .. } = *limits;
         Arc::new(Self {
             answerer,
+            book,
             connections: Connections::default(),
             slots: Slots::default(),
             gate: Gate::new(upload, upload_peer),
@@ -230,6 +236,9 @@ async fn serve_connection(incoming: Incoming, slot: Slot, serving: Arc<Serving>,
         Err(_) => return,
     };
     let peer = peer_of_endpoint(connection.remote_id());
+    if let Some(address) = came_from {
+        serving.book.seen(peer, address, Instant::now());
+    }
     let other_end = Client { connection: connection.clone(), window_bytes: serving.window_bytes };
     let counted = Arc::new(serving.connections.take(peer, other_end));
     let drain = Arc::new(Gauge::new(connection.clone(), Way::Out));
