@@ -36,9 +36,9 @@ pub const SPAN_GROUPS_MAX: u64 = (4 << 20) / GROUP_BYTES;
 pub const HAVE_BLOBS_MAX: usize = 4096;
 /// The longest bitmap of one blob, in bytes: of a blob of 128 GiB. What is past that counts as absent.
 pub const BITMAP_BYTES_MAX: usize = 1 << 20;
-/// The most runs of groups that are heard of in one reply: a bitmap of every other group takes a hundred times its length.
-/// What is past them counts as absent until it is asked about again.
-pub const RUNS_MAX: usize = 1 << 15;
+/// The most runs of groups that are heard of in one reply, and remembered of one peer for one tree: a bitmap of every other
+/// group takes a hundred times its length. What is past them counts as absent until it is asked about again.
+pub const RUNS_MAX: usize = 1 << 13;
 
 /// The most bytes of bitmaps in a reply. A blob whose bitmap would be over it is told of as far as they reach.
 pub const BITMAPS_BYTES_MAX: usize = 4 << 20;

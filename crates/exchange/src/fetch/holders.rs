@@ -14,8 +14,8 @@ use indexmap::IndexMap;
 
 use super::Micros;
 use super::queue::{Edition, is_small};
-use crate::PeerId;
 use crate::check::Presence;
+use crate::{PeerId, RUNS_MAX};
 
 /// How long until a fellow that had something new is asked again, at most and at least.
 pub(super) const POLL: Micros = Micros::from_millis(300);
@@ -50,6 +50,8 @@ struct Holder {
     lacks: BTreeSet<BlobDigest>,
     /// Of one that has a part: what of it.
     has: IndexMap<BlobDigest, Groups>,
+    /// How many runs of groups these are; of more than [`RUNS_MAX`], those of other blobs are forgotten.
+    runs: usize,
     /// The queue in which there was nothing for it, and until when it need not be looked through again.
     spent: Option<(Edition, Micros)>,
     /// When to ask what it has, and who else it knows of; `None` while it is being asked.
@@ -72,6 +74,7 @@ impl Holders {
             extent: Extent::Unknown,
             lacks: BTreeSet::new(),
             has: IndexMap::new(),
+            runs: 0,
             spent: None,
             poll_at: Some(Micros(0)),
             poll_gap: POLL,
@@ -100,7 +103,8 @@ impl Holders {
     /// It has this not. It may be fetching the tree itself.
     pub(super) fn lacks(&mut self, peer: PeerId, blob: BlobDigest, now: Micros) {
         let holder = self.holder(peer);
-        holder.has.swap_remove(&blob);
+        let had = holder.has.swap_remove(&blob);
+        holder.runs -= had.map_or(0, |groups| groups.run_count());
         if holder.lacks.insert(blob) && holder.extent == Extent::Whole {
             holder.poll_at = holder.poll_at.map(|at| at.min(now));
         }
@@ -291,7 +295,19 @@ impl Holder {
                 Presence::Partial(groups) => groups,
                 Presence::Whole => [Span::whole(blob.size)].into_iter().collect(),
             };
-            is_new |= self.has.insert(blob.digest, groups.clone()) != Some(groups);
+            let known = self.has.get(&blob.digest);
+            if known == Some(&groups) {
+                continue;
+            }
+            is_new = true;
+            self.runs += groups.run_count();
+            let before = self.has.insert(blob.digest, groups);
+            self.runs -= before.map_or(0, |groups| groups.run_count());
+        }
+        while self.runs > RUNS_MAX
+            && let Some((_, forgotten)) = self.has.shift_remove_index(0)
+        {
+            self.runs -= forgotten.run_count();
         }
         if is_new {
             self.spent = None;
@@ -378,6 +394,26 @@ mod tests {
         assert_eq!(holders.part_of(&fellow, &large, whole), Some(whole), "all of it has come to it");
         assert_eq!(holders.part_of(&fellow, &small, Span::whole(small.size)), Some(Span::whole(small.size)));
         assert_eq!(holders.next_poll(Micros(0)), Some(POLL_WHOLE), "it may know of others by then");
+    }
+
+    #[test]
+    fn what_a_fellow_says_takes_so_much_however_often_it_is_asked() {
+        let (mut holders, fellow) = (Holders::new(peer(0)), peer(1));
+        let blob = |number: u8| BlobRef { digest: [number; 32].into(), size: 10 << 30 };
+        let every_other: Vec<_> = (0..RUNS_MAX as u64 / 2).map(|run| 2 * run..2 * run + 1).collect();
+        let none = Presence::Partial(Groups::default());
+        for number in 0..10 {
+            holders.told(fellow, &none, vec![(blob(number), partial(&every_other))], Micros(0));
+            holders.told(fellow, &none, vec![(blob(number), partial(&every_other))], Micros(0));
+            let holder = &holders.holders[&fellow];
+            assert_eq!(holder.runs, holder.has.values().map(Groups::run_count).sum::<usize>());
+        }
+        let whole = Span::whole(10 << 30);
+        assert_eq!(holders.holders[&fellow].runs, RUNS_MAX);
+        assert_eq!(holders.part_of(&fellow, &blob(7), whole), None);
+        assert_eq!(holders.part_of(&fellow, &blob(9), whole), Span::from_groups(0..1));
+        holders.lacks(fellow, blob(9).digest, Micros(0));
+        assert_eq!(holders.holders[&fellow].runs, RUNS_MAX / 2);
     }
 
     #[test]
