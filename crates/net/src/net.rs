@@ -44,8 +44,9 @@ use crate::{
     transport::Silent,
 };
 
-/// How long iroh may take to say goodbye to its peers: a few round trips. It would wait for 3 s for those that are gone.
-const CLOSE_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long iroh may take to say goodbye to its peers. What it says is sent at once; it would wait for 3 s for those that are
+/// gone to answer, and for some round trips for the others.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(100);
 /// How long the tasks may take to end after that.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
