@@ -8,7 +8,7 @@ use std::{
 use firn_exchange::PeerId;
 
 /// The most peers whose gifts are remembered; of more, the one that was given something longest ago is forgotten.
-const PEERS_MAX: usize = 10_000;
+const PEERS_MAX: usize = 1_000;
 /// The most names of paths that are remembered for one peer, in bytes; of more, the oldest are forgotten.
 const NAMES_OF_A_PEER_BYTES_MAX: usize = 64 << 10;
 /// The most names that are remembered for all, in bytes; of more, those of the peer that was given something longest ago
@@ -151,7 +151,7 @@ mod tests {
         let served = Served::default();
         let many = PEERS_MAX as u32 + 100;
         for number in 0..many {
-            (0..40).for_each(|path| served.answered(peer(number), Some(name(path))));
+            (0..60).for_each(|path| served.answered(peer(number), Some(name(path))));
             served.sent(peer(number), 7);
         }
         let all = served.all();
@@ -160,6 +160,6 @@ mod tests {
         assert!(names_bytes <= NAMES_BYTES_MAX && names_bytes > NAMES_BYTES_MAX / 2);
         assert!(!all.contains_key(&peer(0)) && all[&peer(100)].names().count() == 0);
         let last = &all[&peer(many - 1)];
-        assert_eq!((last.answered, last.sent_bytes, last.names().count()), (40, 7, 40));
+        assert_eq!((last.answered, last.sent_bytes, last.names().count()), (60, 7, 60));
     }
 }
