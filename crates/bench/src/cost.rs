@@ -45,6 +45,30 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// The memory of a process, in units of 10^6 bytes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Memory {
+    /// What it has now (VmRSS).
+    pub(crate) resident_mb: f64,
+    /// The most that it has had (VmHWM).
+    pub(crate) peak_mb: f64,
+}
+
+impl Memory {
+    /// The memory of a process that lives: its id, or `self`.
+    pub(crate) fn of(process: &str) -> Result<Self, BenchError> {
+        let file = Path::new("/proc").join(process).join("status");
+        let text = fs::read_to_string(&file).map_err(BenchError::io(&file))?;
+        let of = |key: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(key));
+            let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
+            let ended = || BenchError::Ended(process.into());
+            Ok(kib.ok_or_else(ended)? * 1024.0 / 1e6)
+        };
+        Ok(Self { resident_mb: of("VmRSS:")?, peak_mb: of("VmHWM:")? })
+    }
+}
+
 /// The CPU that children which have ended and been waited for have taken so far, theirs included.
 ///
 /// The kernel gives it in /proc/self/stat, to 10 ms; there is no safe wait4 in the standard library, and no row is so

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitStatus,
 };
@@ -51,6 +52,23 @@ pub(crate) enum BenchError {
         /// What it said.
         said: Box<str>,
     },
+    /// A process that should live has none of a living one's memory.
+    #[error("process {0} has ended")]
+    Ended(Box<str>),
+    /// A client got no answer over HTTP.
+    #[error("a client of {address}: {source}")]
+    Client {
+        /// Whose.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A peer could not do what it is there for.
+    #[error("a peer of the bench: {0}")]
+    Peer(Box<str>),
+    /// The program that is measured was not built.
+    #[error("{} is missing: `cargo build --release --workspace --bins` builds it beside firn-bench; --only leaves its rows out", .0.display())]
+    NoFirn(PathBuf),
     /// A server did not get ready.
     #[error("{0} does not answer")]
     Silent(&'static str),

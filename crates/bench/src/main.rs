@@ -24,6 +24,7 @@ mod raw;
 mod reading;
 mod rows;
 mod serving;
+mod strangers;
 mod table;
 mod tools;
 mod trees;
@@ -36,7 +37,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::{
     error::BenchError,
     places::{Places, Wanted},
-    rows::{Bench, Plan, STORE, SWARM},
+    rows::{Bench, EDGES, Plan, STORE, SWARM},
     trees::Scale,
     work::Work,
 };
@@ -95,6 +96,8 @@ enum Rows {
     Store,
     /// The swarm's.
     Swarm,
+    /// Those of a node among clients and peers that behave badly.
+    Edges,
     /// All that there are.
     All,
 }
@@ -126,9 +129,9 @@ fn failure(error: &dyn std::error::Error) -> ExitCode {
 }
 
 fn selected(rows: Rows, only: &str) -> Vec<&'static Plan> {
-    let store = STORE.iter().filter(|_| rows != Rows::Swarm);
-    let swarm = SWARM.iter().filter(|_| rows != Rows::Store);
-    store.chain(swarm).filter(|plan| plan.name.contains(only)).collect()
+    let groups: [(Rows, &[Plan]); 3] = [(Rows::Store, &STORE), (Rows::Swarm, &SWARM), (Rows::Edges, &EDGES)];
+    let chosen = groups.into_iter().filter(|(group, _)| rows == Rows::All || rows == *group);
+    chosen.flat_map(|(_, plans)| plans).filter(|plan| plan.name.contains(only)).collect()
 }
 
 /// Measures and prints row by row. A row that fails is told and does not keep the others from being measured.
@@ -177,7 +180,8 @@ mod tests {
     fn only_selects_by_a_part_of_the_name() {
         assert_eq!(selected(Rows::Store, "").len(), STORE.len());
         assert_eq!(selected(Rows::Swarm, "").len(), SWARM.len());
-        assert_eq!(selected(Rows::All, "").len(), STORE.len() + SWARM.len());
+        assert_eq!(selected(Rows::Edges, "").len(), EDGES.len());
+        assert_eq!(selected(Rows::All, "").len(), STORE.len() + SWARM.len() + EDGES.len());
         let names: Vec<&str> = selected(Rows::Store, "peak memory").iter().map(|plan| plan.name).collect();
         assert_eq!(names, ["peak memory of add, toolchain", "peak memory of adopt, toolchain"]);
         assert!(selected(Rows::All, "no such row").is_empty());

@@ -137,17 +137,22 @@ impl Party {
 
     /// Who it is and where.
     pub(crate) async fn name(&self) -> Outcome<StaticPeer> {
-        let begun = Instant::now();
-        loop {
-            let status = self.net.status();
-            if let Some(address) = status.iroh.first() {
-                return Ok(StaticPeer { id: status.peer, address: *address });
-            }
-            if begun.elapsed() > ADDRESS_TIMEOUT {
-                return Err("iroh does not say where it listens".into());
-            }
-            tokio::time::sleep(ADDRESS_POLL).await;
+        name_of(&self.net).await
+    }
+}
+
+/// The key and the address of a network.
+pub(crate) async fn name_of(net: &Net) -> Outcome<StaticPeer> {
+    let begun = Instant::now();
+    loop {
+        let status = net.status();
+        if let Some(address) = status.iroh.first() {
+            return Ok(StaticPeer { id: status.peer, address: *address });
         }
+        if begun.elapsed() > ADDRESS_TIMEOUT {
+            return Err("iroh does not say where it listens".into());
+        }
+        tokio::time::sleep(ADDRESS_POLL).await;
     }
 }
 

@@ -27,13 +27,15 @@ use crate::{input::input_ended, work::Said};
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 const ALPN: &[u8] = b"firn-bench-raw/0";
+const NAME: &str = "raw";
 const PIECE_BYTES: usize = 1 << 20;
 /// As in `firn-net`.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 12 << 20;
 
-async fn bind(ip: IpAddr) -> Outcome<Endpoint> {
-    let seed = blake3::hash(format!("firn-bench raw {}", process::id()).as_bytes());
+/// An endpoint whose key is made of this process and a name.
+pub(crate) async fn bind(ip: IpAddr, name: &str, alpn: &[u8]) -> Outcome<Endpoint> {
+    let seed = blake3::hash(format!("firn-bench {name} {}", process::id()).as_bytes());
     let transport = QuicTransportConfig::builder()
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
@@ -42,7 +44,7 @@ async fn bind(ip: IpAddr) -> Outcome<Endpoint> {
         .build();
     let builder = Endpoint::builder(presets::Minimal)
         .secret_key(SecretKey::from_bytes(seed.as_bytes()))
-        .alpns(vec![ALPN.to_vec()])
+        .alpns(vec![alpn.to_vec()])
         .transport_config(transport)
         .relay_mode(RelayMode::Disabled)
         .net_report_config(NetReportConfig::minimal())
@@ -51,11 +53,17 @@ async fn bind(ip: IpAddr) -> Outcome<Endpoint> {
     Ok(builder.bind().await?)
 }
 
+/// A new connection to a peer.
+pub(crate) async fn connect(endpoint: &Endpoint, peer: StaticPeer, alpn: &[u8]) -> Outcome<Connection> {
+    let address = EndpointAddr::from_parts(endpoint_id(peer.id)?, [TransportAddr::Ip(peer.address)]);
+    Ok(endpoint.connect(address, alpn).await?)
+}
+
 /// Sends to each who connects, until standard input ends.
 pub(crate) fn send(file: &Path, bytes: u64, ip: IpAddr) -> Result<(), Box<dyn Error>> {
     let file: Arc<Path> = file.into();
     let serve = async {
-        let endpoint = bind(ip).await?;
+        let endpoint = bind(ip, NAME, ALPN).await?;
         let address = *endpoint.addr().ip_addrs().next().ok_or("iroh does not say where it listens")?;
         println!("{}", StaticPeer { id: peer_of_endpoint(endpoint.id()), address });
         let accept = async {
@@ -103,10 +111,9 @@ async fn send_on(connection: Connection, file: &Path, bytes: u64) -> Outcome<()>
 /// Takes what one sends.
 pub(crate) fn take(peer: StaticPeer, ip: IpAddr) -> Result<Said, Box<dyn Error>> {
     let take = async {
-        let endpoint = bind(ip).await?;
+        let endpoint = bind(ip, NAME, ALPN).await?;
         let begun = Instant::now();
-        let address = EndpointAddr::from_parts(endpoint_id(peer.id)?, [TransportAddr::Ip(peer.address)]);
-        let connection = endpoint.connect(address, ALPN).await?;
+        let connection = connect(&endpoint, peer, ALPN).await?;
         let mut stream = connection.accept_uni().await?;
         while stream.read_chunk(PIECE_BYTES).await?.is_some() {}
         let seconds = Some(begun.elapsed().as_secs_f64());

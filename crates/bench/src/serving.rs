@@ -33,6 +33,11 @@ impl Server {
         Ok((server, line))
     }
 
+    /// The id of its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The next line that one of ours says.
     pub(crate) fn line(&mut self) -> Result<String, BenchError> {
         let mut line = String::new();
@@ -74,6 +79,8 @@ impl Server {
     /// Asks it to end, and its workers with it.
     pub(crate) fn end_by_signal(&mut self) {
         self.signal(Signal::TERM);
+        // A process that is stopped heeds that only once it goes on.
+        self.signal(Signal::CONT);
         let _ = self.child.wait();
     }
 
@@ -81,6 +88,11 @@ impl Server {
     pub(crate) fn kill(&mut self) {
         self.signal(Signal::KILL);
         let _ = self.child.wait();
+    }
+
+    /// Stops it where it is: its sockets stay, and nothing answers.
+    pub(crate) fn stop(&mut self) {
+        self.signal(Signal::STOP);
     }
 
     fn signal(&mut self, signal: Signal) {

@@ -71,6 +71,12 @@ impl Row {
         Self { note, ..self }
     }
 
+    /// With more behind what is noted already.
+    pub(crate) fn also_noted(self, more: &str) -> Self {
+        let note = format!("{}; {more}", self.note);
+        self.noted(note)
+    }
+
     /// With another one that came out of the same runs.
     pub(crate) fn and(self, also: Row) -> Self {
         Self { also: Some(Box::new(also)), ..self }

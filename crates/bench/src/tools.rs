@@ -9,6 +9,8 @@ use crate::error::BenchError;
 pub(crate) enum Tool {
     /// `curl`.
     Curl,
+    /// Our own `firn`, which cargo puts beside the bench.
+    Firn,
     /// `ip`.
     Ip,
     /// `nginx`.
@@ -37,6 +39,7 @@ impl Tool {
     pub(crate) fn package(self) -> &'static str {
         match self {
             Tool::Curl => "curl",
+            Tool::Firn => "firn",
             Tool::Ip | Tool::Tc => "iproute2",
             Tool::Nginx => "nginx",
             Tool::Nix | Tool::NixStore => "nix-bin",
@@ -50,6 +53,7 @@ impl Tool {
     fn program(self) -> &'static str {
         match self {
             Tool::Curl => "curl",
+            Tool::Firn => "firn",
             Tool::Ip => "ip",
             Tool::Nginx => "nginx",
             Tool::Nix => "nix",
@@ -64,6 +68,11 @@ impl Tool {
 
     /// Where it is.
     pub(crate) fn find(self) -> Result<PathBuf, BenchError> {
+        if self == Tool::Firn {
+            let bench = env::current_exe().map_err(BenchError::io("/proc/self/exe".as_ref()))?;
+            let firn = bench.with_file_name(self.program());
+            return if firn.is_file() { Ok(firn) } else { Err(BenchError::NoFirn(firn)) };
+        }
         let path = env::var_os("PATH").unwrap_or_default();
         let directories = env::split_paths(&path).chain(SYSTEM_DIRECTORIES.map(PathBuf::from));
         let mut files = directories.map(|directory| directory.join(self.program()));

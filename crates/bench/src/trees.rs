@@ -72,6 +72,11 @@ impl Trees {
         Self { directory, scale, big, small, toolchain, parts }
     }
 
+    /// What is left of a number on the scale of the trees.
+    pub(crate) fn scaled(&self, whole: u64) -> u64 {
+        self.scale.of(whole)
+    }
+
     /// The big file.
     pub(crate) fn big(&self) -> Result<&Path, BenchError> {
         self.made(&self.big, "big", |file| write_file(file, "big", self.scale.of(BIG_BYTES)))

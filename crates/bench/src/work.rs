@@ -23,12 +23,13 @@ use firn_trust::{PathFacts, Policy, TrustedPath};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    cost::Memory,
     crowd,
     error::BenchError,
     first_byte,
     lab::delay,
     peers::{self, Spot},
-    raw, reading,
+    raw, reading, strangers,
 };
 
 /// What a process of ours can do.
@@ -100,6 +101,33 @@ pub(crate) enum Work {
         /// How many peers.
         #[arg(long)]
         count: usize,
+        /// Each has a loopback address of its own.
+        #[arg(long)]
+        apart: bool,
+    },
+    /// Peers that come, get a tree and leave, four at a time.
+    ShortPeers {
+        /// The peer that they ask.
+        peer: StaticPeer,
+        /// The tree.
+        root: Root,
+        /// How many peers.
+        #[arg(long)]
+        count: usize,
+    },
+    /// Asks peers for paths and trees, all at once; that they come is not expected.
+    AskStrangers {
+        /// The peers.
+        peers: Vec<StaticPeer>,
+        /// A path to ask for.
+        #[arg(long)]
+        path: Vec<StorePathHash>,
+        /// A tree to ask for.
+        #[arg(long)]
+        root: Vec<Root>,
+        /// For so long at most.
+        #[arg(long)]
+        seconds: u64,
     },
     /// Sends the bytes of a file on one bare stream of iroh to each who connects, until standard input ends.
     RawSend {
@@ -158,6 +186,8 @@ pub(crate) struct Said {
     pub(crate) root: Option<String>,
     /// When each of its stages ended.
     pub(crate) stages_s: Vec<f64>,
+    /// The memory before that part, VmRSS in units of 10^6 bytes.
+    pub(crate) resident_mb: f64,
     /// The longest time in which nothing came.
     pub(crate) stall_s: f64,
     /// Who was caught lying, and how many bytes of each were true.
@@ -188,7 +218,7 @@ impl Work {
         let start = Instant::now();
         let said = self.work()?;
         let seconds = said.seconds.unwrap_or_else(|| start.elapsed().as_secs_f64());
-        let report = Report { seconds, peak_rss_mb: peak_rss_mb()?, said };
+        let report = Report { seconds, peak_rss_mb: Memory::of("self")?.peak_mb, said };
         eprintln!("{}", serde_json::to_string(&report)?);
         Ok(())
     }
@@ -205,7 +235,11 @@ impl Work {
                 peers::get(&store, root, peers, &spot, attended)
             }
             Work::FirstByte { hash, peer, spot } => first_byte::read(hash, peer, &spot),
-            Work::Crowd { peer, roots, count } => crowd::get(peer, &roots, count).map(nothing),
+            Work::Crowd { peer, roots, count, apart } => crowd::get(peer, &roots, count, apart).map(nothing),
+            Work::ShortPeers { peer, root, count } => crowd::come_and_go(peer, &root, count).map(nothing),
+            Work::AskStrangers { peers, path, root, seconds } => {
+                strangers::ask(peers, path, root, Duration::from_secs(seconds))
+            }
             Work::RawSend { file, bytes, ip } => raw::send(&file, bytes, ip).map(nothing),
             Work::RawTake { peer, ip } => raw::take(peer, ip),
             Work::DelayLink { one, other, one_way_us, loss } => {
@@ -256,13 +290,6 @@ fn hash_files(list: &Path) -> Outcome<()> {
     Ok(())
 }
 
-fn peak_rss_mb() -> Outcome<f64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib: f64 = line.ok_or("no VmHWM in /proc/self/status")?.trim().trim_end_matches(" kB").parse()?;
-    Ok(kib * 1024.0 / 1e6)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,7 +306,7 @@ mod tests {
     #[test]
     fn the_peak_of_this_process_is_more_than_what_it_holds() {
         let held = vec![1_u8; 50_000_000];
-        assert!(peak_rss_mb().unwrap() > 50.0);
+        assert!(Memory::of("self").unwrap().peak_mb > 50.0);
         assert_eq!(held[49_999_999], 1);
     }
 }

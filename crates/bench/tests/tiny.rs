@@ -70,11 +70,31 @@ fn all_rows_of_the_swarm_can_be_measured_and_leave_nothing() {
     assert!(!said(&left.stdout).contains(&format!("firnbench-{}-", output.id)), "{}", said(&left.stdout));
 }
 
+/// `firn` is beside the bench where the workspace's programs were built.
+#[test]
+fn all_rows_of_the_edges_can_be_measured() {
+    let output = bench(&["--rows", "edges", "--json"]);
+    assert!(output.status.success(), "{}", said(&output.stderr));
+    let rows: Vec<serde_json::Value> =
+        said(&output.stdout).lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    for row in &rows {
+        let figure = |key: &str| row[key].as_f64().unwrap_or_else(|| panic!("no {key}: {row}"));
+        assert!(figure("ours") > 0.0 && figure("baseline") > 0.0 && figure("ratio") > 0.0, "{row}");
+        assert!(figure("peak_rss_mb") > 0.0, "{row}");
+    }
+    for name in
+        ["first byte, 300 slow readers", "small fetch, 256 idle peers", "2,000 misses, stopped neighbour"]
+    {
+        assert!(rows.iter().any(|row| row["row"] == name), "no row {name}");
+    }
+}
+
 #[test]
 fn what_is_not_there_is_told_and_is_wrong_use() {
     for (words, text) in [
         (["--rows", "swarm", "--only", "warp"], "big file from a peer"),
         (["--rows", "store", "--only", "warp"], "add small tree"),
+        (["--rows", "edges", "--only", "warp"], "firn get, ten dead hints"),
     ] {
         let output = bench(&words);
         assert_eq!(output.status.code(), Some(2));

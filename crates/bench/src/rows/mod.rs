@@ -2,12 +2,14 @@
 
 mod add;
 mod adopt;
+mod edges;
 mod http;
 mod nar;
 mod nginx;
 mod size;
 mod swarm;
 
+pub(crate) use edges::EDGES;
 pub(crate) use swarm::SWARM;
 
 use std::{

@@ -55,7 +55,7 @@ pub(crate) const SWARM: [Plan; 14] = [
 ];
 
 impl Bench {
-    fn runs_on_links(&self) -> usize {
+    pub(super) fn runs_on_links(&self) -> usize {
         self.runs.min(RUNS_ON_LINKS_MAX)
     }
 }
