@@ -199,6 +199,7 @@ impl Server {
 /// The other end of a connection that it has opened.
 struct Client {
     connection: Connection,
+    came_from: Option<SocketAddr>,
     /// Its receive window, as it is set.
     window_bytes: u32,
 }
@@ -212,6 +213,10 @@ impl OtherEnd for Client {
 
     fn heard(&self) -> u64 {
         self.connection.stats().udp_rx.datagrams
+    }
+
+    fn came_from(&self) -> Option<SocketAddr> {
+        self.came_from
     }
 }
 
@@ -239,7 +244,7 @@ async fn serve_connection(incoming: Incoming, slot: Slot, serving: Arc<Serving>,
     if let Some(address) = came_from {
         serving.book.seen(peer, address, Instant::now());
     }
-    let other_end = Client { connection: connection.clone(), window_bytes: serving.window_bytes };
+    let other_end = Client { connection: connection.clone(), came_from, window_bytes: serving.window_bytes };
     let counted = Arc::new(serving.connections.take(peer, other_end));
     let drain = Arc::new(Gauge::new(connection.clone(), Way::Out));
     let mut code = DONE_CODE;

@@ -388,6 +388,7 @@ impl Asker {
         let connecting = async { self.endpoint.opened().await.connect(address, ALPN).await };
         let Ok(connected) = timeout(DIAL_TIMEOUT, connecting).await else {
             self.add_silent(peer, addresses.clone());
+            self.incoming.end_from(&peer, addresses);
             return Err(DialError::Timeout);
         };
         self.silent().remove(&peer);

@@ -1,12 +1,14 @@
 //! Which connections each peer has to this node.
 
 use std::{
-    collections::{BTreeMap, VecDeque, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use firn_exchange::PeerId;
+use iroh::TransportAddr;
 use tokio_util::sync::CancellationToken;
 
 /// Connections that one peer may have to this node.
@@ -27,6 +29,8 @@ pub(crate) trait OtherEnd: Send + Sync + 'static {
     fn nudge(&self);
     /// How much has come from it: a count that only grows.
     fn heard(&self) -> u64;
+    /// Where it connected from, unless through a relay.
+    fn came_from(&self) -> Option<SocketAddr>;
 }
 
 #[derive(Clone)]
@@ -70,6 +74,17 @@ impl Connections {
     pub(crate) async fn end_silent(&self, peer: &PeerId) {
         let of_peer = self.lock().get(peer).into_iter().flatten().cloned().collect();
         supersede_silent(of_peer).await;
+    }
+
+    /// Ends those of the peer's connections that came from one of these addresses. To be called where it does not answer a
+    /// dial there: one of them stands, so iroh takes the peer to be at another address, where it was before.
+    pub(crate) fn end_from(&self, peer: &PeerId, addresses: &BTreeSet<TransportAddr>) {
+        let is_there = |known: &&Known| {
+            known.other_end.came_from().is_some_and(|at| addresses.contains(&TransportAddr::Ip(at)))
+        };
+        let connections = self.lock();
+        let of_peer = connections.get(peer).into_iter().flatten();
+        of_peer.filter(is_there).for_each(|known| known.superseded.cancel());
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PeerId, VecDeque<Known>>> {
@@ -135,6 +150,10 @@ mod tests {
         fn heard(&self) -> u64 {
             7
         }
+
+        fn came_from(&self) -> Option<SocketAddr> {
+            None
+        }
     }
 
     /// Says something only if it is asked to.
@@ -148,6 +167,10 @@ mod tests {
 
         fn heard(&self) -> u64 {
             self.0.load(Ordering::Relaxed)
+        }
+
+        fn came_from(&self) -> Option<SocketAddr> {
+            Some(([10, 0, 0, 1], 7).into())
         }
     }
 
@@ -184,6 +207,18 @@ mod tests {
             assert!(!counted.superseded.is_cancelled());
         }
         silent.supersede_silent().await;
+    }
+
+    #[test]
+    fn those_from_where_a_dial_is_not_answered_are_ended() {
+        let (connections, peer) = (Connections::default(), PeerId::from([1; 32]));
+        let (there, relayed) = (connections.take(peer, Quiet::default()), connections.take(peer, Gone));
+        let at = |port: u16| BTreeSet::from([TransportAddr::Ip(([10, 0, 0, 1], port).into())]);
+        connections.end_from(&peer, &at(8));
+        connections.end_from(&PeerId::from([2; 32]), &at(7));
+        assert!(!there.superseded.is_cancelled());
+        connections.end_from(&peer, &at(7));
+        assert!(there.superseded.is_cancelled() && !relayed.superseded.is_cancelled());
     }
 
     #[tokio::test(start_paused = true)]
