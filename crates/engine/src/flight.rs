@@ -14,7 +14,7 @@ use firn_exchange::{
 use firn_nix::StorePath;
 use firn_store::{MissingBlob, Store, StoreError, hash_nar, missing_spans};
 use firn_trust::{NarMatch, NarMismatch, Policy, SignedNarInfo};
-use futures::future::{AbortHandle, Abortable, BoxFuture};
+use futures::future::{AbortHandle, Abortable, BoxFuture, ready};
 use futures::stream::{BoxStream, FuturesUnordered, SelectAll};
 use futures::{FutureExt, StreamExt};
 use tokio::sync::{broadcast, watch};
@@ -34,9 +34,9 @@ use crate::{Ask, AskError, EngineError, Find, Found, Progress, Received, Via, te
 /// How many writes of verified spans may be under way before the fetch waits for the store.
 const KEEPS_MAX: usize = 8;
 
-/// For so many bytes of contents the store writes one more, about: the parents of a blob's groups are 64 bytes for 16 KiB ..
+/// The store writes about one byte more for this number of bytes of contents: a blob's parents are 64 bytes for 16 KiB.
 const BESIDE_CONTENTS: u64 = 128;
-/// .. and so many bytes for each blob.
+/// What it writes beside that for each blob, in bytes, about.
 const BESIDE_BLOB_BYTES: u64 = 256;
 
 /// What a flight works with.
@@ -64,7 +64,7 @@ enum Event {
     Cancelled,
     Recalled { coming: Option<Coming>, known: Known },
     Looked(Vec<MissingBlob>),
-    Hashed(Result<Result<NarMatch, NarMismatch>, StoreError>),
+    Hashed(Result<NarMatch, NarMismatch>),
 }
 
 /// What a reply proves, and whom it hints at.
@@ -280,7 +280,7 @@ impl Flight {
                 }
             }
             Event::Looked(missing) => {
-                let bytes = missing.iter().map(MissingBlob::bytes).fold(0, u64::saturating_add);
+                let bytes = bytes_of(&missing);
                 tracing::debug!(blobs = missing.len(), bytes, "of its contents this is missing");
                 self.progress.send_modify(|progress| {
                     progress.bytes_total = progress.bytes_done.saturating_add(bytes);
@@ -288,12 +288,7 @@ impl Flight {
                 });
                 Input::Missing(missing)
             }
-            Event::Hashed(Ok(result)) => Input::Hashed(result.map(Box::new)),
-            Event::Hashed(Err(error)) => {
-                // The next round of the loop ends the flight with it.
-                self.events.push(async move { Err(error.into()) }.boxed());
-                return;
-            }
+            Event::Hashed(result) => Input::Hashed(result.map(Box::new)),
         };
         self.fetch.handle(self.now(), input);
     }
@@ -424,9 +419,9 @@ impl Flight {
         let found = self.crew.find.find(key.clone()).filter_map(move |found: Found| {
             let may_be_asked = ledger.found(found, uses::now());
             has_liars.fetch_or(!may_be_asked, Ordering::Relaxed);
-            std::future::ready(may_be_asked.then(|| Input::Found { key: key.clone(), peer: found.peer }))
+            ready(may_be_asked.then(|| Input::Found { key: key.clone(), peer: found.peer }))
         });
-        self.finds.push(found.chain(futures::stream::once(std::future::ready(ended))).boxed());
+        self.finds.push(found.chain(futures::stream::once(ready(ended))).boxed());
     }
 
     fn ask(&mut self, peer: PeerId, id: AskId, request: Request) {
@@ -453,14 +448,14 @@ impl Flight {
         if path.is_some() {
             self.progress.send_modify(|progress| progress.path.clone_from(&path));
         }
-        let Crew { store, pool, .. } = self.crew.clone();
         let (index, may_share) = (self.index.clone(), self.may_share);
-        let part = self.part.as_ref().and_then(|part| part.closure.clone());
+        if let Some(closure) = self.part.as_ref().and_then(|part| part.closure.clone()) {
+            let coming = Some(index.coming(closure, may_share));
+            return self.events.push(ready(Ok(Event::Recalled { coming, known: Known::default() })).boxed());
+        }
+        let Crew { store, pool, .. } = self.crew.clone();
         let recall = move || {
-            let (closure, known) = match part {
-                Some(closure) => (Some(closure), Known::default()),
-                None => recall(&*store, &index, &root, path.as_ref())?,
-            };
+            let (closure, known) = recall(&*store, &index, &root, path.as_ref())?;
             let coming = closure.map(|closure| index.coming(closure, may_share));
             Ok::<_, StoreError>(Event::Recalled { coming, known })
         };
@@ -468,15 +463,15 @@ impl Flight {
     }
 
     fn look(&mut self, closure: Arc<Closure>) {
+        if let Some(part) = &self.part {
+            let wanted = Event::Looked(part.blobs.clone());
+            return self.events.push(ready(Ok(wanted)).boxed());
+        }
         let Crew { store, pool, .. } = self.crew.clone();
-        let part = self.part.as_ref().map(|part| part.blobs.clone());
-        let look = move || match part {
-            Some(blobs) => Ok(blobs),
-            None => {
-                let missing = missing_spans(&*store, &closure)?;
-                check_room(&*store, &missing)?;
-                Ok(missing)
-            }
+        let look = move || {
+            let missing = missing_spans(&*store, &closure)?;
+            check_room(&*store, &missing)?;
+            Ok::<_, EngineError>(missing)
         };
         self.events.push(async move { pool.run(look).await?.map(Event::Looked) }.boxed());
     }
@@ -484,9 +479,8 @@ impl Flight {
     fn hash(&mut self, signed: SignedNarInfo, closure: Arc<Closure>) {
         tracing::debug!("all of it is here, and its NAR is hashed");
         let Crew { store, pool, .. } = self.crew.clone();
-        let hash =
-            async move { pool.run(move || hash_nar(&*store, signed, closure)).await.map(Event::Hashed) };
-        self.events.push(hash.boxed());
+        let hash = move || hash_nar(&*store, signed, closure).map(Event::Hashed);
+        self.events.push(async move { pool.run(hash).await?.map_err(Into::into) }.boxed());
     }
 
     /// Hands the Directories to the store. Nothing waits for that but whoever reads the tree, here or elsewhere.
@@ -545,10 +539,14 @@ impl Flight {
     }
 }
 
+fn bytes_of(missing: &[MissingBlob]) -> u64 {
+    missing.iter().map(MissingBlob::bytes).fold(0, u64::saturating_add)
+}
+
 /// Refuses what the disk has no room for before any of it is asked for.
 fn check_room(store: &dyn Store, missing: &[MissingBlob]) -> Result<(), EngineError> {
     let Some(free) = store.free_bytes()? else { return Ok(()) };
-    let bytes = missing.iter().map(MissingBlob::bytes).fold(0, u64::saturating_add);
+    let bytes = bytes_of(missing);
     let beside = bytes / BESIDE_CONTENTS + missing.len() as u64 * BESIDE_BLOB_BYTES;
     match bytes.saturating_add(beside) {
         bytes if bytes > free => Err(EngineError::NoRoom { bytes, free }),

@@ -47,7 +47,7 @@ pub(crate) struct Passing {
     ahead: Option<AbortOnDropHandle<Result<Window, EngineError>>>,
     /// Of a root that waits for its NAR match; the last window is given only after that.
     hash: Option<Sha256Writer>,
-    /// Whom the windows were asked of.
+    /// The peers that were asked for the windows.
     heard: Heard,
     /// Read, of the window that this permit is for.
     ready: VecDeque<Bytes>,

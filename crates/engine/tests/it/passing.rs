@@ -13,7 +13,7 @@ use firn_store::Blobs;
 use firn_trust::NarMismatch;
 use futures::{StreamExt, TryStreamExt};
 
-use crate::fakes::net::{Net, dies_after, honest, is_for_contents, open_gate};
+use crate::fakes::net::{Manner, Net, dies_after, honest, is_for_contents, open_gate};
 use crate::fakes::tree::{Tree, file, noise, tree};
 use crate::fakes::{Signed, add, facts, open, peer, publish, signed, with_root};
 use crate::store::WatchedStore;
@@ -43,6 +43,20 @@ async fn node_with_room(net: &Net, free: u64) -> (Engine, Arc<WatchedStore>) {
     (open(net, store.clone()).await, store)
 }
 
+/// A peer that has published a tree and answers in this manner, and a node whose disk has room for so much.
+async fn beside_a_peer(
+    tree: &Tree,
+    how: Signed,
+    manner: Manner,
+    free: u64,
+) -> (Net, StorePathHash, Engine, Arc<WatchedStore>) {
+    let net = Net::default();
+    let (_, seeder) = peer(&net, 1, manner).await;
+    let hash = publish(&seeder, "there", tree, how).await;
+    let (engine, store) = node_with_room(&net, free).await;
+    (net, hash, engine, store)
+}
+
 async fn read(
     engine: &Engine,
     hash: StorePathHash,
@@ -57,12 +71,9 @@ async fn read(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_disk_has_no_room_for_is_passed_on_and_not_kept() {
-    let net = Net::default();
-    let (_, seeder) = peer(&net, 1, honest()).await;
     let tree = large(1);
     let size = tree.nar.len() as u64;
-    let hash = publish(&seeder, "there", &tree, Signed::Attested).await;
-    let (engine, store) = node_with_room(&net, 30 << 20).await;
+    let (_net, hash, engine, store) = beside_a_peer(&tree, Signed::Attested, honest(), 30 << 20).await;
     for range in [0..size, 0..1, size - 1..size, 5_000_001..17_000_003, 100..100] {
         let part = read(&engine, hash, &tree, range.clone()).await.unwrap();
         assert!(part == tree.nar[range.start as usize..range.end as usize], "{range:?}");
@@ -83,12 +94,9 @@ async fn what_the_disk_has_no_room_for_is_passed_on_and_not_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_proven_is_passed_on_as_a_whole_or_not_at_all() {
-    let net = Net::default();
-    let (_, seeder) = peer(&net, 1, honest()).await;
     let tree = large(1);
     let size = tree.nar.len() as u64;
-    let hash = publish(&seeder, "there", &tree, Signed::ByNix).await;
-    let (engine, store) = node_with_room(&net, 0).await;
+    let (_net, hash, engine, store) = beside_a_peer(&tree, Signed::ByNix, honest(), 0).await;
     store.is_full.store(true, Ordering::SeqCst);
     assert!(read(&engine, hash, &tree, 0..size).await.unwrap() == tree.nar);
     let error = read(&engine, hash, &tree, 0..size - 1).await.unwrap_err();
@@ -130,12 +138,9 @@ async fn the_end_of_a_nar_that_is_not_the_signed_one_is_never_given() {
 /// Clients that take nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_that_stand_still_keep_nobody_waiting() {
-    let net = Net::default();
-    let (_, seeder) = peer(&net, 1, honest()).await;
     let tree = file(noise(1, 20 << 20));
     let size = tree.nar.len() as u64;
-    let hash = publish(&seeder, "there", &tree, Signed::ByNix).await;
-    let (engine, _) = node_with_room(&net, 1 << 20).await;
+    let (_net, hash, engine, _) = beside_a_peer(&tree, Signed::ByNix, honest(), 1 << 20).await;
     let mut still = Vec::new();
     for _ in 0..10 {
         let nar = engine.nar(NarName::Hash(NarHash::of(&tree.nar)), Some(hash), BUDGET).await.unwrap();
@@ -148,11 +153,8 @@ async fn readers_that_stand_still_keep_nobody_waiting() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_fills_up_meanwhile_breaks_no_nar() {
-    let net = Net::default();
-    let (_, seeder) = peer(&net, 1, honest()).await;
     let tree = large(1);
-    let hash = publish(&seeder, "there", &tree, Signed::Attested).await;
-    let (engine, store) = node_with_room(&net, u64::MAX).await;
+    let (_net, hash, engine, store) = beside_a_peer(&tree, Signed::Attested, honest(), u64::MAX).await;
     let name = NarName::Root(tree.root());
     let nar = engine.nar(name, Some(hash), BUDGET).await.unwrap().unwrap();
     let mut stream = nar.read_begun(0..tree.nar.len() as u64, WITHIN).await.unwrap();
@@ -166,12 +168,9 @@ async fn a_disk_that_fills_up_meanwhile_breaks_no_nar() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_here_of_it_is_not_asked_for() {
-    let net = Net::default();
-    let (_, seeder) = peer(&net, 1, honest()).await;
     let tree = large(1);
     let size = tree.nar.len() as u64;
-    let hash = publish(&seeder, "there", &tree, Signed::Attested).await;
-    let (engine, store) = node_with_room(&net, 1 << 20).await;
+    let (net, hash, engine, store) = beside_a_peer(&tree, Signed::Attested, honest(), 1 << 20).await;
     let here = tree.closure.blobs().into_iter().max_by_key(|blob| blob.size).unwrap();
     tree.keep_all_but(&store.inner, &noise(3, 9_000_000));
     assert!(read(&engine, hash, &tree, 0..size).await.unwrap() == tree.nar);
@@ -185,11 +184,9 @@ async fn what_is_here_of_it_is_not_asked_for() {
 
 #[tokio::test(start_paused = true)]
 async fn what_nobody_gives_is_absent() {
-    let net = Net::default();
-    let (_, seeder) = peer(&net, 1, dies_after(0, open_gate())).await;
     let tree = large(1);
-    let hash = publish(&seeder, "there", &tree, Signed::Attested).await;
-    let (engine, _) = node_with_room(&net, 1 << 20).await;
+    let (_net, hash, engine, _) =
+        beside_a_peer(&tree, Signed::Attested, dies_after(0, open_gate()), 1 << 20).await;
     let error = read(&engine, hash, &tree, 0..1_000).await.unwrap_err();
     assert!(matches!(error, EngineError::Rejected(Rejection::Undeliverable)), "{error}");
     let begun = tokio::time::Instant::now();
