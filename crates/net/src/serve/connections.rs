@@ -72,19 +72,21 @@ impl Connections {
     /// answer a dial: while a connection stands, iroh sends all that is for the peer to where that connection goes, even if
     /// the peer is known to be elsewhere by now.
     pub(crate) async fn end_silent(&self, peer: &PeerId) {
-        let of_peer = self.lock().get(peer).into_iter().flatten().cloned().collect();
-        supersede_silent(of_peer).await;
+        supersede_silent(self.of(peer)).await;
     }
 
     /// Ends those of the peer's connections that came from one of these addresses. To be called where it does not answer a
     /// dial there: one of them stands, so iroh takes the peer to be at another address, where it was before.
     pub(crate) fn end_from(&self, peer: &PeerId, addresses: &BTreeSet<TransportAddr>) {
-        let is_there = |known: &&Known| {
+        let is_there = |known: &Known| {
             known.other_end.came_from().is_some_and(|at| addresses.contains(&TransportAddr::Ip(at)))
         };
-        let connections = self.lock();
-        let of_peer = connections.get(peer).into_iter().flatten();
-        of_peer.filter(is_there).for_each(|known| known.superseded.cancel());
+        let there = self.of(peer).into_iter().filter(is_there);
+        there.for_each(|known| known.superseded.cancel());
+    }
+
+    fn of(&self, peer: &PeerId) -> Vec<Known> {
+        self.lock().get(peer).into_iter().flatten().cloned().collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PeerId, VecDeque<Known>>> {

@@ -176,13 +176,11 @@ impl<'a> Entered<'a> {
         let units = units(bytes);
         let permits = units as u32;
         let deadline = Instant::now() + MEMORY_TIMEOUT;
+        let share =
+            |memory: &Arc<Semaphore>| timeout_at(deadline, Arc::clone(memory).acquire_many_owned(permits));
         // Its own shares first: who waits for those is not in anybody's way.
-        let of_peer =
-            timeout_at(deadline, Arc::clone(&self.memory_of_peer).acquire_many_owned(permits)).await;
-        let of_peer = of_peer.ok()?.ok()?;
-        let of_group =
-            timeout_at(deadline, Arc::clone(&self.memory_of_group).acquire_many_owned(permits)).await;
-        let of_group = of_group.ok()?.ok()?;
+        let of_peer = share(&self.memory_of_peer).await.ok()?.ok()?;
+        let of_group = share(&self.memory_of_group).await.ok()?.ok()?;
         let of_all = timeout_at(deadline, self.gate.memory.acquire_many(permits)).await;
         let has_nothing = self.memory_of_group.available_permits() + units == UNITS_OF_A_GROUP;
         match of_all {
@@ -205,7 +203,7 @@ fn requests<K: Ord>(shares: &Shares<K>, key: K) -> usize {
     shares.get(&key).map_or(0, |share| share.requests)
 }
 
-/// Counts one more request; the memory of whoever asks.
+/// Counts one more request, and gives the asker's memory.
 fn count<K: Ord>(shares: &mut Shares<K>, key: K, units: usize) -> Arc<Semaphore> {
     let new = || Share { requests: 0, memory: Arc::new(Semaphore::new(units)) };
     let share = shares.entry(key).or_insert_with(new);
