@@ -99,6 +99,11 @@ pub(crate) enum BenchError {
 }
 
 impl BenchError {
+    /// See [`BenchError::Peer`].
+    pub(crate) fn peer(what: impl ToString) -> Self {
+        Self::Peer(what.to_string().into())
+    }
+
     /// Puts the file's name to an error.
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_path_buf();

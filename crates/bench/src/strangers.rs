@@ -15,8 +15,8 @@ use crate::{
     work::Said,
 };
 
-/// Asks for all of it at once, for so long at most, since a peer may promise a tree for ever. What comes of it does not
-/// matter: the memory of this process does.
+/// Asks for all of it at once, within a time, since a peer may promise a tree for ever. What comes of it does not matter: the
+/// memory of this process does.
 pub(crate) fn ask(
     peers: Vec<StaticPeer>,
     paths: Vec<StorePathHash>,

@@ -125,7 +125,7 @@ pub(crate) enum Work {
         /// A tree to ask for.
         #[arg(long)]
         root: Vec<Root>,
-        /// For so long at most.
+        /// The longest time for it.
         #[arg(long)]
         seconds: u64,
     },

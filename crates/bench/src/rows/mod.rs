@@ -26,6 +26,9 @@ use crate::{
     work::work,
 };
 
+/// What waits most of its time, for a link or a clock, takes long and varies little: it runs no oftener than this.
+const FEW_RUNS: usize = 3;
+
 /// One row: its name, what it should reach, what it needs, and how it is measured.
 pub(crate) struct Plan {
     /// Its name.
@@ -80,6 +83,13 @@ pub(crate) struct Bench {
     pub(crate) places: Places,
     /// How often each contender runs, besides its warm-up.
     pub(crate) runs: usize,
+}
+
+impl Bench {
+    /// How often each contender of a row runs that takes long.
+    fn few_runs(&self) -> usize {
+        self.runs.min(FEW_RUNS)
+    }
 }
 
 /// How a tree comes into a store.

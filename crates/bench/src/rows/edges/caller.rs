@@ -29,9 +29,7 @@ impl Caller {
         peer: StaticPeer,
         connections: usize,
     ) -> Result<Self, BenchError> {
-        let endpoint = bind(Ipv4Addr::LOCALHOST.into(), &name, ALPN)
-            .await
-            .map_err(|error| BenchError::Peer(error.to_string().into()))?;
+        let endpoint = bind(Ipv4Addr::LOCALHOST.into(), &name, ALPN).await.map_err(BenchError::peer)?;
         let mut caller = Self { endpoint, connections: Vec::new() };
         for _ in 0..connections {
             let connection = timeout(CONNECT_TIMEOUT, connect(&caller.endpoint, peer, ALPN)).await;

@@ -12,6 +12,7 @@ use tokio::{
     time::timeout,
 };
 
+use super::firn::answer;
 use crate::{
     error::BenchError,
     rows::http::{hash_of, url_in},
@@ -89,7 +90,7 @@ pub(super) async fn narinfo(address: SocketAddr, path: &str) -> Result<(String, 
     let (status, body) = in_time(address, asked).await?;
     match status {
         200 => Ok((String::from_utf8_lossy(&body).into_owned(), begun.elapsed().as_secs_f64())),
-        _ => Err(BenchError::Answer { program: "firn".into(), said: format!("HTTP {status}").into() }),
+        _ => Err(answer(&format!("HTTP {status}"))),
     }
 }
 
@@ -110,7 +111,7 @@ pub(super) async fn first_byte(address: SocketAddr, nar: &str) -> Result<f64, Be
     };
     match in_time(address, asked).await? {
         200 => Ok(begun.elapsed().as_secs_f64()),
-        status => Err(BenchError::Answer { program: "firn".into(), said: format!("HTTP {status}").into() }),
+        status => Err(answer(&format!("HTTP {status}"))),
     }
 }
 

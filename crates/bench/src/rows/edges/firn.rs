@@ -94,6 +94,7 @@ fn text(value: &Value, said: &str) -> Result<String, BenchError> {
     value.as_str().map(String::from).ok_or_else(|| answer(said))
 }
 
-fn answer(said: &str) -> BenchError {
+/// An answer that is not what was asked for.
+pub(super) fn answer(said: &str) -> BenchError {
     BenchError::Answer { program: "firn".into(), said: said.trim().into() }
 }

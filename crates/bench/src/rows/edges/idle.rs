@@ -58,7 +58,7 @@ pub(super) fn crowded(bench: &Bench) -> Result<Row, BenchError> {
         quiet_fetches.borrow_mut().push(answers.fetch_s);
         Ok(answers.cost)
     };
-    let costs = in_turn(bench.runs_on_links(), &mut [Box::new(beside_crowd), Box::new(undisturbed)])?;
+    let costs = in_turn(bench.few_runs(), &mut [Box::new(beside_crowd), Box::new(undisturbed)])?;
     bench.places.memory.remove(name)?;
     let fetch = Cost { seconds: median(&fetches.borrow()), ..costs[0] };
     let fetch = on_top(fetch, median(&quiet_fetches.borrow()), ALLOWED_S, AGAINST);

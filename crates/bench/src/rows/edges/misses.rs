@@ -9,7 +9,7 @@ use futures::future::try_join_all;
 use super::{
     Bench, BenchError, Row,
     client::{Client, in_time},
-    firn::{Firn, Node},
+    firn::{Firn, Node, answer},
     on_top, runtime,
 };
 use crate::{
@@ -28,7 +28,7 @@ const AGAINST: &str = "without neighbour, + 1 s";
 /// The empty store of a neighbour, within the scratch directory.
 const STORE: &str = "store";
 
-/// Whom the node knows.
+/// The neighbour that the node knows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Neighbour {
     Nobody,
@@ -45,7 +45,7 @@ pub(super) fn beside_neighbours(bench: &Bench) -> Result<Row, BenchError> {
     let measure = |neighbour| move || with(place, neighbour, count);
     let contenders = [Neighbour::Swallowing, Neighbour::Stopped, Neighbour::Nobody];
     let costs =
-        in_turn(bench.runs_on_links(), &mut contenders.map(|neighbour| Box::new(measure(neighbour)) as _))?;
+        in_turn(bench.few_runs(), &mut contenders.map(|neighbour| Box::new(measure(neighbour)) as _))?;
     let row = |cost: Cost| on_top(cost, costs[2].seconds, ALLOWED_S, AGAINST);
     let stopped = row(costs[1]).named("2,000 misses, stopped neighbour", Some(1.0));
     Ok(row(costs[0]).also_noted(&format!("{count} misses, {CLIENTS} at a time")).and(stopped))
@@ -96,8 +96,7 @@ fn misses(node: &Node, count: u64) -> Result<f64, BenchError> {
             let path = format!("{}.narinfo", nowhere(number));
             let (status, _) = in_time(address, connection.get(&path)).await?;
             if status != 404 {
-                let said = format!("HTTP {status} for a path that nobody has").into();
-                return Err(BenchError::Answer { program: "firn".into(), said });
+                return Err(answer(&format!("HTTP {status} for a path that nobody has")));
             }
         }
         Ok(())

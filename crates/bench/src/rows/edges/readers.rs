@@ -47,7 +47,7 @@ pub(super) fn slow(bench: &Bench) -> Result<Row, BenchError> {
         let seconds = waited.into_iter().fold(0.0, f64::max);
         Ok(Cost { seconds, cpu_s: cpu_of_children()? - cpu, peak_rss_mb })
     };
-    let costs = in_turn_at_once(bench.runs_on_links(), &mut [Box::new(read)])?;
+    let costs = in_turn_at_once(bench.few_runs(), &mut [Box::new(read)])?;
     let (before, grown) = (median(&memory.borrow().0), median(&memory.borrow().1));
     let note = format!("{readers} readers; {before:.1} MB before, {:.1} MB at most", costs[0].peak_rss_mb);
     let waited = Row::limit(costs[0], costs[0].seconds, FIRST_BYTE_S_LIMIT, "s", "limit").noted(format!(

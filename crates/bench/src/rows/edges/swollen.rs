@@ -1,4 +1,4 @@
-//! Peers whose messages are small on the wire and would be large in memory: whoever reads them takes little for it.
+//! Peers whose messages are small on the wire and would be large in memory: reading them takes little of it.
 
 use std::{
     cell::RefCell,
@@ -36,7 +36,7 @@ const PEERS: usize = 16;
 /// other, unless peers promise it: then from all at once.
 const ASKED: [(Swollen, usize); 4] =
     [(Swollen::Claims, 16), (Swollen::Hints, 16), (Swollen::Zeros, 16), (Swollen::Bitmaps, 1)];
-/// After so long nothing is waited for any longer; on a small scale it is less.
+/// The longest time for all of it, in seconds; on a small scale it is less.
 const ASKING_S: u64 = 5;
 const ASKING_S_MIN: u64 = 2;
 /// The most trees that such peers promise at once.
@@ -80,7 +80,7 @@ fn measured(bench: &Bench, swollen: Swollen, asked: usize) -> Result<Kind, Bench
         given = count;
         Ok(cost)
     };
-    let cost = in_turn_at_once(bench.runs_on_links(), &mut [Box::new(ask)])?[0];
+    let cost = in_turn_at_once(bench.few_runs(), &mut [Box::new(ask)])?[0];
     let grown_mb = median(&grown);
     let note = format!("{} {grown_mb:.1} MB ({given} of {} B)", swollen.name(), reply.len());
     Ok(Kind { cost, grown_mb, note })
@@ -111,11 +111,11 @@ fn ask_for(
     };
     let nets = runtime.block_on(join_all((0..PEERS).map(start)));
     let nets = nets.into_iter().collect::<Result<Vec<_>, _>>();
-    let nets = nets.map_err(|error| BenchError::Peer(error.to_string().into()))?;
+    let nets = nets.map_err(BenchError::peer)?;
     let mut asking = work(&["ask-strangers", "--seconds", &seconds.to_string()]);
     for net in &nets {
         let name = runtime.block_on(name_of(net));
-        asking.arg(name.map_err(|error| BenchError::Peer(error.to_string().into()))?.to_string());
+        asking.arg(name.map_err(BenchError::peer)?.to_string());
     }
     match swollen {
         Swollen::Claims | Swollen::Hints => {
@@ -138,7 +138,7 @@ fn ask_for(
     runtime.block_on(join_all(nets.iter().map(Net::shutdown)));
     let (cost, report) = asked?;
     match given.load(Ordering::Relaxed) {
-        0 => Err(BenchError::Peer(format!("nobody asked for {}", swollen.name()).into())),
+        0 => Err(BenchError::peer(format!("no peer was asked for {}", swollen.name()))),
         given => Ok((cost, report.peak_rss_mb - report.said.resident_mb, given)),
     }
 }
@@ -169,7 +169,7 @@ pub(super) fn requests(bench: &Bench) -> Result<Row, BenchError> {
         runs.2 = answered;
         Ok(Cost { seconds, cpu_s: cpu_of_children()? - cpu, peak_rss_mb })
     };
-    let costs = in_turn_at_once(bench.runs_on_links(), &mut [Box::new(ask)])?;
+    let costs = in_turn_at_once(bench.few_runs(), &mut [Box::new(ask)])?;
     let (before, grown, answered) = runs.into_inner();
     let asked = PEERS * CONNECTIONS_OF_A_PEER * ROUNDS * REQUEST_BYTES.len();
     let note = format!("{:.1} MB before; {answered} of {asked} requests got a reply", median(&before));

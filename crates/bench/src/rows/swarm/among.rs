@@ -36,7 +36,7 @@ pub(super) fn five(bench: &Bench) -> Result<Row, BenchError> {
         Ok(cost)
     };
     let alone = || Ok(get(bench, &seed, &seeder, &consumers[..1])?.0);
-    let costs = in_turn_at_once(bench.runs_on_links(), &mut [Box::new(all), Box::new(alone)])?;
+    let costs = in_turn_at_once(bench.few_runs(), &mut [Box::new(all), Box::new(alone)])?;
     bench.places.memory.remove("seed")?;
     let upload = Row::limit(costs[0], median(&uploads.borrow()), UPLOAD_LIMIT, "x", "limit");
     let row = Row::times(costs[0], costs[1], "one consumer alone");

@@ -32,7 +32,7 @@ pub(super) fn small(bench: &Bench) -> Result<Row, BenchError> {
     let lab = Lab::new()?;
     let hosts = lab.pair(LongLink { round_trip: ROUND_TRIP, rate: Some(RATE), loss: 0.0 })?;
     let ours = || seed.to_a_store(bench, Some(&hosts));
-    let costs = in_turn_at_once(bench.runs_on_links(), &mut [Box::new(ours)])?;
+    let costs = in_turn_at_once(bench.few_runs(), &mut [Box::new(ours)])?;
     bench.places.memory.remove("seed")?;
     let (cost, limit) = (costs[0], RATE.seconds(seed.bytes));
     Ok(Row::limit(cost, cost.seconds, limit, "s", "the link").noted(seed.speed(&cost)))
@@ -78,7 +78,7 @@ pub(super) fn text(bench: &Bench) -> Result<Row, BenchError> {
         sent.borrow_mut().push((hosts[0].sent_bytes()? - before) as f64 / 1e6);
         Ok(cost)
     };
-    let costs = in_turn_at_once(bench.runs_on_links(), &mut [Box::new(ours)])?;
+    let costs = in_turn_at_once(bench.few_runs(), &mut [Box::new(ours)])?;
     bench.places.memory.remove("seed")?;
     let note = format!("{:.1} MB of text in {:.1} s", seed.bytes as f64 / 1e6, costs[0].seconds);
     let sent = median(&sent.borrow());

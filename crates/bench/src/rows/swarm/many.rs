@@ -99,7 +99,7 @@ impl<'a> Many<'a> {
 /// The limit is the time in which the links together carry the contents, without any headers.
 pub(super) fn four(bench: &Bench) -> Result<Row, BenchError> {
     let many = Many::make(bench, 4)?;
-    let costs = in_turn_at_once(bench.runs_on_links(), &mut [Box::new(|| many.undisturbed(4))])?;
+    let costs = in_turn_at_once(bench.few_runs(), &mut [Box::new(|| many.undisturbed(4))])?;
     let limit = Mbit(4 * RATE.0).seconds(many.bytes());
     let note = many.seeds[0].0.speed(&costs[0]);
     many.remove()?;
@@ -116,7 +116,7 @@ pub(super) fn killed(bench: &Bench) -> Result<Row, BenchError> {
         Ok(cost)
     };
     let costs =
-        in_turn_at_once(bench.runs_on_links(), &mut [Box::new(disturbed), Box::new(|| many.undisturbed(2))])?;
+        in_turn_at_once(bench.few_runs(), &mut [Box::new(disturbed), Box::new(|| many.undisturbed(2))])?;
     many.remove()?;
     let stall = Row::limit(costs[0], median(&stalls.borrow()), STALL_S_LIMIT, "s", "limit");
     let row = Row::times(costs[0], costs[1], "2 peers undisturbed");
@@ -139,7 +139,7 @@ pub(super) fn lying(bench: &Bench) -> Result<Row, BenchError> {
         Ok(cost)
     };
     let costs =
-        in_turn_at_once(bench.runs_on_links(), &mut [Box::new(disturbed), Box::new(|| many.undisturbed(2))])?;
+        in_turn_at_once(bench.few_runs(), &mut [Box::new(disturbed), Box::new(|| many.undisturbed(2))])?;
     many.remove()?;
     let named = if named.borrow().iter().all(|named| *named) { "the liar was named" } else { "NOT NAMED" };
     let unproven = Row::limit(costs[0], median(&unproven.borrow()), UNPROVEN_KIB_LIMIT, "KiB", "limit");

@@ -33,8 +33,6 @@ const NETWORK: [Tool; 2] = [Tool::Ip, Tool::Tc];
 const LOSSY: [Tool; 4] = [Tool::Ip, Tool::Tc, Tool::Nginx, Tool::Curl];
 const TEXT: [Tool; 5] = [Tool::Ip, Tool::Tc, Tool::Tar, Tool::Zstd, Tool::Rustc];
 const NIX: [Tool; 4] = [Tool::Nix, Tool::Nginx, Tool::Curl, Tool::Rustc];
-/// What waits for a link most of its time takes long and varies little: it runs no oftener than this.
-const RUNS_ON_LINKS_MAX: usize = 3;
 
 /// The rows of the swarm, in the order in which they are measured.
 pub(crate) const SWARM: [Plan; 14] = [
@@ -53,12 +51,6 @@ pub(crate) const SWARM: [Plan; 14] = [
     plan("nix copy, contents in the store", Some(0.95), &NIX, false, nix::from_store),
     plan("text over the wire", Some(0.87), &TEXT, false, links::text),
 ];
-
-impl Bench {
-    pub(super) fn runs_on_links(&self) -> usize {
-        self.runs.min(RUNS_ON_LINKS_MAX)
-    }
-}
 
 /// A store with one tree, which peers may have.
 struct Seed {
