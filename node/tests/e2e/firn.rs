@@ -64,7 +64,7 @@ impl<'h> Node<'h> {
         Self::started(host, host.start(env!("CARGO_BIN_EXE_firn"), &[&["node", "--json"], settings].concat()))
     }
 
-    /// As [`Node::start`], for a node whose store is on a disk of its own, of so many MiB. Only the node sees that disk.
+    /// As [`Node::start`], for a node whose store is on a disk of its own, which has this size. Only the node sees that disk.
     pub fn start_on_small_disk(host: &'h Host, mib: u32, settings: &[&str]) -> Self {
         const SCRIPT: &str = r#"
             mount -t tmpfs -o "size=$1m" none "$2" && disk=$2 firn=$3 && shift 3

@@ -211,7 +211,7 @@ fn what_is_larger_than_the_disk_passes_through_to_nix() {
     }
 }
 
-/// Its id stays, and so does its process: somebody has plugged the machine in elsewhere.
+/// Its id stays, and so does its process: the machine was plugged in elsewhere.
 #[test]
 fn a_seeder_with_a_new_address_is_found_there() {
     for (lan, role) in [(Lan::new(), "lan"), (Lan::internet(), "seed")] {
