@@ -30,7 +30,7 @@ use crate::{
     output::{self, Log, Text, hide_secrets, plain},
     progress::{self, Style},
     show::{self, Answer},
-    signals::Signals,
+    signals::{Signals, outlive_file_limit},
 };
 
 /// The program: reads the command line of this process and does what it says.
@@ -205,7 +205,10 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub(crate) fn block_on<T>(command: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Runtime::new().map_err(Failure::failed)?;
-    let result = runtime.block_on(command);
+    let result = runtime.block_on(async {
+        outlive_file_limit().map_err(Failure::failed)?;
+        command.await
+    });
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     result
 }

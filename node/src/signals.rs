@@ -2,6 +2,7 @@
 
 use std::{fmt, io, task::Poll};
 
+use rustix::process;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// A signal that ends: the terminal has closed, ctrl-C was pressed, or a service manager asks.
@@ -72,6 +73,13 @@ impl Signals {
         })
         .await
     }
+}
+
+/// Makes a file that outgrows `ulimit -f` an error of its writing, where by itself the system ends the process with SIGXFSZ.
+/// Must be called within a tokio runtime.
+pub fn outlive_file_limit() -> io::Result<()> {
+    // The handler stays when the stream of its signals is dropped.
+    signal(SignalKind::from_raw(process::Signal::XFSZ.as_raw())).map(drop)
 }
 
 /// Whether the process ignores it, by what Linux tells; where nothing is told it does not.

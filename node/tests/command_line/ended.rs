@@ -118,3 +118,23 @@ fn a_node_ends_well_when_its_terminal_closes_unless_it_is_told_not_to() {
     assert!(text(&status.stdout).contains("version"), "it runs: {}", text(&status.stdout));
     node.end();
 }
+
+#[test]
+fn a_file_that_may_not_grow_is_an_error_and_not_the_end() {
+    let firn = Firn::new();
+    fs::write(firn.path("small"), "small").unwrap();
+    fs::write(firn.path("large"), vec![7; 4 << 20]).unwrap();
+    assert!(firn.run(&["add", "small"], &[]).status.success());
+    // Two MiB, and more than the index has.
+    let limited =
+        |arguments: &[&str]| firn.after("ulimit -f 4096", &firn.command(arguments)).output().unwrap();
+    let output = limited(&["add", "large"]);
+    let error = text(&output.stderr);
+    assert!(
+        output.status.code() == Some(1) && error.contains("File too large"),
+        "{:?}: {error}",
+        output.status
+    );
+    let output = firn.run(&["add", "large"], &[]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}

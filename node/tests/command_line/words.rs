@@ -37,6 +37,24 @@ fn a_command_that_only_reads_makes_no_store() {
 }
 
 #[test]
+fn a_data_directory_that_is_a_file_is_called_none() {
+    let firn = Firn::new();
+    fs::write(firn.path("file"), "kept").unwrap();
+    for data_dir in ["file", "file/beneath"] {
+        for command in [&["add", "file"][..], &["node"], &["status"]] {
+            let (code, json) = firn.json(&[&["--data-dir", data_dir], command].concat(), &[]);
+            let error = json["error"].as_str().unwrap_or_else(|| panic!("{command:?}: {json}"));
+            assert!(
+                code == 1 && error.contains(data_dir) && error.contains("directory"),
+                "{command:?}: {error}"
+            );
+            assert!(!error.contains("exists"), "{command:?}: {error}");
+        }
+    }
+    assert_eq!(fs::read(firn.path("file")).unwrap(), b"kept");
+}
+
+#[test]
 fn a_home_directory_is_known_in_all_places_and_no_directory_is_called_so() {
     let firn = Firn::new();
     fs::write(firn.path("file"), "").unwrap();

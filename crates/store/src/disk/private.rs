@@ -21,8 +21,10 @@ const DEPTH_MAX: u32 = 8;
 
 /// Makes a directory for its owner alone, unless there is one; and those above it that are missing.
 pub fn create_private_dir(dir: &Path) -> io::Result<()> {
-    if dir.is_dir() {
-        return Ok(());
+    match fs::metadata(dir) {
+        Ok(metadata) if metadata.is_dir() => return Ok(()),
+        Ok(_) => return Err(io::ErrorKind::NotADirectory.into()),
+        Err(_) => {}
     }
     DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir)?;
     make_private(dir)
