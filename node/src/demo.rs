@@ -33,7 +33,7 @@ use crate::{
     liar,
     node::{Behaviour, Node},
     operations::{Operations, Report},
-    output::{self, Text},
+    output::{self, Text, hide_secrets},
     show::short,
     signals::Signals,
 };
@@ -197,7 +197,7 @@ impl Stage {
 
     fn tell(&self, what: &str) {
         if !self.is_json {
-            output::remark(&Text::from_iter([what]));
+            output::remark(&Text::from_iter([hide_secrets(what)]));
         }
     }
 

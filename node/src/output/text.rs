@@ -24,27 +24,39 @@ pub(super) fn replace(text: &str, escape: impl Fn(char) -> String) -> Cow<'_, st
     text.chars().map(|c| if is_obeyed(c) { escape(c) } else { c.to_string() }).collect::<String>().into()
 }
 
-/// The fewest characters of base64 behind a colon that are taken for a secret: 60 of the 64 bytes of a secret key. A
-/// public key has 44, a hash in hex 64. Signatures look the same and go, too.
-const SECRET_CHARS_MIN: usize = 80;
+/// The characters of base64 of the 64 bytes of a secret key, without the two `=` behind them.
+const SECRET_CHARS: usize = 86;
+/// The fewest behind a name and a colon that are taken for a secret, of which some may be missing. A public key has 44, a
+/// hash in hex 64.
+const NAMED_SECRET_CHARS_MIN: usize = 80;
 
-/// The text without what has the shape of a secret key, `name:base64`: such a thing is given by mistake where something
-/// else belongs, and then stands in an error, and so in a journal.
+/// The text without what has the shape of a secret key, `name:base64`, or of the second half of one: such a thing is given
+/// by mistake where something else belongs, and then stands in an error, and so in a journal. Signatures look the same
+/// and go, too.
 pub fn hide_secrets(text: &str) -> Cow<'_, str> {
     let is_base64 = |c: char| c.is_ascii_alphanumeric() || c == '+' || c == '/';
-    let mut pieces = text.split_inclusive(':').peekable();
-    let mut shown = Cow::Borrowed("");
+    let (mut shown, mut rest) = (Cow::Borrowed(""), text);
     let mut hides = false;
-    while let Some(piece) = pieces.next() {
-        shown += piece;
-        let Some(next) = pieces.peek_mut() else { break };
-        let rest = next.trim_start_matches(is_base64);
-        if next.len() - rest.len() >= SECRET_CHARS_MIN {
+    while let Some(start) = rest.find(is_base64) {
+        let (before, run) = rest.split_at(start);
+        let after = run.trim_start_matches(is_base64);
+        let unpadded = after.trim_start_matches('=');
+        let length = run.len() - after.len();
+        let is_named = before.ends_with(':') && length >= NAMED_SECRET_CHARS_MIN;
+        let is_whole = after.len() - unpadded.len() == 2 && length >= SECRET_CHARS;
+        shown += before;
+        if is_named || is_whole {
             hides = true;
+            // A path before it looks like base64.
+            shown += if is_named { "" } else { &run[..length - SECRET_CHARS] };
             shown += "(hidden)";
-            *next = rest.trim_start_matches('=');
+            rest = unpadded;
+        } else {
+            shown += &run[..length];
+            rest = after;
         }
     }
+    shown += rest;
     if hides { shown.into_owned().into() } else { text.into() }
 }
 
@@ -122,7 +134,8 @@ mod tests {
 
     #[test]
     fn what_looks_like_a_secret_key_is_hidden_wherever_it_stands() {
-        let secret = "Zm9v+/".repeat(14) + "Zg==";
+        let half = "Zm9v+/".repeat(14) + "Zg";
+        let secret = half.clone() + "==";
         for (before, after) in
             [("", ""), ("error: '", "' is wrong"), ("a: b: ", " c"), ("x:", ":y"), ("", "\nz")]
         {
@@ -131,9 +144,29 @@ mod tests {
         }
         let twice = hide_secrets(&format!("a:{secret} b:{secret}")).into_owned();
         assert_eq!(twice, "a:(hidden) b:(hidden)");
+        for (text, shown) in [
+            (format!("there is no {secret} here"), "there is no (hidden) here"),
+            (format!("/home/me/{secret}/control.sock"), "/home/me/(hidden)/control.sock"),
+            (format!("{secret}{secret}"), "(hidden)(hidden)"),
+            (format!("cache-1:{}", &half[..80]), "cache-1:(hidden)"),
+        ] {
+            assert_eq!(hide_secrets(&text), shown);
+        }
         let public = "cache-1:dt2+8nOVhhfN1DG1zYVEVjBEC+pwLTRH6hTXMIO7vDY=";
         let hash = format!("sha256:{}", "0f".repeat(32));
-        for shown in ["", ":", "a:b", public, &hash, "can't read /a/b: no such file", &secret[..]] {
+        let path = "/a/b".repeat(40);
+        for shown in [
+            "",
+            ":",
+            "a:b",
+            public,
+            &hash,
+            "can't read /a/b: no such file",
+            &path,
+            &half,
+            "a==",
+            "d\u{e9}j\u{e0}",
+        ] {
             assert_eq!(hide_secrets(shown), shown);
         }
     }

@@ -11,7 +11,6 @@ fn a_secret_key_that_is_given_by_mistake_is_not_repeated() {
     let secret = fs::read_to_string(firn.path("k.sec")).unwrap();
     let base64 = secret.split_once(':').unwrap().1;
     fs::write(firn.path("file"), "").unwrap();
-    let flag = |flag: &str| vec!["node".to_owned(), "--check".to_owned(), flag.to_owned(), secret.clone()];
     let words = |words: &[&str]| words.iter().map(|word| word.replace("KEY", &secret)).collect::<Vec<_>>();
     let mut commands: Vec<Vec<String>> = vec![
         words(&["node", "--check", "KEY"]),
@@ -33,11 +32,12 @@ fn a_secret_key_that_is_given_by_mistake_is_not_repeated() {
         words(&["status", "--config", "KEY"]),
         words(&["status", "--data-dir", "KEY"]),
     ];
-    let flags =
-        ["--trust", "--peer", "--bootstrap", "--relay", "--network", "--dial", "--http", "--role", "--mdns"];
-    commands.extend(
-        flags.iter().chain(&["--adopt", "--adopt-jobs", "--upload-max", "--compress"]).map(|name| flag(name)),
-    );
+    let flags = "--trust --peer --bootstrap --relay --network --dial --http --http-host --role --mdns --adopt --adopt-jobs \
+                 --upload-max --compress --miss-dht-ms --data-dir --config";
+    // The second half of a key alone is as much of a secret.
+    for (flag, given) in flags.split(' ').flat_map(|flag| [(flag, secret.as_str()), (flag, base64)]) {
+        commands.push(["node", "--check", flag, given].map(str::to_owned).to_vec());
+    }
     let mut printed = Vec::new();
     for arguments in &commands {
         for json in [&[][..], &["--json"]] {
