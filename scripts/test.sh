@@ -33,7 +33,7 @@ readonly SIMNET_SEEDS_FRESH=100
 readonly DISK_SEEDS_FIXED=2000
 readonly DISK_SEEDS_FRESH=100
 # What the steps need: the command and the Debian package that has it.
-readonly COMMANDS=(cc:gcc curl:curl ip:iproute2 nginx:nginx-light nix-store:nix-bin python3:python3 setpriv:util-linux
+readonly COMMANDS=(cc:gcc curl:curl ip:iproute2 make:make nginx:nginx-light nix-store:nix-bin python3:python3 setpriv:util-linux
     zstd:zstd)
 
 tools_dir="${XDG_CACHE_HOME:-$HOME/.cache}/firn-test-tools"

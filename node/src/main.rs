@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// What a crowd of peers has taken goes back to the system after it: decision 0036.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     firn_node::run()
 }

@@ -42,6 +42,10 @@ use crate::{
     work::Work,
 };
 
+/// As the `firn` program has it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Wrong use, as clap has it.
 const USAGE: u8 = 2;
 const RUNS_MAX: u32 = 1000;
