@@ -49,8 +49,9 @@ impl Fetch {
         }
         let key = Key::Root(tree.root().clone());
         let now = self.stepped_at;
-        let is_served =
-            self.peers.any_left(&key, |peer| tree.can_serve(peer) && self.peers.is_usable(peer, now));
+        let is_served = self.peers.any_left(&key, |peer| {
+            tree.can_serve(peer) && self.peers.is_usable(peer, now) && !self.peers.is_busy(peer)
+        });
         (!is_served && self.is_over(&key)).then_some(key)
     }
 

@@ -39,11 +39,11 @@ use self::tree::{Question, Task, Tree};
 pub use self::types::{AskId, Goal, Input, Limits, Micros, Outcome, Output, Rejection};
 use crate::{Key, Known, PeerId, Request};
 
-/// How long a request may go unanswered while nothing comes.
+/// How long a request may go unanswered while nothing comes, or as good as nothing.
 const ASK_TIMEOUT: Micros = Micros::from_millis(20_000);
 /// How long a question for claims, or of what somebody has, may go on, though something comes: the answer is short.
 const SHORT_TIMEOUT: Micros = Micros::from_millis(10_000);
-/// Whoever sends contents more slowly than this, in bytes a second, is given up.
+/// A peer that sends more slowly than this, in bytes a second, is given up.
 const RATE_MIN: u64 = 8 << 10;
 /// Not everybody is looked at for each answer: in between only those of whom something has come.
 const LOOK: Micros = Micros::from_millis(20);
@@ -64,6 +64,8 @@ struct InFlight {
     bytes: u64,
     /// How many bytes of the reply have come.
     received: u64,
+    /// How many bytes the peer had sent when it was asked, of all its replies.
+    sent_before: u64,
     mark: Mark,
 }
 
@@ -174,8 +176,8 @@ impl Fetch {
                 if let Some(ask) = self.in_flight.get_mut(&id)
                     && bytes > ask.received
                 {
+                    self.peers.sent(&ask.peer, bytes - ask.received, now);
                     ask.received = bytes;
-                    self.peers.progressed(&ask.peer, now);
                 }
             }
             Input::Recalled { closure, known } => self.recalled(now, closure, known),
@@ -260,14 +262,20 @@ impl Fetch {
         self.tree.is_some() && !self.done
     }
 
-    /// When a request is given up.
+    /// When a request is given up. What its peer has sent since, of all that was asked of it, gives it more time, as far as
+    /// that is more than [`RATE_MIN`]: else a byte now and then would keep it for ever.
     fn ends_at(&self, ask: &InFlight) -> Micros {
-        match (&ask.task, ask.bytes) {
-            (Task::Claims | Task::Have, _) => ask.since.after(SHORT_TIMEOUT),
-            (_, 0) => ask.since.max(self.peers.progress_at(&ask.peer)).after(ASK_TIMEOUT),
-            (_, bytes) => {
-                ask.since.after(ASK_TIMEOUT).after(Micros(bytes.saturating_mul(1_000_000) / RATE_MIN))
+        let sent = self.peers.bytes_sent(&ask.peer) - ask.sent_before;
+        let at_rate = |bytes: u64| {
+            ask.since.after(ASK_TIMEOUT).after(Micros(bytes.saturating_mul(1_000_000) / RATE_MIN))
+        };
+        match ask.task {
+            Task::Claims | Task::Have => ask.since.after(SHORT_TIMEOUT),
+            // How long it is nobody knows: it must not pause either.
+            Task::Closure => {
+                at_rate(sent).min(ask.since.max(self.peers.progress_at(&ask.peer)).after(ASK_TIMEOUT))
             }
+            Task::Piece(_) | Task::Tail { .. } => at_rate(sent.min(ask.bytes)),
         }
     }
 
@@ -287,8 +295,10 @@ impl Fetch {
         let id = AskId(self.next_id);
         self.next_id += 1;
         let mark = self.peers.asked(&peer, bytes, now);
+        let sent_before = self.peers.bytes_sent(&peer);
         self.bytes_in_flight += bytes;
-        self.in_flight.insert(id, InFlight { peer, task, since: now, bytes, received: 0, mark });
+        let ask = InFlight { peer, task, since: now, bytes, received: 0, sent_before, mark };
+        self.in_flight.insert(id, ask);
         self.outputs.push_back(Output::Ask { peer, id, request });
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::pace::{Mark, Pace};
-use super::{Limits, Micros};
+use super::{Limits, Micros, RATE_MIN};
 use crate::{Key, PeerId};
 
 /// How long a peer is left alone after it was busy, or failed to answer for the first time.
@@ -14,6 +14,10 @@ const BUSY_MAX: Micros = Micros::from_millis(10_000);
 const REST_DOUBLINGS_MAX: u32 = 4;
 /// A peer that owes something and sends nothing for so long is stalled: what it owes is asked elsewhere as well.
 pub(super) const STALL: Micros = Micros::from_millis(2_000);
+/// As good as nothing: what comes in [`STALL`] at the rate at which a peer is given up.
+const STALL_BYTES: u64 = RATE_MIN * STALL.0 / 1_000_000;
+/// A peer that has said nothing but that it is busy for so long counts as one that does not answer.
+const BUSY_PATIENCE: Micros = Micros::from_millis(60_000);
 
 #[derive(Default)]
 struct Peer {
@@ -28,15 +32,24 @@ struct Peer {
     has_answered: bool,
     /// It has failed, and has not answered since.
     has_failed: bool,
+    /// Since when it has given nothing, and said that it is busy.
+    busy_since: Option<Micros>,
     /// When something came of it, or it was asked with nothing else under way.
     progress_at: Micros,
+    /// How many bytes of replies it has sent, and how many that were at `progress_at`.
+    sent: u64,
+    sent_at_progress: u64,
     pace: Pace,
 }
 
 impl Peer {
     fn answered(&mut self, now: Micros) {
         (self.has_answered, self.has_failed) = (true, false);
-        self.progress_at = now;
+        self.progressed(now);
+    }
+
+    fn progressed(&mut self, now: Micros) {
+        (self.progress_at, self.sent_at_progress) = (now, self.sent);
     }
 
     fn is_stalled(&self, now: Micros) -> bool {
@@ -140,7 +153,7 @@ impl Peers {
     pub(super) fn asked(&mut self, id: &PeerId, bytes: u64, now: Micros) -> Mark {
         let peer = self.peers.entry(*id).or_default();
         if peer.in_flight == 0 {
-            peer.progress_at = now;
+            peer.progressed(now);
         }
         peer.in_flight += 1;
         peer.pace.asked(bytes, now)
@@ -153,9 +166,19 @@ impl Peers {
         });
     }
 
-    /// Something of a reply has come.
-    pub(super) fn progressed(&mut self, id: &PeerId, now: Micros) {
-        self.change(id, |peer| peer.progress_at = now);
+    /// So many bytes more of its replies have come.
+    pub(super) fn sent(&mut self, id: &PeerId, bytes: u64, now: Micros) {
+        self.change(id, |peer| {
+            peer.sent += bytes;
+            if peer.sent - peer.sent_at_progress >= STALL_BYTES {
+                peer.progressed(now);
+            }
+        });
+    }
+
+    /// How many bytes of replies it has sent.
+    pub(super) fn bytes_sent(&self, id: &PeerId) -> u64 {
+        self.peers.get(id).map_or(0, |peer| peer.sent)
     }
 
     /// A request was answered, with so many bytes of contents. Who answers small questions may fail to bring contents all
@@ -163,7 +186,7 @@ impl Peers {
     pub(super) fn succeeded(&mut self, id: &PeerId, mark: Mark, bytes: u64, now: Micros) {
         self.change(id, |peer| {
             if bytes > 0 {
-                peer.failures = 0;
+                (peer.failures, peer.busy_since) = (0, None);
             }
             peer.answered(now);
             peer.pace.answered(mark, bytes, now);
@@ -206,8 +229,20 @@ impl Peers {
         let rest = after.unwrap_or(REST).clamp(Micros(1), BUSY_MAX);
         self.change(id, |peer| {
             peer.answered(now);
+            peer.busy_since = peer.busy_since.or(Some(now));
             peer.rests_until = Some(now.after(rest));
         });
+    }
+
+    /// Whether it has given nothing since it said that it is busy.
+    pub(super) fn is_busy(&self, id: &PeerId) -> bool {
+        self.peers.get(id).is_some_and(|peer| peer.busy_since.is_some())
+    }
+
+    /// Whether it has been busy for so long that it is not believed.
+    pub(super) fn is_busy_for_long(&self, id: &PeerId, now: Micros) -> bool {
+        let since = self.peers.get(id).and_then(|peer| peer.busy_since);
+        since.is_some_and(|since| since.after(BUSY_PATIENCE) <= now)
     }
 
     pub(super) fn drop_liar(&mut self, id: &PeerId) {
@@ -276,7 +311,9 @@ mod tests {
         assert_eq!(peers.next_event(Micros(5)), Some(Micros(5).after(STALL)));
         let late = Micros(5).after(STALL);
         assert!(peers.is_stalled(&peer, late) && !peers.is_stalled(&peer, Micros(late.0 - 1)));
-        peers.progressed(&peer, late);
+        peers.sent(&peer, STALL_BYTES - 1, late);
+        assert!(peers.is_stalled(&peer, late), "as good as nothing has come");
+        peers.sent(&peer, 1, late);
         assert!(!peers.is_stalled(&peer, late));
     }
 

@@ -14,6 +14,7 @@ impl Fetch {
             Err(lie) => return self.blame(now, &ask, lie),
         };
         match verified {
+            Verified::Busy { .. } if self.peers.is_busy_for_long(&ask.peer, now) => self.failed(now, ask),
             Verified::Busy { after } => {
                 self.peers.rest(&ask.peer, after, now);
                 self.give_back(now, &ask);

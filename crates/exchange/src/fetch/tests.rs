@@ -433,3 +433,72 @@ fn a_path_whose_claimants_cannot_be_reached_is_looked_for_as_long_as_it_may() {
         assert!(seconds == 0 || is_over(&bench.poll()));
     }
 }
+
+#[test]
+fn directories_that_trickle_in_are_given_up_and_asked_of_one_peer_once_at_a_time() {
+    let closure = tree(0, 1);
+    let key = Key::Root(closure.root().clone());
+    let mut bench = Bench::new(Goal::Tree(closure.root().clone()), Limits::default());
+    bench.poll();
+    let liars = 1..=80;
+    for liar in liars.clone() {
+        bench.tell(Input::Found { key: key.clone(), peer: peer(liar) });
+    }
+    bench.tell(Input::FindEnded(key));
+    let mut given_up = BTreeSet::new();
+    for tenth in 1..=400 {
+        let before: Vec<AskId> = bench.asks.keys().copied().collect();
+        bench.poll();
+        given_up.extend(before.into_iter().filter(|id| !bench.asks.contains_key(id)));
+        for liar in liars.clone() {
+            assert!(bench.asked(peer(liar)).len() <= 1);
+        }
+        for id in bench.asks.keys().copied().collect::<Vec<_>>() {
+            bench.fetch.handle(bench.now, Input::Received { id, bytes: 64 * tenth });
+        }
+        bench.later(Micros::from_millis(100));
+    }
+    assert!(
+        given_up.len() >= 15,
+        "{} given up in 40 s, of which each has 20 s and what it sends",
+        given_up.len()
+    );
+}
+
+#[test]
+fn who_is_always_busy_does_not_keep_a_fetch_alive() {
+    let closure = tree(0, 1);
+    let key = Key::Root(closure.root().clone());
+    let mut bench = Bench::new(Goal::Tree(closure.root().clone()), Limits::default());
+    bench.poll();
+    bench.tell(Input::Found { key: key.clone(), peer: peer(1) });
+    bench.tell(Input::FindEnded(key));
+    let done = |outputs: Vec<Output>| outputs.into_iter().any(|output| matches!(output, Output::Done(_)));
+    let ended = (0..200).find(|_| {
+        if done(bench.poll()) {
+            return true;
+        }
+        for id in bench.asked(peer(1)) {
+            bench.answer(id, Verified::Busy { after: Some(Micros(u64::MAX)) });
+        }
+        bench.later(SECOND);
+        false
+    });
+    assert!(ended.is_some_and(|second| (60..120).contains(&second)), "{ended:?}");
+}
+
+#[test]
+fn while_one_is_busy_others_are_looked_for_again() {
+    let closure = tree(0, 1);
+    let mut bench = Bench::at_blobs(&closure, Limits::default());
+    for id in bench.asked(peer(1)) {
+        bench.answer(id, Verified::Busy { after: Some(Micros(u64::MAX)) });
+    }
+    let looks = |outputs: Vec<Output>| outputs.into_iter().any(|output| matches!(output, Output::Find(_)));
+    let mut looked = false;
+    for _ in 0..5 {
+        looked |= looks(bench.poll());
+        bench.later(SECOND);
+    }
+    assert!(looked);
+}

@@ -1,5 +1,6 @@
 //! Fetching one tree: its Directories, then its blobs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -92,7 +93,8 @@ pub(super) struct Tree {
     /// What was asked for.
     pieces: Pieces,
     holders: Holders,
-    closures_asked: u64,
+    /// Who was asked for the Directories.
+    closure_asked: BTreeSet<PeerId>,
     begun: Micros,
     progress_at: Micros,
     has_come: bool,
@@ -112,7 +114,7 @@ impl Tree {
             queue: None,
             pieces: Pieces::default(),
             holders,
-            closures_asked: 0,
+            closure_asked: BTreeSet::new(),
             begun: now,
             progress_at: now,
             has_come: false,
@@ -174,9 +176,11 @@ impl Tree {
         }
         if self.closure.is_none() {
             let allowed = 1 + now.0.saturating_sub(self.begun.0) / HEDGE.0;
-            let may_ask = self.closures_asked < allowed && self.holders.extent(peer) != Extent::Nothing;
+            let may_ask = (self.closure_asked.len() as u64) < allowed
+                && !self.closure_asked.contains(peer)
+                && self.holders.extent(peer) != Extent::Nothing;
             return may_ask.then(|| {
-                self.closures_asked += 1;
+                self.closure_asked.insert(*peer);
                 let request = Request::Closure { root: self.root().clone(), known };
                 Question { request, task: Task::Closure, bytes: 0 }
             });
@@ -300,8 +304,10 @@ impl Tree {
 
     /// When, after this time, time alone changes something.
     pub(super) fn next_event(&self, now: Micros, others: bool) -> Option<Micros> {
-        let hedge =
-            self.closure.is_none().then(|| self.begun.after(Micros(HEDGE.0 * self.closures_asked.max(1))));
+        let hedge = self
+            .closure
+            .is_none()
+            .then(|| self.begun.after(Micros(HEDGE.0 * self.closure_asked.len().max(1) as u64)));
         let patience = (others && self.waits_for_peers()).then(|| self.progress_at.after(PATIENCE));
         let poll = self.holders.next_poll(now).filter(|_| self.wants_peers());
         let help = self.sharing.more_at();
@@ -332,7 +338,9 @@ impl Tree {
     pub(super) fn give_back(&mut self, peer: PeerId, task: &Task, now: Micros) {
         match task {
             Task::Claims => {}
-            Task::Closure => self.closures_asked = self.closures_asked.saturating_sub(1),
+            Task::Closure => {
+                self.closure_asked.remove(&peer);
+            }
             Task::Have => self.holders.not_told(peer, now),
             Task::Piece(piece) | Task::Tail { piece, .. } => {
                 let work = self.pieces.give_back(*piece, peer);
@@ -364,7 +372,7 @@ impl Tree {
                 taken.closure = Some(closure);
             }
             (Task::Closure, verified) => {
-                self.closures_asked = self.closures_asked.saturating_sub(1);
+                self.closure_asked.remove(&peer);
                 match verified {
                     Verified::Overlap => self.known = Some(Known::default()),
                     _ => self.holders.has_nothing(peer, now),
