@@ -225,8 +225,9 @@ impl Driver {
     }
 
     fn keep_value(&mut self, source: libp2p::PeerId, record: Record) {
+        let addresses = self.peers.provider_addresses(&source, &[]);
         let (records, now) = (self.swarm.behaviour_mut().kad.store_mut(), Instant::now());
-        if let Err(error) = records.keep_value(source, record, now, now_us()) {
+        if let Err(error) = records.keep_value(source, &addresses, record, now, now_us()) {
             tracing::debug!(%error, "an address record was not kept");
         }
     }

@@ -129,7 +129,7 @@ impl Peers {
         self.networks.remove(peer);
     }
 
-    /// Of the addresses that a provider claims, those that agree with where it is seen; if none does, where it is seen.
+    /// Of the addresses that a peer claims, those that agree with where it is seen; if none does, where it is seen.
     pub(crate) fn provider_addresses(&self, peer: &libp2p::PeerId, claimed: &[Multiaddr]) -> Vec<Multiaddr> {
         let seen: Vec<SocketAddr> =
             self.connections.get(peer).into_iter().flatten().map(|(_, seen)| seen.at).collect();

@@ -27,6 +27,8 @@ use crate::{
 
 /// Provider records of others.
 pub(crate) const PROVIDER_RECORDS_MAX: usize = 1 << 18;
+/// So many go at once where there is no room for one more, since finding those that go means looking at all.
+const ROOM_RECORDS: usize = PROVIDER_RECORDS_MAX / 64;
 /// Provider records of one of the others: nobody takes all the room.
 pub(crate) const RECORDS_OF_A_PROVIDER_MAX: usize = PROVIDER_RECORDS_MAX / 4;
 /// Providers of one key.
@@ -41,6 +43,8 @@ const OVERTAKING_MAX: Duration = Duration::from_secs(10);
 const KEY_BYTES_MAX: usize = 64;
 
 type KeyBytes = Box<[u8]>;
+/// Who provides one key, and until when. Mostly it is one: a map would take a kilobyte for it.
+type OfKey = Vec<(PeerId, Option<Instant>)>;
 
 /// One of the others, for all its records together.
 #[derive(Default)]
@@ -54,7 +58,7 @@ pub(crate) struct Records {
     local: PeerId,
     /// What this node provides; neither counted nor bounded, since the announcer chose it.
     provided: BTreeSet<KeyBytes>,
-    keys: BTreeMap<KeyBytes, BTreeMap<PeerId, Option<Instant>>>,
+    keys: BTreeMap<KeyBytes, OfKey>,
     providers: BTreeMap<PeerId, Provider>,
     records: usize,
     values: BTreeMap<KeyBytes, Value>,
@@ -63,6 +67,8 @@ pub(crate) struct Records {
 /// An address record.
 struct Value {
     record: Record,
+    /// Where it came from.
+    network: Option<IpNet>,
     /// When it came; `None` for this node's own.
     kept: Option<Instant>,
 }
@@ -87,13 +93,14 @@ impl Records {
         self.add_provider(record)
     }
 
-    /// Keeps an address record that its signer itself, `source`, has sent: what it says last holds, whatever the clocks
-    /// say. Nobody else can put an old record in the place of a new one.
+    /// Keeps an address record that its signer itself, `source`, has sent from one of these addresses: what it says last
+    /// holds, whatever the clocks say. Nobody else can put an old record in the place of a new one.
     ///
     /// Two that come at almost the same time may have overtaken each other, and are told apart by when they were signed.
     pub(crate) fn keep_value(
         &mut self,
         source: PeerId,
+        addresses: &[Multiaddr],
         record: Record,
         now: Instant,
         now_us: u64,
@@ -116,20 +123,30 @@ impl Records {
         if self.values.len() >= VALUE_RECORDS_MAX {
             self.purge(now);
         }
-        self.put_value(record, Some(now))
+        self.put_value(record, network(addresses), Some(now))
     }
 
-    fn put_value(&mut self, record: Record, kept: Option<Instant>) -> Result<()> {
+    fn put_value(&mut self, record: Record, network: Option<IpNet>, kept: Option<Instant>) -> Result<()> {
         if record.value.len() > RECORD_BYTES_MAX || record.key.as_ref().len() > KEY_BYTES_MAX {
             return Err(Error::ValueTooLarge);
         }
         if self.values.len() >= VALUE_RECORDS_MAX && !self.values.contains_key(record.key.as_ref()) {
-            let value = |value: &Value| (value.record.expires.is_none(), value.record.expires);
-            let first = self.values.iter().min_by_key(|(_, kept)| value(kept)).map(|(key, _)| key.clone());
-            first.and_then(|key| self.values.remove(&key));
+            let crowded = self.crowded_value(network);
+            crowded.and_then(|key| self.values.remove(&key));
         }
-        self.values.insert(record.key.as_ref().into(), Value { record, kept });
+        self.values.insert(record.key.as_ref().into(), Value { record, network, kept });
         Ok(())
+    }
+
+    /// The address record that makes room for one from this network, chosen as in [`Self::crowd`]. This node's own is the last.
+    fn crowded_value(&self, new: Option<IpNet>) -> Option<KeyBytes> {
+        let mut crowds = BTreeMap::from([(new, 1)]);
+        self.values.values().for_each(|value| *crowds.entry(value.network).or_default() += 1);
+        let place = |value: &Value| {
+            let crowd = crowds.get(&value.network).copied().unwrap_or_default();
+            (value.kept.is_none(), Reverse(crowd), expiry(value.record.expires))
+        };
+        self.values.iter().min_by_key(|(_, value)| place(value)).map(|(key, _)| key.clone())
     }
 
     /// Drops what has expired.
@@ -137,7 +154,7 @@ impl Records {
         self.values.retain(|_, value| !value.record.is_expired(now));
         let Self { keys, providers, records, .. } = self;
         keys.retain(|_, of_key| {
-            of_key.retain(|provider, expires| {
+            of_key.retain(|(provider, expires)| {
                 let keep = expires.is_none_or(|expires| now < expires);
                 if !keep {
                     forget(providers, records, provider);
@@ -155,19 +172,44 @@ impl Records {
         let place =
             |peer: &PeerId| self.providers.get(peer).and_then(|provider| network(&provider.addresses));
         let mut crowds: BTreeMap<Option<IpNet>, usize> = BTreeMap::from([(network(&new.addresses), 1)]);
-        of_key.keys().for_each(|peer| *crowds.entry(place(peer)).or_default() += 1);
+        of_key.iter().for_each(|(peer, _)| *crowds.entry(place(peer)).or_default() += 1);
         let crowded = |peer: &PeerId| crowds.get(&place(peer)).copied().unwrap_or_default();
-        let never = |expires: Option<Instant>| (expires.is_none(), expires);
-        let first = of_key.iter().min_by_key(|(peer, expires)| (Reverse(crowded(peer)), never(**expires)));
+        let first = of_key.iter().min_by_key(|(peer, expires)| (Reverse(crowded(peer)), expiry(*expires)));
         first.map(|(peer, _)| *peer)
     }
 
-    /// Drops a record of the provider that has most.
+    /// Drops [`ROOM_RECORDS`] of the network that most records are from: those of the providers that have most there.
     fn make_room(&mut self) {
-        let most = self.providers.iter().max_by_key(|(_, provider)| provider.records).map(|(peer, _)| *peer);
-        let Some(most) = most else { return };
-        let key = self.keys.iter().find(|(_, of_key)| of_key.contains_key(&most)).map(|(key, _)| key.clone());
-        key.into_iter().for_each(|key| self.remove_provider(&RecordKey::new(&key), &most));
+        let mut networks: BTreeMap<Option<IpNet>, usize> = BTreeMap::new();
+        for provider in self.providers.values() {
+            *networks.entry(network(&provider.addresses)).or_default() += provider.records;
+        }
+        let most = networks.into_iter().max_by_key(|(_, records)| *records).map(|(network, _)| network);
+        let is_there = |provider: &Provider| Some(network(&provider.addresses)) == most;
+        let there = self.providers.iter().filter(|(_, provider)| is_there(provider));
+        let mut there: Vec<(usize, PeerId)> =
+            there.map(|(peer, provider)| (provider.records, *peer)).collect();
+        there.sort_unstable_by_key(|of_provider| Reverse(*of_provider));
+        let mut found = 0;
+        let enough = |(records, peer): &(usize, PeerId)| {
+            let is_wanted = found < ROOM_RECORDS;
+            found += records;
+            is_wanted.then_some(*peer)
+        };
+        let those: BTreeSet<PeerId> = there.iter().map_while(enough).collect();
+        let Self { keys, providers, records, .. } = self;
+        let mut left = ROOM_RECORDS;
+        keys.retain(|_, of_key| {
+            of_key.retain(|(peer, _)| {
+                let goes = left > 0 && those.contains(peer);
+                if goes {
+                    left -= 1;
+                    forget(providers, records, peer);
+                }
+                !goes
+            });
+            !of_key.is_empty()
+        });
     }
 
     /// How many provider records of others are here.
@@ -180,6 +222,11 @@ impl Records {
 fn network(addresses: &[Multiaddr]) -> Option<IpNet> {
     let ip = addresses.iter().find_map(quic_address)?.ip();
     Some(public_network(ip).unwrap_or_else(|| IpNet::from(ip.to_canonical())))
+}
+
+/// The first to expire comes first, what never does last.
+fn expiry(expires: Option<Instant>) -> (bool, Option<Instant>) {
+    (expires.is_none(), expires)
 }
 
 fn forget(providers: &mut BTreeMap<PeerId, Provider>, records: &mut usize, peer: &PeerId) {
@@ -201,7 +248,7 @@ impl RecordStore for Records {
     }
 
     fn put(&mut self, record: Record) -> Result<()> {
-        self.put_value(record, None)
+        self.put_value(record, None, None)
     }
 
     fn remove(&mut self, key: &RecordKey) {
@@ -222,17 +269,19 @@ impl RecordStore for Records {
             return Ok(());
         }
         let of_key = self.keys.get(key);
-        let is_new = of_key.is_none_or(|of_key| !of_key.contains_key(&record.provider));
+        let known = of_key.and_then(|of_key| of_key.iter().position(|(peer, _)| *peer == record.provider));
+        let is_new = known.is_none();
         if is_new {
             let of_provider = self.providers.get(&record.provider).map_or(0, |provider| provider.records);
             if of_provider >= RECORDS_OF_A_PROVIDER_MAX {
                 return Err(Error::MaxProvidedKeys);
             }
-            if of_key.is_some_and(|of_key| of_key.len() >= PROVIDERS_OF_A_KEY_MAX) {
+            if self.records >= PROVIDER_RECORDS_MAX {
+                self.make_room();
+            }
+            if self.keys.get(key).is_some_and(|of_key| of_key.len() >= PROVIDERS_OF_A_KEY_MAX) {
                 let crowd = self.crowd(&record);
                 crowd.into_iter().for_each(|provider| self.remove_provider(&record.key, &provider));
-            } else if self.records >= PROVIDER_RECORDS_MAX {
-                self.make_room();
             }
             self.records += 1;
         }
@@ -240,7 +289,14 @@ impl RecordStore for Records {
         provider.records += usize::from(is_new);
         provider.addresses = record.addresses;
         provider.addresses.truncate(ADDRESSES_OF_A_PROVIDER_MAX);
-        self.keys.entry(key.into()).or_default().insert(record.provider, record.expires);
+        let of_key = self.keys.entry(key.into()).or_default();
+        match known.and_then(|at| of_key.get_mut(at)) {
+            Some((_, expires)) => *expires = record.expires,
+            None => {
+                of_key.reserve_exact(1);
+                of_key.push((record.provider, record.expires));
+            }
+        }
         Ok(())
     }
 
@@ -268,7 +324,8 @@ impl RecordStore for Records {
             return;
         }
         let Some(of_key) = self.keys.get_mut(key.as_ref()) else { return };
-        if of_key.remove(peer).is_some() {
+        if let Some(at) = of_key.iter().position(|(provider, _)| provider == peer) {
+            of_key.remove(at);
             forget(&mut self.providers, &mut self.records, peer);
         }
         if of_key.is_empty() {
@@ -359,6 +416,48 @@ mod tests {
     }
 
     #[test]
+    fn a_flood_of_address_records_from_one_network_pushes_out_itself_alone() {
+        let now = Instant::now();
+        let mut records = Records::new(PeerId::random());
+        let mut keep = |number: u32, address: &str, seconds: u64| {
+            let expires = Some(now + Duration::from_secs(seconds));
+            let record = Record { expires, ..Record::new(key(number), vec![7]) };
+            let at: Multiaddr = format!("/ip4/{address}/udp/1/quic-v1").parse().unwrap();
+            records.put_value(record, network(&[at]), Some(now)).unwrap();
+        };
+        keep(0, "9.9.9.9", 1);
+        for number in 1..VALUE_RECORDS_MAX as u32 + 100 {
+            keep(number, &format!("8.8.8.{}", number % 256), 1000);
+        }
+        assert!(records.get(&key(0)).is_some());
+        assert_eq!(records.records().count(), VALUE_RECORDS_MAX);
+    }
+
+    #[test]
+    fn many_providers_of_one_network_do_not_push_out_one_who_has_more_than_each_of_them() {
+        let now = Instant::now();
+        let mut records = Records::new(PeerId::random());
+        let mut keep = |number: u32, provider: PeerId, address: &str| {
+            let addresses = vec![format!("/ip4/{address}/udp/1/quic-v1").parse().unwrap()];
+            let record = ProviderRecord { key: key(number), provider, expires: None, addresses };
+            records.keep_provider(record, now).unwrap();
+        };
+        let honest = PeerId::random();
+        let of_honest = 10_000;
+        for number in 0..of_honest {
+            keep(number, honest, "9.9.9.9");
+        }
+        let flood: Vec<PeerId> = (0..100).map(|_| PeerId::random()).collect();
+        for number in 0..PROVIDER_RECORDS_MAX as u32 {
+            let liar = number as usize % flood.len();
+            keep(of_honest + number, flood[liar], &format!("8.8.8.{liar}"));
+        }
+        assert_eq!(records.providers[&honest].records, of_honest as usize);
+        let (most, least) = (PROVIDER_RECORDS_MAX, PROVIDER_RECORDS_MAX - ROOM_RECORDS);
+        assert!((least..=most).contains(&records.provider_records()));
+    }
+
+    #[test]
     fn nobody_takes_all_the_room_and_own_records_need_none() {
         let now = Instant::now();
         let local = PeerId::random();
@@ -402,11 +501,11 @@ mod tests {
             (other.libp2p_peer_id(), &signed[0]),
             (PeerId::random(), &signed[0]),
         ] {
-            records.keep_value(source, record(&key, offered), now + OVERTAKING_MAX, now_us).unwrap();
+            records.keep_value(source, &[], record(&key, offered), now + OVERTAKING_MAX, now_us).unwrap();
         }
         assert_eq!(records.get(&key).unwrap().value, signed[1].as_bytes());
         let anything = Record::new(RecordKey::new(b"anything"), vec![1, 2, 3]);
-        records.keep_value(signer, anything, now, now_us).unwrap();
+        records.keep_value(signer, &[], anything, now, now_us).unwrap();
         assert_eq!(records.records().count(), 1);
     }
 
@@ -426,7 +525,7 @@ mod tests {
             let (key, now_us) = (record_key(identity.peer_id()), signed[clock].signed_at_us());
             for (at, which) in [(now, order[0]), (now + between, order[1])] {
                 let offered = record(&key, &signed[which]);
-                records.keep_value(identity.libp2p_peer_id(), offered, at, now_us).unwrap();
+                records.keep_value(identity.libp2p_peer_id(), &[], offered, at, now_us).unwrap();
             }
             assert_eq!(records.get(&key).unwrap().value, signed[stands].as_bytes(), "{why}");
         }
