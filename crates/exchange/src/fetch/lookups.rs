@@ -44,21 +44,28 @@ impl Fetch {
             let may_find = |key: &Key| self.is_over(key) && self.may_find_claims(key, self.stepped_at);
             return self.claims_key().filter(may_find);
         };
-        if !tree.wants_peers() || !tree.may_go_on() {
-            return None;
-        }
         let key = Key::Root(tree.root().clone());
         let now = self.stepped_at;
+        if !tree.wants_peers() || !(tree.may_go_on() || self.any_busy(&key)) {
+            return None;
+        }
         let is_served = self.peers.any_left(&key, |peer| {
             tree.can_serve(peer) && self.peers.is_usable(peer, now) && !self.peers.is_busy(peer)
         });
         (!is_served && self.is_over(&key)).then_some(key)
     }
 
-    /// Whether somebody who may vouch for the path has not answered: perhaps it does by now, or somebody else has come.
+    /// Whether somebody who may vouch for the path has not answered, or was busy: perhaps it does by now, or somebody else has
+    /// come.
     pub(super) fn may_find_claims(&self, key: &Key, now: Micros) -> bool {
         let is_patient = self.is_asking_claims() || now < self.claims_at.after(self.limits.claims_patience);
-        matches!(self.goal, Goal::Path(_)) && is_patient && self.peers.any_failed(key)
+        let is_wanted = self.peers.any_failed(key) || self.any_busy(key);
+        matches!(self.goal, Goal::Path(_)) && is_patient && is_wanted
+    }
+
+    /// Whether somebody who may have this has only said that it is busy.
+    fn any_busy(&self, key: &Key) -> bool {
+        self.peers.any_left(key, |peer| self.peers.is_busy(peer))
     }
 
     /// When it is given up where there is nobody left to be asked.
