@@ -86,7 +86,9 @@ fn help_or_usage(error: &clap::Error) -> ExitCode {
 /// Logs to standard error, by `RUST_LOG`; a node says a little more than a command.
 fn start_log(is_node: bool) {
     let usual = if is_node {
-        "warn,firn=info,firn_node=info,firn_engine=info,firn_net=info,firn_gateway=info"
+        // What noq_proto and libp2p_kad warn of is done by any stranger, as often as it likes.
+        "warn,noq_proto=error,libp2p_kad=error,\
+         firn=info,firn_node=info,firn_engine=info,firn_net=info,firn_gateway=info"
     } else {
         "error"
     };
