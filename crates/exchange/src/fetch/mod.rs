@@ -262,8 +262,8 @@ impl Fetch {
         self.tree.is_some() && !self.done
     }
 
-    /// When a request is given up. What its peer has sent since, of all that was asked of it, gives it more time, as far as
-    /// that is more than [`RATE_MIN`]: else a byte now and then would keep it for ever.
+    /// When a request is given up. Each [`RATE_MIN`] bytes that its peer has sent since, of all that was asked of it, give it a
+    /// second more, so that a byte now and then does not keep it.
     fn ends_at(&self, ask: &InFlight) -> Micros {
         let sent = self.peers.bytes_sent(&ask.peer) - ask.sent_before;
         let at_rate = |bytes: u64| {
@@ -271,7 +271,7 @@ impl Fetch {
         };
         match ask.task {
             Task::Claims | Task::Have => ask.since.after(SHORT_TIMEOUT),
-            // How long it is nobody knows: it must not pause either.
+            // Its length is not known: it must not pause either.
             Task::Closure => {
                 at_rate(sent).min(ask.since.max(self.peers.progress_at(&ask.peer)).after(ASK_TIMEOUT))
             }
