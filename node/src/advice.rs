@@ -25,6 +25,14 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// Whether another process has the store open.
+    pub fn is_in_use(&self) -> bool {
+        let causes = std::iter::successors(self.source(), |error| (*error).source());
+        causes.into_iter().any(|error| matches!(error.downcast_ref(), Some(OpenError::Locked { .. })))
+    }
+}
+
 /// What to do about an error, by the first of its causes that tells.
 fn advice(error: &(dyn Error + 'static)) -> Option<String> {
     let mut cause = Some(error);

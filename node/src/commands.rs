@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::{Parser, error::ErrorKind};
@@ -260,10 +260,13 @@ fn run_operation(
     let json = global.json;
     block_on(async {
         let mut signals = Signals::of_command().map_err(Failure::failed)?;
-        if let Some(node) = ControlClient::connect(&socket).await? {
-            return until(&mut signals, command(Asked { operations: Arc::new(node), config, json })).await;
-        }
-        let alone = until(&mut signals, Alone::open(config.clone(), needs)).await?;
+        let alone = match until(&mut signals, reach(&config, &socket, needs)).await? {
+            Reached::Node(node) => {
+                return until(&mut signals, command(Asked { operations: Arc::new(node), config, json }))
+                    .await;
+            }
+            Reached::Alone(alone) => alone,
+        };
         let operations = alone.operations.clone();
         let result = until(&mut signals, command(Asked { operations, config, json })).await;
         let close = async {
@@ -274,6 +277,28 @@ fn run_operation(
         let closed = until(&mut signals, close).await;
         result.and_then(|code| closed.map(|()| code))
     })
+}
+
+/// Who does what a command asks for.
+enum Reached {
+    Node(ControlClient),
+    Alone(Box<Alone>),
+}
+
+/// The running node, or an engine of its own for the command. A node that starts has the store open before it can be asked.
+async fn reach(config: &Config, socket: &Path, needs: Needs) -> Result<Reached, Failure> {
+    let until = Instant::now() + node::IN_USE_TIMEOUT;
+    loop {
+        if let Some(node) = ControlClient::connect(socket).await? {
+            return Ok(Reached::Node(node));
+        }
+        match Alone::open(config.clone(), needs).await {
+            Err(failure) if failure.is_in_use() && Instant::now() < until => {
+                tokio::time::sleep(node::IN_USE_POLL).await;
+            }
+            opened => return opened.map(|alone| Reached::Alone(Box::new(alone))),
+        }
+    }
 }
 
 /// What comes of it, unless a signal ends it before.

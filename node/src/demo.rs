@@ -56,7 +56,9 @@ const LIE: LieKind = LieKind::WrongByte;
 /// Why the demo could not be played.
 #[derive(Debug, thiserror::Error)]
 enum DemoError {
-    #[error("no Rust toolchain is found here; name a PATH to send around")]
+    #[error(
+        "no Rust toolchain is found here; name a file or directory to send around, as in `firn demo /usr/share/doc`"
+    )]
     NoToolchain,
     #[error("a directory for the stores: {0}")]
     Temp(io::Error),

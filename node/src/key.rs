@@ -22,7 +22,7 @@ pub enum GenerateError {
     #[error("no random bytes: {0}")]
     Random(getrandom::Error),
     /// There is a file of this name, and a key is never overwritten.
-    #[error("{0} exists; a key file is never overwritten")]
+    #[error("{0} exists; a key file is never overwritten (`firn key public` shows its public key)")]
     Exists(PathBuf),
     /// The file could not be written.
     #[error("can't write {file}: {source}", file = file.display())]

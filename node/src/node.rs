@@ -22,7 +22,7 @@ use crate::{
     answerer::{RoleAnswerer, Served},
     commands,
     config::{Config, Environment, MissBudgets, NetworkName, Role},
-    control::{ControlSocket, socket_path},
+    control::{ControlClient, ControlSocket, socket_path},
     failure::Failure,
     housekeeping::{self, Trouble},
     open_files,
@@ -37,6 +37,10 @@ const FETCH_DEADLINE: Micros = Micros::from_millis(6 * 3600 * 1000);
 const ANNOUNCE_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long the start waits to learn where the DHT can be reached; without an interface it never can.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a store is waited for that another process has open: a node that starts can be asked soon, and most commands end.
+pub const IN_USE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it is tried meanwhile.
+pub const IN_USE_POLL: Duration = Duration::from_millis(50);
 /// How long the ending may take in all.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -102,6 +106,29 @@ pub async fn open_store(data_dir: &Path) -> Result<Arc<DiskStore>, Failure> {
     Ok(Arc::new(store))
 }
 
+/// The same, once the command that has it open has ended. Another node is not waited for.
+async fn open_store_after_commands(data_dir: &Path) -> Result<Arc<DiskStore>, Failure> {
+    let until = Instant::now() + IN_USE_TIMEOUT;
+    loop {
+        match open_store(data_dir).await {
+            Err(failure)
+                if failure.is_in_use() && Instant::now() < until && !is_node_there(data_dir).await =>
+            {
+                tokio::time::sleep(IN_USE_POLL).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// Whether a node of this data directory answers, or fails to.
+async fn is_node_there(data_dir: &Path) -> bool {
+    match socket_path(data_dir, &Environment::of_process()) {
+        Ok(socket) => !matches!(ControlClient::connect(&socket).await, Ok(None)),
+        Err(_) => true,
+    }
+}
+
 /// Makes a new index for the data directory's store, which nobody has open.
 pub fn rebuild_index(data_dir: &Path) -> Result<Rebuilt, Failure> {
     DiskStore::rebuild_index(&store_dir(data_dir)).map_err(Failure::failed)
@@ -142,7 +169,7 @@ pub fn net_config(config: &Config, identity: Identity) -> NetConfig {
 impl Node {
     /// Takes the data directory, binds all addresses and starts.
     pub async fn start(config: Arc<Config>, behaviour: Behaviour) -> Result<Self, Failure> {
-        let store = open_store(&config.data_dir).await?;
+        let store = open_store_after_commands(&config.data_dir).await?;
         let identity =
             Identity::load_or_create(&config.data_dir.join("node.key")).map_err(Failure::failed)?;
         let (engine_of_answerer, served) = (Arc::new(OnceLock::new()), Arc::new(Served::default()));

@@ -29,6 +29,27 @@ fn a_command_asks_the_running_node_and_the_store_when_it_has_ended() {
 }
 
 #[test]
+fn a_node_and_commands_that_begin_together_wait_for_each_other() {
+    let firn = Firn::new();
+    for turn in 0..10 {
+        let file = format!("file{turn}");
+        fs::write(firn.path(&file), &file).unwrap();
+        // Whoever opens the store first: the command may come while the node starts, and the node while the command works.
+        let adds = [(); 2].map(|()| firn.command(&["add", "--share", &file]).spawn().unwrap());
+        let node = firn.node(&["--role", "lan"]);
+        for mut add in adds {
+            assert!(add.wait().unwrap().success(), "{turn}");
+        }
+        node.end();
+    }
+    let node = firn.node(&[]);
+    let second = firn.node_command(&[]).output().unwrap();
+    let error: Value = serde_json::from_slice(&second.stdout).unwrap();
+    assert!(error["error"].as_str().unwrap().contains("in use"), "another node is not waited for: {error}");
+    node.end();
+}
+
+#[test]
 fn get_asks_a_named_peer_where_no_node_runs() {
     let (seeder, consumer) = (Firn::new(), Firn::new());
     write_tree(&seeder.path("tree"));
