@@ -38,7 +38,7 @@ const ANNOUNCE_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long the start waits to learn where the DHT can be reached; without an interface it never can.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a store is waited for that another process has open: a node that starts can be asked soon, and most commands end.
-pub const IN_USE_TIMEOUT: Duration = Duration::from_secs(5);
+pub const IN_USE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it is tried meanwhile.
 pub const IN_USE_POLL: Duration = Duration::from_millis(50);
 /// How long the ending may take in all.
